@@ -1,0 +1,1 @@
+"""Thresholds from good parts only: order statistics, numbered records, rollback."""

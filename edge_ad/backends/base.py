@@ -1,0 +1,100 @@
+"""The seam between the frame path and an inference engine, and the test that an engine must pass to serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.bundle import Bundle, Precision
+from edge_ad.config import BackendConfig
+from edge_ad.errors import BackendError, BundleError
+from edge_ad.records import RawOutput
+
+
+class Backend(Protocol):
+    """A loaded graph. `run` gives the same output for the same input, and leaves the input as it was."""
+
+    name: str
+    precision: Precision
+
+    def run(self, image: NDArray[np.uint8]) -> RawOutput:
+        """Run the graph on (N, H, W, 3) uint8 RGB, contiguous.
+
+        Raises:
+            BackendError: wrong shape or type, or the engine failed.
+        """
+
+    def close(self) -> None:
+        """Free the engine; it cannot run afterwards."""
+
+
+def _open_onnxruntime(bundle: Bundle, config: BackendConfig) -> Backend:
+    from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(bundle, config)
+
+
+def _open_torch_tensorrt(bundle: Bundle, config: BackendConfig) -> Backend:
+    from edge_ad.backends.torch_tensorrt import TorchTensorRTBackend
+
+    return TorchTensorRTBackend(bundle, config)
+
+
+# Imported on opening, so that a station loads only the vendor library it uses.
+OPENERS: dict[str, Callable[[Bundle, BackendConfig], Backend]] = {
+    "onnxruntime": _open_onnxruntime,
+    "torch_tensorrt": _open_torch_tensorrt,
+}
+
+
+def open_backend(bundle: Bundle, config: BackendConfig) -> Backend:
+    """Load a bundle's graph in the configured engine and prove it on the golden images.
+
+    Raises:
+        BackendError: the engine is not installed, or refused the graph or the device.
+        BundleError: the golden outputs are missed by more than the manifest's tolerance.
+    """
+    backend = OPENERS[config.name](bundle, config)
+    prove_golden(bundle, backend)
+    return backend
+
+
+def check_input(image: NDArray[np.uint8], height: int, width: int) -> None:
+    """Refuse anything but (N, height, width, 3) uint8, N >= 1.
+
+    Raises:
+        BackendError: naming the wanted and the given shape and type.
+    """
+    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[0] < 1 or image.shape[1:] != (height, width, 3):
+        raise BackendError(f"the graph takes uint8 (N, {height}, {width}, 3), got {image.dtype} {image.shape}")
+
+
+def prove_golden(bundle: Bundle, backend: Backend) -> None:
+    """Compare the engine's outputs with the golden ones.
+
+    Raises:
+        BundleError: an output differs by more than the tolerance of this back-end and precision.
+    """
+    key = f"{backend.name}/{backend.precision}"
+    tolerance = bundle.manifest.tolerances.get(key)
+    if tolerance is None:
+        raise BundleError(f"{bundle.path} states no tolerance for {key}: export it with a newer edge-ad")
+    golden = bundle.golden()
+    errors = max_errors(backend.run(golden.image), golden.expected)
+    allowed = tolerance.model_dump()
+    worse = [f"{name} {errors[name]:.2g} > {allowed[name]:.2g}" for name in errors if not errors[name] <= allowed[name]]
+    if worse:
+        raise BundleError(f"{key} misses the golden outputs of {bundle.path} ({', '.join(worse)}): it is not served")
+
+
+def max_errors(found: RawOutput, expected: RawOutput) -> dict[str, float]:
+    """Largest difference of each output, under the names of `Tolerance`; NaN anywhere gives NaN."""
+    relative = np.abs(found.score - expected.score) / np.maximum(np.abs(expected.score), 1e-6)
+    return {
+        "anomaly_map": float(np.max(np.abs(found.anomaly_map - expected.anomaly_map))),
+        "reconstruction": float(np.max(np.abs(found.reconstruction - expected.reconstruction))),
+        "score_relative": float(np.max(relative)),
+    }

@@ -1,0 +1,258 @@
+"""The station's configuration: one YAML file, owned by the operator, checked as a whole before anything starts.
+
+Paths are relative to the YAML file. Every quantity names its unit. Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from edge_ad.errors import ConfigError
+from edge_ad.records import Roi
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$"  # a topic level, a file name and a PLC string at once
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown key is an error: a typo must not silently become a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _resolve(path: Path | None, info: ValidationInfo) -> Path | None:
+    base = (info.context or {}).get("base", Path())
+    return None if path is None else base / path.expanduser()
+
+
+class _WithPaths(Strict):
+    """Resolves every Path field against the folder of the YAML file."""
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _relative_to_file(cls, value: object, info: ValidationInfo) -> object:
+        return _resolve(value, info) if isinstance(value, Path) else value
+
+
+class BackendConfig(Strict):
+    """Which engine runs the graph, and how."""
+
+    name: Literal["onnxruntime", "torch_tensorrt"] = "onnxruntime"
+    precision: Literal["fp32", "int8"] = "fp32"
+    device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
+    threads: int = Field(0, ge=0, le=256, description="CPU threads of the engine; 0 = one per core")
+
+
+class _Camera(_WithPaths):
+    """What all cameras share."""
+
+    name: Name
+    open_timeout_s: float = Field(5.0, gt=0, le=120)
+    read_timeout_s: float = Field(2.0, gt=0, le=120, description="without a frame for so long: a camera fault")
+    backoff_min_s: float = Field(0.5, gt=0, le=60, description="first wait before reopening; doubles each time")
+    backoff_max_s: float = Field(10.0, gt=0, le=600)
+
+
+class V4l2Camera(_Camera):
+    """A USB or MIPI camera as a V4L2 device; prefer /dev/v4l/by-id/..., which survives a replug."""
+
+    kind: Literal["v4l2"]
+    device: str
+    width: int | None = Field(None, gt=0)
+    height: int | None = Field(None, gt=0)
+    fps: float | None = Field(None, gt=0)
+    fourcc: str | None = Field(None, min_length=4, max_length=4, description="pixel format, e.g. MJPG")
+
+
+class CsiCamera(_Camera):
+    """A Jetson CSI camera through nvarguscamerasrc; needs a cv2 built with GStreamer."""
+
+    kind: Literal["csi"]
+    sensor_id: int = Field(0, ge=0)
+    width: int = Field(1920, gt=0)
+    height: int = Field(1080, gt=0)
+    fps: int = Field(30, gt=0)
+
+
+class RtspCamera(_Camera):
+    """An IP camera. A password belongs into `password_file`, not into the URL."""
+
+    kind: Literal["rtsp"]
+    url: str = Field(pattern=r"^rtsps?://")
+    transport: Literal["tcp", "udp"] = "tcp"
+    username: str | None = None
+    password_file: Path | None = None
+
+
+class FileCamera(_Camera):
+    """A video file."""
+
+    kind: Literal["file"]
+    path: Path
+    pace: Literal["block", "realtime"] = Field(
+        "block", description="block: every frame waits for its turn; realtime: at the file's own rate, newest wins"
+    )
+    at_end: Literal["stop", "repeat"] = "stop"
+
+
+class FolderCamera(_Camera):
+    """A folder of images, in order of name: replay, commissioning and tests. Inspects each image exactly once."""
+
+    kind: Literal["folder"]
+    path: Path
+    at_end: Literal["stop", "wait"] = Field("stop", description="stop: the daemon ends; wait: for new files")
+    interval_s: float = Field(0.0, ge=0, le=3600, description="pause between two images")
+
+
+Camera = Annotated[V4l2Camera | CsiCamera | RtspCamera | FileCamera | FolderCamera, Field(discriminator="kind")]
+
+
+class RoiConfig(Strict):
+    """Region of interest, pixels of the full frame."""
+
+    x: int = Field(ge=0)
+    y: int = Field(ge=0)
+    w: int = Field(gt=0)
+    h: int = Field(gt=0)
+
+    def record(self) -> Roi:
+        """The same as the record that the frame path uses."""
+        return Roi(self.x, self.y, self.w, self.h)
+
+
+class RegionConfig(Strict):
+    """What of a defect is reported."""
+
+    max_regions: int = Field(16, ge=1, le=256)
+    min_area_px: int = Field(1, ge=1, description="smaller regions are left out, in full-frame pixels")
+
+
+class TlsConfig(_WithPaths):
+    """TLS 1.2 or newer to the broker; the certificate and the host name are always verified."""
+
+    ca_file: Path | None = Field(None, description="default: the system's certificate authorities")
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _pair(self) -> TlsConfig:
+        if (self.client_cert_file is None) != (self.client_key_file is None):
+            raise ValueError("client_cert_file and client_key_file go together")
+        return self
+
+
+class MqttConfig(_WithPaths):
+    """The broker. The client id is the station's name: two stations must not share one."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(1883, ge=1, le=65535)
+    protocol: Literal["5", "3.1.1"] = Field("5", description="3.1.1 cannot say why a publish was refused")
+    username: str | None = None
+    password_file: Path | None = Field(
+        None, description="relative to $CREDENTIALS_DIRECTORY where systemd sets it, else to this file"
+    )
+    tls: TlsConfig | None = None
+    keepalive_s: int = Field(15, ge=5, le=3600)
+    backoff_min_s: float = Field(0.5, gt=0, le=60)
+    backoff_max_s: float = Field(15.0, gt=0, le=600)
+    in_flight: int = Field(20, ge=1, le=1000, description="publishes that wait for the broker's acknowledgement")
+
+
+class OutboxConfig(Strict):
+    """Store-and-forward of results on disk."""
+
+    max_rows: int = Field(200_000, ge=100, description="unsent rows; beyond, parts are not_inspected: outbox_full")
+    max_mb: int = Field(512, ge=16, description="size of the database, MB; reached: as max_rows")
+    keep_sent_s: float = Field(86_400.0, ge=0, description="how long acknowledged rows stay for a replay")
+    historical_after_s: float = Field(10.0, gt=0, description="published so long after capture: historical is true")
+
+
+class PlcConfig(Strict):
+    """The compact topic for controllers."""
+
+    deadline_s: float = Field(1.0, gt=0, le=60, description="after capture; a later verdict is sent as res 0, late")
+
+
+class RecordingConfig(_WithPaths):
+    """Keep the decoded frames as PNG, named by frame_id, up to a number; then the oldest goes."""
+
+    dir: Path
+    max_frames: int = Field(1000, ge=1)
+
+
+class LimitsConfig(Strict):
+    """How long a stage may take before the watchdog is no longer fed."""
+
+    inference_s: float = Field(5.0, gt=0, le=600)
+    commit_s: float = Field(10.0, gt=0, le=600)
+
+
+class StationConfig(_WithPaths):
+    """One station: one camera, one bundle, one broker."""
+
+    station: Name
+    state_dir: Path = Field(description="outbox and other state; kept over restarts")
+    bundle: Path
+    store: Path | None = Field(None, description="calibration store; default: <bundle>.calibration beside it")
+    backend: BackendConfig = BackendConfig()
+    camera: Camera
+    roi: RoiConfig | None = None
+    regions: RegionConfig = RegionConfig()
+    mqtt: MqttConfig = MqttConfig()
+    outbox: OutboxConfig = OutboxConfig()
+    plc: PlcConfig = PlcConfig()
+    record: RecordingConfig | None = None
+    limits: LimitsConfig = LimitsConfig()
+
+    def store_dir(self) -> Path:
+        """The calibration store in use."""
+        return self.store if self.store is not None else default_store(self.bundle)
+
+    def roi_record(self) -> Roi | None:
+        """The ROI as the frame path's record."""
+        return self.roi.record() if self.roi is not None else None
+
+
+def default_store(bundle: Path) -> Path:
+    """The calibration store that belongs to a bundle unless the configuration names another."""
+    return bundle.parent / f"{bundle.name}.calibration"
+
+
+def load_yaml(path: Path) -> dict[str, object]:
+    """Read a YAML file that holds one mapping.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values")
+    return values
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem of a validation as "where: what", on one line."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the file"
+    return f"{where}: {' '.join(problem['msg'].split())} (got {problem['input']!r})"[:300]
+
+
+def load(path: Path) -> StationConfig:
+    """Read a station's configuration.
+
+    Raises:
+        ConfigError: naming the file, the key and what is wrong with it.
+    """
+    try:
+        return StationConfig.model_validate(load_yaml(path), context={"base": path.parent.absolute()})
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {first_problem(error)}") from error

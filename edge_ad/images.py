@@ -1,0 +1,102 @@
+"""Image files: finding, reading and writing them, the same way everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.errors import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files directly in `folder`, sorted by name.
+
+    Raises:
+        DataError: the folder is missing or holds no image.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no such folder: {folder}")
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not paths:
+        raise DataError(f"no images in {folder}: expected {', '.join(s[1:] for s in SUFFIXES)} files")
+    return paths
+
+
+def _decode(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Decode a file to (H, W) or (H, W, 3) BGR; the alpha channel is dropped and EXIF rotation applied."""
+    try:
+        data = np.fromfile(path, dtype=np.uint8)  # cv2.imread cannot tell "missing" from "not an image"
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+    image = cv2.imdecode(data, flags) if data.size else None
+    if image is None:
+        raise DataError(f"cannot decode {path}: not an image, or damaged; remove it or save it again")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path} has {image.dtype} pixels: save it as 8- or 16-bit")
+    return image  # type: ignore[return-value]  # cv2 types every image as uint8
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image file as (H, W, 3) uint8, BGR.
+
+    16-bit files are scaled by 1/257 (65535 -> 255) whatever they hold: the scale depends on the declared type,
+    never on the pixels. Grey is repeated to three channels.
+
+    Raises:
+        DataError: the file is missing, damaged, or neither 8- nor 16-bit.
+    """
+    image = _decode(path)
+    if image.dtype == np.uint16:
+        image = np.round(image / 257.0).astype(np.uint8)
+    if image.ndim == 2:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR).astype(np.uint8, copy=False)
+    return image.astype(np.uint8, copy=False)
+
+
+def is_grey(path: Path) -> bool:
+    """Whether the file stores one channel.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    return _decode(path).ndim == 2
+
+
+def refuse_mixed(paths: list[Path]) -> None:
+    """Refuse a set of images in which grey and colour files are mixed; decodes each file once.
+
+    Raises:
+        DataError: naming one file of each kind, or the first unreadable one.
+    """
+    first_of_kind: dict[bool, Path] = {}
+    for path in paths:
+        first_of_kind.setdefault(is_grey(path), path)
+        if len(first_of_kind) == 2:
+            raise DataError(
+                f"grey and colour images are mixed: {first_of_kind[True]} is grey, {first_of_kind[False]} is colour; "
+                "convert one kind"
+            )
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write an (H, W[, 3]) uint8 BGR image losslessly.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    ok, data = cv2.imencode(".png", image)
+    if not ok:
+        raise OSError(f"OpenCV cannot encode {path}")
+    path.write_bytes(data.tobytes())

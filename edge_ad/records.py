@@ -1,0 +1,130 @@
+"""One frozen record per stage of the frame path; each says its shapes, types and units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Verdict = Literal["ok", "defect", "not_inspected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Roi:
+    """Region of interest in full-frame pixels; (x, y) is the top-left corner."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One capture of one camera.
+
+    Attributes:
+        camera: name of the camera in the station's configuration.
+        frame_id: counts the captures of this camera, from 1; gaps are frames that were skipped.
+        image: (H, W, 3) uint8, BGR as OpenCV delivers it, the full frame before any ROI.
+        captured_ns: wall clock at capture, nanoseconds since the epoch, UTC.
+        captured_monotonic_ns: monotonic clock at capture, nanoseconds; only differences mean anything.
+        part_id: the part in front of the camera, where somebody told us; a file's name for folders.
+        trigger_id: the trigger that asked for this capture, if one did.
+    """
+
+    camera: str
+    frame_id: int
+    image: NDArray[np.uint8]
+    captured_ns: int
+    captured_monotonic_ns: int
+    part_id: str | None = None
+    trigger_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RawOutput:
+    """What the graph says about a batch of N images of H x W input pixels.
+
+    Attributes:
+        anomaly_map: (N, H, W) float32 in 0..1.
+        score: (N,) float32, raw units.
+        reconstruction: (N, H, W, 3) float32 in 0..1, RGB.
+    """
+
+    anomaly_map: NDArray[np.float32]
+    score: NDArray[np.float32]
+    reconstruction: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A connected set of pixels above the pixel threshold, in full-frame pixels.
+
+    Attributes:
+        x, y, w, h: bounding box; (x, y) is the top-left corner.
+        area: pixels of the full frame that the region covers.
+        peak: the largest value of the anomaly map inside it, 0..1.
+    """
+
+    x: int
+    y: int
+    w: int
+    h: int
+    area: int
+    peak: float
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The calibration in force: alarm on score > image, mark pixels where map > pixel.
+
+    Attributes:
+        image: threshold of the score, raw units.
+        pixel: threshold of the anomaly map, 0..1.
+        record: number of the calibration record, so that a result can be traced to it.
+    """
+
+    image: float
+    pixel: float
+    record: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The verdict on one frame.
+
+    Attributes:
+        verdict: "not_inspected" never means good.
+        reason: why a part was not inspected ("uncalibrated", "outbox_full", ...); None otherwise.
+        score: raw units; None where the graph did not run.
+        threshold: what the score was compared with; None where uncalibrated.
+        regions: largest first, capped; at least one for a defect.
+    """
+
+    verdict: Verdict
+    reason: str | None
+    score: float | None
+    threshold: float | None
+    regions: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One inspected part on its way to the outbox: everything `result` will say but its `seq`.
+
+    Attributes:
+        camera, frame_id, part_id, trigger_id, captured_ns: copied from the frame.
+        decision: the verdict and what it rests on.
+        latency_ms: stage name -> milliseconds ("queue", "pre", "engine", "post").
+    """
+
+    camera: str
+    frame_id: int
+    part_id: str | None
+    trigger_id: str | None
+    captured_ns: int
+    decision: Decision
+    latency_ms: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""The desktop side: training, evaluation and export of bundles."""
