@@ -1,0 +1,74 @@
+"""What a console script says and how it ends: the one place of this package that writes to the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn, TextIO, TypeVar
+
+from edge_ad.errors import EdgeAdError
+
+Item = TypeVar("Item")
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+BAR_CELLS = 30
+
+
+def say(line: str) -> None:
+    """Write one line of results to standard output."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def complain(line: str) -> None:
+    """Write one line of notes or errors to standard error, apart from the results."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Run the body of a console script and return its exit code.
+
+    An error of our own tree becomes one line and that error's exit code; Ctrl-C becomes one line and 130.
+    Anything else is a fault of the program and keeps its traceback.
+    """
+    try:
+        return command()
+    except EdgeAdError as error:
+        complain(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return INTERRUPTED
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that refuses with one line instead of the whole usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments and exit with 2."""
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def tracked(items: Sequence[Item], label: str, stream: TextIO | None = None) -> Iterator[Item]:
+    """Yield the items and show how far the work is: a bar on a terminal, a plain line at each tenth elsewhere."""
+    stream = sys.stderr if stream is None else stream
+    show = _show_bar if stream.isatty() else _show_tenths
+    for done, item in enumerate(items):
+        show(stream, label, done, len(items))
+        yield item
+    show(stream, label, len(items), len(items))
+
+
+def _show_bar(stream: TextIO, label: str, done: int, total: int) -> None:
+    filled = BAR_CELLS * done // total if total else BAR_CELLS
+    end = "\n" if done == total else ""
+    stream.write(f"\r{label} [{'#' * filled:<{BAR_CELLS}}] {done}/{total}{end}")
+    stream.flush()
+
+
+def _show_tenths(stream: TextIO, label: str, done: int, total: int) -> None:
+    if done and 10 * done // total > 10 * (done - 1) // total:
+        stream.write(f"{label} {done}/{total}\n")
+        stream.flush()

@@ -1,0 +1,68 @@
+"""Rules of every console script: one line for a mistake, the documented exit codes, progress that fits the stream."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from edge_ad.console import INTERRUPTED, Parser, run_command, tracked
+from edge_ad.errors import BackendError, CalibrationError
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("error", "code"), [(CalibrationError("no store"), 2), (BackendError("no store"), 1)])
+def test_our_errors_become_one_line_and_their_exit_code(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> int:
+        raise error
+
+    assert run_command(command) == code
+    assert capsys.readouterr() == ("", "error: no store\n")
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        raise KeyboardInterrupt
+
+    assert run_command(command) == INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_an_unknown_error_keeps_its_traceback() -> None:
+    def command() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_command(command)
+
+
+def test_wrong_arguments_are_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="edge-ad-x")
+    parser.add_argument("--rate", type=float)
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["--rate", "much"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: argument --rate: invalid float value: 'much' (see edge-ad-x --help)"
+    ]
+
+
+def test_progress_is_one_moving_line_on_a_terminal() -> None:
+    stream = Terminal()
+    assert list(tracked("abc", "work", stream)) == ["a", "b", "c"]
+    assert stream.getvalue().count("\n") == 1
+    assert stream.getvalue().endswith("] 3/3\n")
+
+
+@pytest.mark.parametrize(("total", "lines"), [(0, 0), (3, 3), (1000, 10)])
+def test_progress_is_at_most_ten_plain_lines_elsewhere(total: int, lines: int) -> None:
+    stream = io.StringIO()
+    assert list(tracked(range(total), "work", stream)) == list(range(total))
+    assert len(stream.getvalue().splitlines()) == lines
+    assert "\r" not in stream.getvalue()
