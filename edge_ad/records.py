@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Verdict = Literal["ok", "defect", "not_inspected"]
+CameraPhase = Literal["opening", "online", "fault"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,45 @@ class Frame:
     captured_monotonic_ns: int
     part_id: str | None = None
     trigger_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A part that came by without a usable image: it still gets exactly one result, `not_inspected`.
+
+    Attributes:
+        camera, frame_id, captured_ns, captured_monotonic_ns, part_id, trigger_id: as in `Frame`.
+        reason: what the result will say ("unreadable").
+    """
+
+    camera: str
+    frame_id: int
+    captured_ns: int
+    captured_monotonic_ns: int
+    reason: str
+    part_id: str | None = None
+    trigger_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CameraState:
+    """What a camera is doing; published whenever `state` or `detail` changes.
+
+    Attributes:
+        name: of the camera in the station's configuration.
+        state: "opening" (being opened, or waiting to be opened again), "online", "fault".
+        detail: one line that says why, for a fault; empty otherwise.
+        since_ns: wall clock when `state` or `detail` last changed, nanoseconds since the epoch, UTC.
+        frames: captures since the process started.
+        skipped: of those, how many gave way to a newer frame.
+    """
+
+    name: str
+    state: CameraPhase
+    detail: str
+    since_ns: int
+    frames: int = 0
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +139,10 @@ class Decision:
     Attributes:
         verdict: "not_inspected" never means good.
         reason: why a part was not inspected ("uncalibrated", "outbox_full", ...); None otherwise.
-        score: raw units; None where the graph did not run.
-        threshold: what the score was compared with; None where uncalibrated.
+        score: raw units; None where the graph did not run or gave no number.
+        threshold: what the score was compared with; None where it was not.
         regions: largest first, capped; at least one for a defect.
+        calibration: number of the calibration record that the threshold is from; None where uncalibrated.
     """
 
     verdict: Verdict
@@ -109,6 +150,7 @@ class Decision:
     score: float | None
     threshold: float | None
     regions: tuple[Region, ...] = ()
+    calibration: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
