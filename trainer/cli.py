@@ -1,0 +1,114 @@
+"""edge-ad-train: train, evaluate, export."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from edge_ad.console import Parser, run_command, say
+from edge_ad.errors import ConfigError
+from trainer import config as configs
+from trainer.config import METHOD_NAMES, TrainConfig
+
+
+def main() -> int:
+    """The console script."""
+    return run_command(lambda: _dispatch(sys.argv[1:]))
+
+
+def _dispatch(argv: list[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    return COMMANDS[arguments.command](arguments)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="edge-ad-train", description="Learn from good images; export a bundle.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="learn from a folder of good images")
+    train.add_argument("--data", type=Path, required=True, help="MVTec layout, or a plain folder of good images")
+    train.add_argument("--out", type=Path, required=True, help="the run directory")
+    train.add_argument("--config", type=Path, help="a training configuration; instead of --profile")
+    train.add_argument("--method", choices=METHOD_NAMES, default="diffusionad")
+    train.add_argument("--profile", default="edge", help="a configuration that ships: edge, paper, demo")
+    train.add_argument("--max-minutes", type=float, help="stop after so long; the learning rate falls to 0 by then")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    train.add_argument("--resume", action="store_true", help="continue the run in --out")
+
+    evaluate = commands.add_parser("evaluate", help="measure a run or a bundle on test images")
+    evaluate.add_argument("subject", type=Path, metavar="RUN_OR_BUNDLE")
+    evaluate.add_argument("--data", type=Path, required=True, help="MVTec layout, or a plain folder (scores only)")
+    evaluate.add_argument("--json", type=Path, help="write the metrics here")
+    evaluate.add_argument("--scores", type=Path, help="write a CSV row an image here")
+    evaluate.add_argument("--report", type=Path, help="write pictures of the best and worst images into this folder")
+    evaluate.add_argument("--backend", default="onnxruntime", help="engine for a bundle")
+    evaluate.add_argument("--store", type=Path, help="calibration store for the verdicts; default: beside the bundle")
+
+    export = commands.add_parser("export", help="write the bundle that a station runs")
+    export.add_argument("run", type=Path)
+    export.add_argument("--out", type=Path, required=True, help="the bundle directory; must not exist")
+    export.add_argument("--precision", choices=("fp32",), default="fp32")
+    export.add_argument("--data-licence", help="a note on the training data for the manifest and the model card")
+    return parser
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from trainer.data.folder import split_good
+    from trainer.run import create, open_run
+    from trainer.train import train
+
+    if arguments.max_minutes is not None and not arguments.max_minutes > 0:
+        raise ConfigError(f"--max-minutes must be above 0, got {arguments.max_minutes}")
+    if arguments.resume:
+        run = open_run(arguments.out)
+    else:
+        config = _config(arguments)
+        split = split_good(arguments.data, config.data.hold_out, arguments.seed)
+        run = create(arguments.out, config, split, arguments.seed)
+    device = _device(arguments.device)
+    torch.set_float32_matmul_precision("highest")
+    try:
+        train(run, device, arguments.max_minutes, arguments.resume)
+    except KeyboardInterrupt:
+        say(f"stopped; continue with: edge-ad-train train --data {arguments.data} --out {arguments.out} --resume")
+        raise
+    say(f"run: {arguments.out}   next: edge-ad-train export {arguments.out} --out BUNDLE")
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> TrainConfig:
+    config = configs.load(arguments.config) if arguments.config else configs.profile(arguments.profile)
+    return config.model_copy(update={"method": arguments.method})
+
+
+def _device(name: str) -> "torch.device":  # noqa: F821, UP037
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from error
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from trainer.evaluate import evaluate_command
+
+    return evaluate_command(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from trainer.export import export
+
+    bundle = export(arguments.run, arguments.out, arguments.data_licence)
+    say(f"bundle: {bundle.path}   digest {bundle.digest[:12]}   {bundle.manifest.macs / 1e9:.2f} GMACs")
+    say(f"next: edge-ad-calibrate fit {bundle.path} --good {arguments.run / 'calibration_split'}")
+    return 0
+
+
+COMMANDS = {"train": _train, "evaluate": _evaluate, "export": _export}

@@ -1,0 +1,202 @@
+"""The trainer's configuration: one YAML profile, checked as a whole; the resolved form is kept in every run."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from edge_ad.config import RoiConfig, Strict, first_problem, load_yaml
+from edge_ad.errors import ConfigError
+
+METHOD_NAMES = ("diffusionad",)
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Widths = Annotated[tuple[int, ...], Field(min_length=2, max_length=8)]
+
+
+class InputConfig(Strict):
+    """Size of the graph's input, pixels."""
+
+    height: int = Field(256, ge=32, le=1024, multiple_of=32)
+    width: int = Field(256, ge=32, le=1024, multiple_of=32)
+
+
+class DataConfig(Strict):
+    """Which images are trained on, and how a good image may vary."""
+
+    hold_out: Fraction = Field(0.2, description="share of the good images kept for calibration, never trained on")
+    roi: RoiConfig | None = None
+    rotate_deg: float = Field(5.0, ge=0, le=180)
+    shift: Fraction = Field(0.03, description="of the image's size, each axis")
+    zoom: Fraction = Field(0.03, description="relative change of scale")
+    brightness: Fraction = Field(0.08, description="offset, of full scale")
+    contrast: Fraction = Field(0.1, description="relative change around mid grey")
+    flip: bool = Field(False, description="mirror in both axes; only for parts whose mirror image is as good")
+
+
+class DiffusionConfig(Strict):
+    """The forward process, the two scales and the guidance (DiffusionAD section III)."""
+
+    timesteps: int = Field(1000, ge=2)
+    beta_start: float = Field(1e-4, gt=0, lt=1)
+    beta_end: float = Field(2e-2, gt=0, lt=1)
+    prediction: Literal["eps", "x0"]
+    t_s: int = Field(200, ge=0, description="smaller noise scale at test time, 0-based")
+    t_b: int = Field(400, ge=0, description="larger noise scale at test time, 0-based")
+    tau: int = Field(300, ge=1, description="training draws t_s below tau and t_b from tau on")
+    w: float = Field(1.0, ge=0, description="guidance weight")
+    near: Fraction = Field(0.0, description="share of training draws within near_width of the test scales")
+    near_width: int = Field(50, ge=1)
+    clamp: bool = Field(False, description="clip the guide and the guided image to [-1, 1], as the authors' code does")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DiffusionConfig:
+        if not self.t_s < self.tau <= self.t_b < self.timesteps:
+            raise ValueError("need t_s < tau <= t_b < timesteps")
+        return self
+
+
+class UNetConfig(Strict):
+    """The published denoiser (nets/unet.py)."""
+
+    kind: Literal["unet"]
+    base: int = Field(128, multiple_of=32)
+    multipliers: Widths = (1, 1, 2, 2, 4, 4)
+    blocks: int = Field(2, ge=1)
+    attention_factors: tuple[int, ...] = (8, 16, 32)
+    heads: int = Field(4, ge=1)
+
+
+class EdgeDenoiserConfig(Strict):
+    """The small denoiser (nets/edge.py)."""
+
+    kind: Literal["edge"]
+    widths: Widths
+    fold: int = Field(4, ge=1, le=8)
+
+
+class PublishedSegmenterConfig(Strict):
+    """The published segmentation network (nets/segmenter.py)."""
+
+    kind: Literal["draem"]
+    base: int = Field(64, ge=8)
+
+
+class EdgeSegmenterConfig(Strict):
+    """The small segmentation network (nets/edge.py)."""
+
+    kind: Literal["edge"]
+    widths: Widths
+    fold: int = Field(2, ge=1, le=8)
+
+
+Denoiser = Annotated[UNetConfig | EdgeDenoiserConfig, Field(discriminator="kind")]
+SegmenterNet = Annotated[PublishedSegmenterConfig | EdgeSegmenterConfig, Field(discriminator="kind")]
+
+
+class LossConfig(Strict):
+    """Weights of the terms (DiffusionAD Eq. 9 to 12)."""
+
+    denoise: float = Field(1.0, ge=0, description="on good images, both scales summed")
+    restore: float = Field(0.0, ge=0, description="on synthetic anomalies, towards the good image; 0 in the paper")
+    smooth_l1: float = Field(1.0, ge=0)
+    focal: float = Field(5.0, ge=0)
+    focal_alpha: Fraction = 0.5
+    focal_gamma: float = Field(4.0, ge=0)
+
+
+class OptimConfig(Strict):
+    """How long and how fast."""
+
+    batch: int = Field(8, ge=2)
+    steps: int = Field(..., ge=1)
+    denoiser_lr: float = Field(gt=0)
+    segmenter_lr: float = Field(gt=0)
+    warmup: Fraction = Field(0.02, description="share of training over which the rate rises")
+    weight_decay: float = Field(0.0, ge=0)
+    grad_clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 = off")
+    ema: Fraction = Field(0.0, description="decay of the averaged weights that are exported; 0 = the last weights")
+    precision: Literal["fp32", "bf16"] = "bf16"
+    anomalous: Fraction = Field(0.5, description="share of each batch with synthetic anomalies")
+
+
+class SynthesisConfig(Strict):
+    """Synthetic anomalies: where (mask kinds), from what (sources) and how strongly (opacity)."""
+
+    perlin: Fraction = Field(1.0, description="odds of a Perlin mask")
+    blob: float = Field(0.0, ge=0, description="odds of an elliptic blob")
+    scratch: float = Field(0.0, ge=0, description="odds of a thin scratch")
+    perlin_combined: Fraction = Field(0.0, description="share of Perlin masks that unite or intersect two")
+    perlin_threshold: float = Field(0.5, gt=0, lt=1)
+    texture: float = Field(0.5, ge=0, description="odds of a texture as source")
+    self_augment: float = Field(0.5, ge=0, description="odds of the image itself, shuffled and re-coloured")
+    cut_paste: float = Field(0.0, ge=0, description="odds of another place of a good image")
+    textures: Path | None = Field(None, description="folder of texture images; none: procedural textures")
+    keep_min: Fraction = Field(0.2, description="least weight of the original under the mask")
+    keep_max: Fraction = Field(0.8, description="largest weight of the original under the mask")
+    soft_edge_px: float = Field(0.0, ge=0, description="blur of the mask's border")
+    visible: Fraction = Field(0.0, description="a pixel that changed by less is not labelled as defect")
+
+
+class TrainConfig(Strict):
+    """One profile of one method."""
+
+    profile: str
+    method: Literal["diffusionad"]
+    top_k: int = Field(50, ge=1, description="pixels whose mean is the score")
+    noise_seed: int = 0
+    input: InputConfig = InputConfig()
+    data: DataConfig = DataConfig()
+    diffusion: DiffusionConfig
+    denoiser: Denoiser
+    segmenter: SegmenterNet
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig
+    synthesis: SynthesisConfig = SynthesisConfig()
+
+
+def parse(values: dict[str, object], where: str) -> TrainConfig:
+    """Check a mapping as a training configuration.
+
+    Raises:
+        ConfigError: naming `where`, the key and what is wrong with it.
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {first_problem(error)}") from error
+
+
+def load(path: Path) -> TrainConfig:
+    """Read a training configuration file; `textures` is relative to it.
+
+    Raises:
+        ConfigError: as `parse`, or the file cannot be read.
+    """
+    config = parse(load_yaml(path), str(path))
+    textures = config.synthesis.textures
+    if textures is None:
+        return config
+    synthesis = config.synthesis.model_copy(update={"textures": path.parent.absolute() / textures})
+    return config.model_copy(update={"synthesis": synthesis})
+
+
+def profile(name: str) -> TrainConfig:
+    """A profile that ships with the package (configs/trainer).
+
+    Raises:
+        ConfigError: naming the profiles that exist.
+    """
+    folder = resources.files("trainer").joinpath("profiles")
+    names = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    if name not in names:
+        raise ConfigError(f"no profile {name!r}: choose from {', '.join(names)}, or give a file with --config")
+    return parse(yaml.safe_load(folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")), f"profile {name}")
+
+
+def dump(config: TrainConfig) -> str:
+    """The resolved configuration as YAML; `load` of it gives the same configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

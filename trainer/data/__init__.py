@@ -1,0 +1,1 @@
+"""Folders of images, the split, and the endless stream of training samples."""

@@ -1,0 +1,129 @@
+"""Image folders: MVTec layout (train/good, test/<defect>, ground_truth) or one plain folder of good images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.core.preprocess import crop, preprocess
+from edge_ad.errors import DataError
+from edge_ad.images import SUFFIXES, list_images, read_image, refuse_mixed, sha256_file
+from edge_ad.records import Roi
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The good images of a run: what is trained on and what is held out for calibration.
+
+    Attributes:
+        train, calibration: path -> SHA-256 of the file.
+    """
+
+    train: dict[Path, str]
+    calibration: dict[Path, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TestImage:
+    """One image of the test set; `mask` is None where the set has no masks, and for good images."""
+
+    __test__ = False  # not a test class, whatever pytest thinks
+
+    path: Path
+    label: str
+    mask: Path | None
+
+    @property
+    def defect(self) -> bool:
+        """Whether the image shows a defect."""
+        return self.label != "good"
+
+
+def good_folder(data: Path) -> Path:
+    """`train/good` of the MVTec layout, or the folder itself."""
+    mvtec = data / "train" / "good"
+    return mvtec if mvtec.is_dir() else data
+
+
+def split_good(data: Path, hold_out: float, seed: int) -> Split:
+    """List, hash and split the good images; contents that occur twice are used once.
+
+    Raises:
+        DataError: no images, an unreadable one, or grey mixed with colour.
+    """
+    paths = list_images(good_folder(data))
+    refuse_mixed(paths)
+    by_hash = {sha256_file(path): path for path in reversed(paths)}
+    hashes = sorted(by_hash)  # by content, so that renaming files does not change the split
+    order = np.random.default_rng([seed, 1]).permutation(len(hashes))
+    n_held = round(hold_out * len(hashes)) if len(hashes) > 1 else 0
+    held = {hashes[i] for i in order[:n_held]}
+    train = {by_hash[h]: h for h in hashes if h not in held}
+    if not train:
+        raise DataError(f"nothing left to train on in {data}: {len(hashes)} images, hold_out {hold_out}")
+    return Split(train, {by_hash[h]: h for h in sorted(held)})
+
+
+def load_inputs(paths: Iterable[Path], roi: Roi | None, height: int, width: int) -> NDArray[np.uint8]:
+    """Read images as the daemon would see them: (N, height, width, 3) uint8 RGB.
+
+    Raises:
+        DataError: an unreadable image, or a ROI that leaves one.
+    """
+    return np.concatenate([preprocess(read_image(path), roi, height, width) for path in paths])
+
+
+def list_test(data: Path) -> list[TestImage]:
+    """The images below `test/`, with their masks where there are any.
+
+    Raises:
+        DataError: there is no test folder, or no image in it.
+    """
+    root = data / "test"
+    if not root.is_dir():
+        raise DataError(f"no folder {root}: evaluation needs test/good and test/<defect> (MVTec layout)")
+    return [
+        TestImage(path, folder.name, _mask_of(data, folder.name, path.stem))
+        for folder in sorted(p for p in root.iterdir() if p.is_dir())
+        for path in list_images(folder)
+    ]
+
+
+def _mask_of(data: Path, label: str, stem: str) -> Path | None:
+    for name in (f"{stem}_mask.png", f"{stem}.png"):
+        path = data / "ground_truth" / label / name
+        if path.is_file():
+            return path
+    return None
+
+
+def load_mask(image: TestImage, roi: Roi | None) -> NDArray[np.bool_]:
+    """The full-size mask of a defect image, cut to the ROI; (H, W), true where the file is above 0.
+
+    Raises:
+        DataError: the mask cannot be read.
+    """
+    found = cv2.imread(str(image.mask), cv2.IMREAD_UNCHANGED)
+    if found is None:
+        raise DataError(f"cannot decode the mask {image.mask}")
+    flat = found if found.ndim == 2 else found.max(axis=2)
+    return np.asarray(crop(flat.astype(np.uint8, copy=False), roi) > 0)
+
+
+def load_textures(folder: Path | None) -> list[NDArray[np.uint8]]:
+    """All images below a folder, at any depth, as (h, w, 3) uint8 RGB; none for None.
+
+    Raises:
+        DataError: the folder is missing or holds no image.
+    """
+    if folder is None:
+        return []
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    if not paths:
+        raise DataError(f"no texture images below {folder}: check synthesis.textures")
+    return [np.ascontiguousarray(read_image(path)[:, :, ::-1]) for path in paths]

@@ -1,0 +1,113 @@
+"""The endless stream of training samples: sample i is a pure function of (seed, i), so resuming repeats nothing."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from trainer.config import DataConfig, TrainConfig
+from trainer.synthesis.paste import anomalous
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Training samples; the defect images come first.
+
+    Attributes:
+        clean: (N, 3, H, W) float32 in 0..1, the good image of each sample.
+        image: the same, with a synthetic anomaly in some samples.
+        mask: (N, 1, H, W) float32, 1 on anomalous pixels.
+    """
+
+    clean: Tensor
+    image: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device, channels last."""
+        move = [t.to(device, memory_format=torch.channels_last) for t in (self.clean, self.image, self.mask)]
+        return Batch(*move)
+
+
+def vary(image: NDArray[np.uint8], config: DataConfig, rng: Generator) -> NDArray[np.uint8]:
+    """One way a good (H, W, 3) image may also look: small motion and light changes."""
+    height, width = image.shape[:2]
+    angle, zoom = rng.uniform(-1, 1) * config.rotate_deg, 1 + rng.uniform(-1, 1) * config.zoom
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, zoom)
+    matrix[:, 2] += rng.uniform(-1, 1, 2) * config.shift * np.array([width, height])
+    gain, offset = 1 + rng.uniform(-1, 1) * config.contrast, 255 * rng.uniform(-1, 1) * config.brightness
+    flips = rng.integers(0, 2, 2) * config.flip
+    if not np.allclose(matrix, [[1, 0, 0], [0, 1, 0]]):
+        image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE).astype(np.uint8)
+    if gain != 1 or offset != 0:
+        image = np.clip((image - 127.5) * gain + 127.5 + offset, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(image[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1])
+
+
+class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Random access into the stream: (clean, image, mask) as uint8 tensors."""
+
+    def __init__(
+        self,
+        good: NDArray[np.uint8],
+        textures: Sequence[NDArray[np.uint8]],
+        config: TrainConfig,
+        seed: int,
+    ) -> None:
+        """`good` is (N, H, W, 3) uint8 RGB."""
+        self._good = good
+        self._grey = bool((good == good[..., :1]).all())
+        self._textures = textures
+        self._config = config
+        self._seed = seed
+        self._anomalous = round(config.optim.anomalous * config.optim.batch)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        rng = np.random.default_rng([self._seed, 2, index])
+        epoch, place = divmod(index, len(self._good))
+        order = np.random.default_rng([self._seed, 3, epoch]).permutation(len(self._good))
+        clean = vary(self._good[order[place]], self._config.data, rng)
+        image, mask = clean, np.zeros(clean.shape[:2], bool)
+        if index % self._config.optim.batch < self._anomalous:  # a fixed share of every batch
+            image, mask = anomalous(list(self._good), clean, self._textures, self._grey, self._config.synthesis, rng)
+        return torch.from_numpy(clean), torch.from_numpy(image), torch.from_numpy(mask.astype(np.uint8))
+
+
+def _collate(samples: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    clean, image, mask = (torch.stack(parts) for parts in zip(*samples, strict=True))
+    return clean, image, mask
+
+
+def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops us in order
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def stream(samples: Samples, batch: int, first_step: int, last_step: int, workers: int) -> Iterator[Batch]:
+    """Batches of steps [first_step, last_step), made ahead of time in `workers` processes."""
+    loader = DataLoader(
+        samples,
+        batch_size=batch,
+        sampler=range(first_step * batch, last_step * batch),
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_start_worker,
+        prefetch_factor=4 if workers else None,
+    )
+    for clean, image, mask in loader:
+        yield Batch(_chw(clean), _chw(image), mask[:, None].float())
+
+
+def _chw(image: Tensor) -> Tensor:
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in 0..1."""
+    return image.permute(0, 3, 1, 2).float() / 255

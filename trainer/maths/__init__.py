@@ -1,0 +1,1 @@
+"""Pure mathematics of the methods; each function names its paper and equation."""

@@ -1,0 +1,36 @@
+"""The losses of DiffusionAD (Eq. 9 to 12)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def mean_over(values: Tensor, rows: Tensor) -> Tensor:
+    """Mean of per-row values over the selected rows; 0, with a gradient of 0, where none is selected."""
+    weight = rows.to(values.dtype)
+    return (values * weight).sum() / weight.sum().clamp(min=1)
+
+
+def squared_error(found: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error of each row; (N, ...), (N, ...) -> (N,)."""
+    return (found - wanted).square().flatten(1).mean(dim=1)
+
+
+def focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Binary focal loss (Lin et al. 2017, Eq. 5), mean over all pixels, from logits.
+
+    Args:
+        logits, target: the same shape; target is 0 or 1.
+        alpha: weight of the positive class; the negative has 1 - alpha.
+        gamma: how strongly easy pixels are discounted.
+    """
+    log_p = -F.binary_cross_entropy_with_logits(logits, target, reduction="none")  # of the true class
+    weight = alpha * target + (1 - alpha) * (1 - target)
+    return -(weight * (1 - torch.exp(log_p)).pow(gamma) * log_p).mean()
+
+
+def smooth_l1(logits: Tensor, target: Tensor) -> Tensor:
+    """Smooth L1 with beta 1 between probabilities and target, mean over all pixels."""
+    return F.smooth_l1_loss(torch.sigmoid(logits), target)

@@ -1,0 +1,212 @@
+"""Figures of merit, exact: every distinct score is a threshold, and ties are never broken by chance.
+
+The image and the pixel figures use one ranking: sort once, then count positives and negatives at or above each
+distinct score. AUROC is the trapezoid over these counts (Mann-Whitney, ties half), AP the step sum of
+scikit-learn's `average_precision_score`, F1-max the best F1 over the thresholds. AUPRO is the mean over defects of
+the share of the defect that is marked, integrated over the false-positive rate of all normal pixels (P. Bergmann
+et al., "The MVTec Anomaly Detection Dataset", IJCV 129, 2021, section 5.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMetrics:
+    """Fractions in 0..1; None where there are only good or only defective images."""
+
+    auroc: float | None
+    ap: float | None
+    f1_max: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PixelMetrics:
+    """Fractions in 0..1; None where no pixel is a defect or all are. `aupro` to FPR 0.3, `aupro_005` to 0.05."""
+
+    auroc: float | None
+    ap: float | None
+    f1_max: float | None
+    aupro: float | None
+    aupro_005: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Counts at each distinct score, highest first.
+
+    Attributes:
+        order: (M,) indices of all items by descending score.
+        ends: (T,) position in `order` of the last item of each distinct score.
+        tp: (T,) positives with a score at or above the threshold.
+        fp: (T,) negatives likewise.
+    """
+
+    order: NDArray[np.intp]
+    ends: NDArray[np.intp]
+    tp: NDArray[np.int64]
+    fp: NDArray[np.int64]
+
+
+def image_metrics(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> ImageMetrics:
+    """The image-level figures.
+
+    Args:
+        labels: (N,) True for a defect.
+        scores: (N,) higher is more anomalous.
+
+    Raises:
+        DataError: a score is not finite.
+    """
+    if labels.ndim != 1 or labels.shape != scores.shape:
+        raise ValueError(f"labels {labels.shape} and scores {scores.shape} must be (N,) both")
+    if not _has_both(labels):
+        return ImageMetrics(None, None, None)
+    ranking = rank(labels, scores)
+    return ImageMetrics(auroc(ranking), average_precision(ranking), f1_max(ranking))
+
+
+def pixel_metrics(masks: NDArray[np.bool_], maps: NDArray[np.float32]) -> PixelMetrics:
+    """The pixel-level figures over all pixels of all images; good images have an empty mask.
+
+    Args:
+        masks: (N, H, W) True on a defect.
+        maps: (N, H, W) anomaly maps.
+
+    Raises:
+        DataError: a map holds a value that is not finite.
+    """
+    if masks.ndim != 3 or masks.shape != maps.shape:
+        raise ValueError(f"masks {masks.shape} and maps {maps.shape} must be (N, H, W) both")
+    if not _has_both(masks):
+        return PixelMetrics(None, None, None, None, None)
+    ranking = rank(masks.ravel(), maps.ravel())
+    overlap = region_overlap(masks, ranking)
+    return PixelMetrics(
+        auroc(ranking),
+        average_precision(ranking),
+        f1_max(ranking),
+        aupro(ranking, overlap, 0.3),
+        aupro(ranking, overlap, 0.05),
+    )
+
+
+def rank(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> Ranking:
+    """Sort (M,) items by score and count at each distinct score.
+
+    Raises:
+        DataError: a score is not finite.
+    """
+    if not np.isfinite(scores).all():
+        raise DataError("a score or an anomaly map holds a value that is not finite: the model is broken, train again")
+    order = np.argsort(scores)[::-1]
+    sorted_scores = scores[order]
+    ends = np.append(np.flatnonzero(sorted_scores[1:] != sorted_scores[:-1]), scores.size - 1)
+    tp = np.cumsum(labels[order], dtype=np.int64)[ends]
+    return Ranking(order, ends, tp, ends + 1 - tp)
+
+
+def auroc(ranking: Ranking) -> float:
+    """Area under the ROC curve: the chance that a positive outranks a negative, ties half. Exact in integers."""
+    tp, fp = ranking.tp, ranking.fp
+    doubled = int(tp[0] * fp[0]) + int(np.sum((fp[1:] - fp[:-1]) * (tp[1:] + tp[:-1])))
+    return doubled / (2 * int(tp[-1]) * int(fp[-1]))
+
+
+def average_precision(ranking: Ranking) -> float:
+    """Sum over the thresholds of (recall step) x precision."""
+    steps = np.diff(ranking.tp, prepend=0)
+    return float(np.sum(steps * (ranking.tp / (ranking.tp + ranking.fp))) / ranking.tp[-1])
+
+
+def f1_max(ranking: Ranking) -> float:
+    """The largest F1 = 2 TP / (2 TP + FP + FN) over the thresholds."""
+    return float(np.max(2 * ranking.tp / (ranking.tp + ranking.fp + ranking.tp[-1])))
+
+
+def region_overlap(masks: NDArray[np.bool_], ranking: Ranking) -> NDArray[np.float64]:
+    """Per-region overlap: the marked share of each 8-connected defect, averaged over defects, at each threshold.
+
+    Args:
+        masks: (N, H, W) with at least one defect pixel.
+        ranking: of the (N * H * W,) pixels.
+
+    Returns:
+        (T,) in 0..1, ascending. Each defect pixel adds 1 / (pixels of its defect x number of defects).
+    """
+    weights = np.zeros(masks.shape, dtype=np.float64)
+    n_regions = 0
+    for mask, weight in zip(masks, weights, strict=True):
+        count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+        areas = np.bincount(labels.ravel(), minlength=count)
+        weight[mask] = 1 / areas[labels[mask]]
+        n_regions += count - 1
+    overlap: NDArray[np.float64] = np.cumsum(weights.ravel()[ranking.order])[ranking.ends]
+    return overlap / n_regions
+
+
+def aupro(ranking: Ranking, overlap: NDArray[np.float64], fpr_limit: float) -> float:
+    """Area under (FPR, per-region overlap) from FPR 0 to `fpr_limit`, divided by the limit.
+
+    The last segment is cut at the limit by linear interpolation.
+
+    Args:
+        ranking: of all pixels.
+        overlap: (T,) from `region_overlap`.
+        fpr_limit: above 0, at most 1.
+    """
+    inside = int(np.searchsorted(ranking.fp, fpr_limit * ranking.fp[-1], side="right"))
+    stop = inside + 1  # one point beyond the limit, which the interpolation needs
+    fpr = np.concatenate([[0.0], ranking.fp[:stop] / ranking.fp[-1]])
+    pro = np.concatenate([[0.0], overlap[:stop]])
+    if fpr[-1] > fpr_limit:
+        pro[-1] = pro[-2] + (pro[-1] - pro[-2]) * (fpr_limit - fpr[-2]) / (fpr[-1] - fpr[-2])
+        fpr[-1] = fpr_limit
+    return float(np.sum(np.diff(fpr) * (pro[1:] + pro[:-1]) / 2) / fpr_limit)
+
+
+def area_mask(mask: NDArray[np.uint8] | NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+    """Resize a mask so that a pixel is defect where at least half of its area is; no defect vanishes.
+
+    A defect (8-connected in the original) that touches no pixel of the result keeps the pixel it covers most, the
+    first in reading order on a tie.
+
+    Args:
+        mask: (H, W); above 0 is defect.
+        height, width: of the result, pixels.
+
+    Returns:
+        (height, width) bool.
+    """
+    defect = (mask > 0).astype(np.uint8)
+    rows, cols = _overlaps(defect.shape[0], height), _overlaps(defect.shape[1], width)
+    result = 2 * (rows @ defect @ cols.T) >= defect.size  # coverage in units of 1 / (H x W), exact
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(defect, connectivity=8)
+    for region in range(1, count):
+        x, y, w, h = stats[region, :4]
+        own = labels[y : y + h, x : x + w] == region
+        coverage = rows[:, y : y + h] @ own @ cols[:, x : x + w].T
+        if not result[coverage > 0].any():
+            result[np.unravel_index(np.argmax(coverage), coverage.shape)] = True
+    return result
+
+
+def _overlaps(source: int, target: int) -> NDArray[np.float64]:
+    """(target, source) overlaps of two rows of pixels over the same length; whole numbers, each row sums to source.
+
+    A source pixel is `target` units long and a target pixel `source` units, so nothing is rounded.
+    """
+    t, s = np.arange(target)[:, None], np.arange(source)[None, :]
+    shared = np.minimum((t + 1) * source, (s + 1) * target) - np.maximum(t * source, s * target)
+    return np.maximum(shared, 0).astype(np.float64)
+
+
+def _has_both(labels: NDArray[np.bool_]) -> bool:
+    return bool(labels.any()) and not bool(labels.all())

@@ -1,0 +1,115 @@
+"""A run directory: everything that one training leaves behind.
+
+config.yaml           the resolved configuration
+images.json           every training and held-out image with its SHA-256
+calibration_split/    links to the held-out images: the folder to calibrate with
+checkpoint.pt         weights, averaged weights, optimiser, step; replaced as a whole
+log.jsonl             one line of losses now and then
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edge_ad.errors import DataError
+from trainer import config as configs
+from trainer.config import TrainConfig
+from trainer.data.folder import Split
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An existing run directory."""
+
+    path: Path
+    config: TrainConfig
+    train_sha256: tuple[str, ...]
+    calibration_sha256: tuple[str, ...]
+    seed: int
+
+
+def create(path: Path, config: TrainConfig, split: Split, seed: int) -> Run:
+    """Lay out a new run directory.
+
+    Raises:
+        DataError: the directory already holds a run.
+    """
+    if (path / "config.yaml").exists():
+        raise DataError(f"{path} already holds a run: give another --out, or continue it with --resume")
+    links = path / "calibration_split"
+    links.mkdir(parents=True, exist_ok=True)
+    for source, digest in split.calibration.items():
+        (links / f"{digest[:8]}_{source.name}").symlink_to(source.absolute())
+    images = {"seed": seed, "train": _listed(split.train), "calibration": _listed(split.calibration)}
+    (path / "images.json").write_text(json.dumps(images, indent=1), encoding="utf-8")
+    (path / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
+    return open_run(path)
+
+
+def _listed(images: dict[Path, str]) -> list[dict[str, str]]:
+    return [{"path": str(path.absolute()), "sha256": digest} for path, digest in images.items()]
+
+
+def open_run(path: Path) -> Run:
+    """Read a run directory.
+
+    Raises:
+        DataError: it is not one.
+        ConfigError: its configuration cannot be read.
+    """
+    if not (path / "config.yaml").is_file() or not (path / "images.json").is_file():
+        raise DataError(f"{path} is not a run: it has no config.yaml and images.json; train with --out {path}")
+    images = json.loads((path / "images.json").read_text(encoding="utf-8"))
+    hashes = {part: tuple(entry["sha256"] for entry in images[part]) for part in ("train", "calibration")}
+    config = configs.load(path / "config.yaml")
+    return Run(path, config, hashes["train"], hashes["calibration"], int(images["seed"]))
+
+
+def train_paths(run: Run) -> list[Path]:
+    """The training images, in the order of the run.
+
+    Raises:
+        DataError: one has gone or changed since.
+    """
+    from edge_ad.images import sha256_file
+
+    images = json.loads((run.path / "images.json").read_text(encoding="utf-8"))["train"]
+    for entry in images:
+        path = Path(entry["path"])
+        if not path.is_file() or sha256_file(path) != entry["sha256"]:
+            raise DataError(f"{path} has gone or changed since the run began: a resumed run needs the same images")
+    return [Path(entry["path"]) for entry in images]
+
+
+def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
+    """Replace the checkpoint; an interrupted write leaves the old one."""
+    temporary = run / f"{CHECKPOINT}.new"
+    with temporary.open("wb") as stream:
+        torch.save(state, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(run / CHECKPOINT)
+
+
+def load_checkpoint(run: Path) -> dict[str, Any]:
+    """Read the checkpoint.
+
+    Raises:
+        DataError: there is none yet, or it cannot be read.
+    """
+    path = run / CHECKPOINT
+    if not path.is_file():
+        raise DataError(f"{run} has no {CHECKPOINT} yet: train it first")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises pickle, zip and runtime errors without a common base
+        raise DataError(f"{path} cannot be read: {type(error).__name__}; train again") from error
+    return state

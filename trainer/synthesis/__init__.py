@@ -1,0 +1,1 @@
+"""Synthetic anomalies. Every function takes its random generator; nothing else is random."""

@@ -1,0 +1,93 @@
+"""Where an anomaly is: Perlin noise as in DRAEM (Zavrtanik et al. 2021), blobs and scratches."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from trainer.config import SynthesisConfig
+
+_TRIES = 20  # a drawn mask may be empty; a blob never is
+
+
+def perlin_noise(height: int, width: int, rows: int, columns: int, rng: Generator) -> NDArray[np.float32]:
+    """Gradient noise (Perlin 1985) on a lattice of rows x columns cells, scaled to about [-1, 1]; (height, width)."""
+    angle = rng.uniform(0, 2 * np.pi, (rows + 1, columns + 1)).astype(np.float32)
+    y = np.linspace(0, rows, height, endpoint=False, dtype=np.float32)
+    x = np.linspace(0, columns, width, endpoint=False, dtype=np.float32)
+    row, column = y.astype(np.intp), x.astype(np.intp)
+    fy, fx = (y - row)[:, None], (x - column)[None, :]
+
+    def corner(dy: int, dx: int) -> NDArray[np.float32]:
+        gradient = angle[np.ix_(row + dy, column + dx)]
+        projected: NDArray[np.float32] = np.cos(gradient) * (fx - dx) + np.sin(gradient) * (fy - dy)
+        return projected
+
+    sy, sx = _smooth(fy), _smooth(fx)
+    top = corner(0, 0) * (1 - sx) + corner(0, 1) * sx
+    bottom = corner(1, 0) * (1 - sx) + corner(1, 1) * sx
+    return (np.sqrt(2) * (top * (1 - sy) + bottom * sy)).astype(np.float32)
+
+
+def _smooth(t: NDArray[np.float32]) -> NDArray[np.float32]:
+    eased: NDArray[np.float32] = t * t * t * (t * (t * 6 - 15) + 10)  # Perlin 2002
+    return eased
+
+
+def perlin_mask(height: int, width: int, threshold: float, rng: Generator) -> NDArray[np.bool_]:
+    """Perlin noise at a random scale per axis (2^0 to 2^5 cells), rotated by up to 90 degrees, above a threshold."""
+    rows, columns = 2 ** rng.integers(0, 6, size=2)
+    side = int(np.ceil(np.hypot(height, width)))  # large enough that a rotation leaves no corner empty
+    noise = perlin_noise(side, side, int(rows), int(columns), rng)
+    turn = cv2.getRotationMatrix2D((side / 2, side / 2), rng.uniform(-90, 90), 1.0)
+    turned = cv2.warpAffine(noise, turn, (side, side), borderMode=cv2.BORDER_REFLECT)
+    y, x = (side - height) // 2, (side - width) // 2
+    return np.asarray(turned[y : y + height, x : x + width] > threshold)
+
+
+def blob_mask(height: int, width: int, rng: Generator) -> NDArray[np.bool_]:
+    """One to three ellipses of 1 to 25 % of the image's size; never empty."""
+    mask = np.zeros((height, width), np.uint8)
+    size = min(height, width)
+    for _ in range(rng.integers(1, 4)):
+        centre = (int(rng.integers(0, width)), int(rng.integers(0, height)))
+        axes = np.maximum(1, size * np.exp(rng.uniform(np.log(0.005), np.log(0.125), size=2))).astype(int)
+        cv2.ellipse(mask, centre, (int(axes[0]), int(axes[1])), rng.uniform(0, 180), 0, 360, 1, -1)
+    return mask.astype(bool)
+
+
+def scratch_mask(height: int, width: int, rng: Generator) -> NDArray[np.bool_]:
+    """A wandering line of one to three pixels, 10 to 60 % of the image's size long; never empty."""
+    mask = np.zeros((height, width), np.uint8)
+    steps = int(rng.integers(4, 12))
+    length = min(height, width) * rng.uniform(0.1, 0.6) / steps
+    heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.25, steps))
+    start = rng.uniform(0, (width, height))
+    path = start + np.cumsum(length * np.stack([np.cos(heading), np.sin(heading)], axis=1), axis=0)
+    points = np.round(np.vstack([start, path])).astype(np.int32)
+    cv2.polylines(mask, [points], isClosed=False, color=1, thickness=int(rng.integers(1, 4)))
+    mask[int(start[1]), int(start[0])] = 1
+    return mask.astype(bool)
+
+
+def _perlin(height: int, width: int, config: SynthesisConfig, rng: Generator) -> NDArray[np.bool_]:
+    mask = perlin_mask(height, width, config.perlin_threshold, rng)
+    if rng.random() < config.perlin_combined:
+        other = perlin_mask(height, width, config.perlin_threshold, rng)
+        mask = mask | other if rng.random() < 0.5 else mask & other
+    return mask
+
+
+def draw_mask(height: int, width: int, config: SynthesisConfig, rng: Generator) -> NDArray[np.bool_]:
+    """A non-empty (height, width) mask of a kind drawn by the configured odds."""
+    odds = np.array([config.perlin, config.blob, config.scratch], float)
+    kind = rng.choice(3, p=odds / odds.sum())
+    if kind == 2:
+        return scratch_mask(height, width, rng)
+    for _ in range(_TRIES if kind == 0 else 0):
+        mask = _perlin(height, width, config, rng)
+        if mask.any():
+            return mask
+    return blob_mask(height, width, rng)
