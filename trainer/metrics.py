@@ -142,14 +142,13 @@ def region_overlap(masks: NDArray[np.bool_], ranking: Ranking) -> NDArray[np.flo
         (T,) in 0..1, ascending. Each defect pixel adds 1 / (pixels of its defect x number of defects).
     """
     weights = np.zeros(masks.shape, dtype=np.float64)
-    n_regions = 0
     for mask, weight in zip(masks, weights, strict=True):
         count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
         areas = np.bincount(labels.ravel(), minlength=count)
         weight[mask] = 1 / areas[labels[mask]]
-        n_regions += count - 1
     overlap: NDArray[np.float64] = np.cumsum(weights.ravel()[ranking.order])[ranking.ends]
-    return overlap / n_regions
+    overlap /= overlap[-1]  # the last is the number of defects, with the same rounding as the others
+    return overlap
 
 
 def aupro(ranking: Ranking, overlap: NDArray[np.float64], fpr_limit: float) -> float:
@@ -187,7 +186,7 @@ def area_mask(mask: NDArray[np.uint8] | NDArray[np.bool_], height: int, width: i
     """
     defect = (mask > 0).astype(np.uint8)
     rows, cols = _overlaps(defect.shape[0], height), _overlaps(defect.shape[1], width)
-    result = 2 * (rows @ defect @ cols.T) >= defect.size  # coverage in units of 1 / (H x W), exact
+    result: NDArray[np.bool_] = 2 * (rows @ defect @ cols.T) >= defect.size  # coverage in units of 1 / (H x W), exact
     count, labels, stats, _ = cv2.connectedComponentsWithStats(defect, connectivity=8)
     for region in range(1, count):
         x, y, w, h = stats[region, :4]
@@ -205,7 +204,7 @@ def _overlaps(source: int, target: int) -> NDArray[np.float64]:
     """
     t, s = np.arange(target)[:, None], np.arange(source)[None, :]
     shared = np.minimum((t + 1) * source, (s + 1) * target) - np.maximum(t * source, s * target)
-    return np.maximum(shared, 0).astype(np.float64)
+    return np.asarray(np.maximum(shared, 0), dtype=np.float64)
 
 
 def _has_both(labels: NDArray[np.bool_]) -> bool:
