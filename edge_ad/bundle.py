@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edge_ad.config import RoiConfig
 from edge_ad.errors import BundleError
 from edge_ad.images import sha256_file
 from edge_ad.records import RawOutput
@@ -24,6 +25,7 @@ SCHEMA: Literal["edge-ad/bundle"] = "edge-ad/bundle"
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
+PROGRAM = "model.pt2"
 MODEL_FILE = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
 
 Precision = Literal["fp32", "int8"]
@@ -72,6 +74,7 @@ class TrainingSummary(_Strict):
     minutes: float
     images_sha256: tuple[str, ...]
     calibration_sha256: tuple[str, ...]
+    roi: RoiConfig | None = Field(None, description="what of the training images was used; None: all of each")
     data_licence: str | None = None
 
 
@@ -96,6 +99,7 @@ class Manifest(_Strict):
     top_k: int = Field(gt=0, description="pixels whose mean is the score")
     macs: int = Field(gt=0, description="multiply-accumulates of one image, N = 1")
     params: int = Field(gt=0)
+    program_torch: str | None = Field(None, description="torch version that wrote model.pt2, where there is one")
     tolerances: dict[str, Tolerance] = Field(description='"<backend>/<precision>" -> tolerance')
     training: TrainingSummary
     files: dict[str, FileEntry]

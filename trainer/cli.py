@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_ad.console import Parser, run_command, say
 from edge_ad.errors import ConfigError
 from trainer import config as configs
 from trainer.config import METHOD_NAMES, TrainConfig
+
+if TYPE_CHECKING:
+    import torch
 
 
 def main() -> int:
@@ -50,6 +54,7 @@ def _parser() -> Parser:
     export.add_argument("run", type=Path)
     export.add_argument("--out", type=Path, required=True, help="the bundle directory; must not exist")
     export.add_argument("--precision", choices=("fp32",), default="fp32")
+    export.add_argument("--program", action="store_true", help="add model.pt2, which Torch-TensorRT compiles")
     export.add_argument("--data-licence", help="a note on the training data for the manifest and the model card")
     return parser
 
@@ -85,7 +90,7 @@ def _config(arguments: argparse.Namespace) -> TrainConfig:
     return config.model_copy(update={"method": arguments.method})
 
 
-def _device(name: str) -> "torch.device":  # noqa: F821, UP037
+def _device(name: str) -> torch.device:
     import torch
 
     if name == "auto":
@@ -97,15 +102,19 @@ def _device(name: str) -> "torch.device":  # noqa: F821, UP037
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from trainer.evaluate import evaluate_command
+    from trainer.evaluate import list_any, open_subject, score_images, write_outputs
 
-    return evaluate_command(arguments)
+    images = list_any(arguments.data)
+    subject = open_subject(arguments.subject, arguments.backend, arguments.store)
+    scored = score_images(subject, images)
+    write_outputs(subject, scored, arguments.json, arguments.scores, arguments.report)
+    return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
     from trainer.export import export
 
-    bundle = export(arguments.run, arguments.out, arguments.data_licence)
+    bundle = export(arguments.run, arguments.out, arguments.program, arguments.data_licence)
     say(f"bundle: {bundle.path}   digest {bundle.digest[:12]}   {bundle.manifest.macs / 1e9:.2f} GMACs")
     say(f"next: edge-ad-calibrate fit {bundle.path} --good {arguments.run / 'calibration_split'}")
     return 0

@@ -1,0 +1,286 @@
+"""Measure a run or a bundle on test images, as docs/contracts fix it: one JSON, one CSV, pictures."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edge_ad.backends.base import Backend, open_backend
+from edge_ad.bundle import MANIFEST, Precision, open_bundle
+from edge_ad.config import BackendConfig, default_store
+from edge_ad.console import say, tracked
+from edge_ad.core.preprocess import preprocess
+from edge_ad.errors import BackendError
+from edge_ad.images import list_images, read_image, write_png
+from edge_ad.pictures import panel
+from edge_ad.records import RawOutput, Roi, Thresholds
+from edge_ad.thresholds import CalibrationRecord, in_force, why_not
+from trainer.data.folder import TestImage, list_test, load_mask
+from trainer.export import load_method, run_torch
+from trainer.metrics import area_mask, image_metrics, pixel_metrics
+from trainer.run import open_run
+
+UNLABELLED = "unlabelled"  # an image of a plain folder: it gets a score, but no metric counts it
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+        backend: runs the graph.
+        facts: method, profile, backend, precision, seed, macs, params of the evaluation JSON.
+        height, width: the graph's input, pixels.
+        roi: region of the images that the graph sees.
+        thresholds: the calibration in force, where there is one that applies.
+    """
+
+    backend: Backend
+    facts: dict[str, Any]
+    height: int
+    width: int
+    roi: Roi | None
+    thresholds: Thresholds | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One image and what the graph said about it; `seconds` is the engine's time."""
+
+    image: TestImage
+    output: RawOutput
+    seconds: float
+
+    @property
+    def score(self) -> float:
+        """Raw units."""
+        return float(self.output.score[0])
+
+
+class TorchBackend:
+    """A run's graph in torch, in FP32 on the CPU (implements `Backend`)."""
+
+    name = "torch"
+    precision: Precision = "fp32"
+
+    def __init__(self, graph: torch.nn.Module) -> None:
+        self._graph = graph.eval()
+
+    def run(self, image: NDArray[np.uint8]) -> RawOutput:
+        """See `Backend.run`."""
+        return run_torch(self._graph, torch.from_numpy(image))
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+
+
+def open_subject(path: Path, backend: str, store: Path | None) -> Subject:
+    """Open a bundle, or a run.
+
+    Raises:
+        EdgeAdError: neither; or it cannot be used.
+    """
+    return _open_bundle(path, backend, store) if (path / MANIFEST).exists() else _open_run(path)
+
+
+def _open_run(path: Path) -> Subject:
+    run = open_run(path)
+    method = load_method(run)
+    config = run.config
+    facts = {
+        "method": config.method,
+        "profile": config.profile,
+        "backend": "torch",
+        "precision": "fp32",
+        "seed": run.seed,
+        "macs": None,  # counted from the exported graph
+        "params": sum(parameter.numel() for parameter in method.parameters()),
+    }
+    roi = config.data.roi.record() if config.data.roi else None
+    return Subject(TorchBackend(method.graph()), facts, config.input.height, config.input.width, roi, None)
+
+
+def _open_bundle(path: Path, backend: str, store: Path | None) -> Subject:
+    if backend not in ("onnxruntime", "torch_tensorrt"):
+        raise BackendError(f"no backend {backend!r}: choose onnxruntime or torch_tensorrt")
+    bundle = open_bundle(path)
+    config = BackendConfig.model_validate({"name": backend})
+    manifest = bundle.manifest
+    facts = {
+        "method": manifest.method,
+        "profile": manifest.profile,
+        "backend": backend,
+        "precision": config.precision,
+        "seed": manifest.training.seed,
+        "macs": manifest.macs,
+        "params": manifest.params,
+    }
+    record = _applicable(in_force(store or default_store(path)), bundle.digest, config.precision)
+    trained_roi = manifest.training.roi.record() if manifest.training.roi else None
+    roi = (record.roi.record() if record.roi else None) if record else trained_roi
+    thresholds = record.thresholds() if record else None
+    engine = open_backend(bundle, config)
+    return Subject(engine, facts, manifest.input.height, manifest.input.width, roi, thresholds)
+
+
+def _applicable(record: CalibrationRecord | None, digest: str, precision: str) -> CalibrationRecord | None:
+    if record is None:
+        return None
+    own_roi = record.roi.record() if record.roi else None
+    return record if why_not(record, digest, precision, own_roi) is None else None
+
+
+def list_any(data: Path) -> list[TestImage]:
+    """The test images of an MVTec layout, or the images of a plain folder as unlabelled ones.
+
+    Raises:
+        DataError: no images.
+    """
+    if (data / "test").is_dir():
+        return list_test(data)
+    return [TestImage(path, UNLABELLED, None) for path in list_images(data)]
+
+
+def score_images(subject: Subject, images: Sequence[TestImage]) -> list[Scored]:
+    """Run every image through the daemon's own path.
+
+    Raises:
+        DataError: an unreadable image, or a ROI that leaves one.
+    """
+    scored = []
+    for image in tracked(images, "evaluate"):
+        batch = preprocess(read_image(image.path), subject.roi, subject.height, subject.width)
+        started = time.perf_counter()
+        output = subject.backend.run(batch)
+        scored.append(Scored(image, output, time.perf_counter() - started))
+    return scored
+
+
+def metrics(scored: Sequence[Scored], roi: Roi | None) -> dict[str, Any]:
+    """The figures of the evaluation JSON: fractions in 0..1, None where the images cannot give them."""
+    labelled = [s for s in scored if s.image.label != UNLABELLED]
+    labels = np.array([s.image.defect for s in labelled], bool)
+    overall = image_metrics(labels, np.array([s.score for s in labelled]))
+    figures: dict[str, Any] = {"n_good": int((~labels).sum()), "n_defect": int(labels.sum())}
+    figures |= {f"image_{name}": value for name, value in dataclasses.asdict(overall).items()}
+    pixel = _pixel_figures(labelled, roi)
+    figures |= {name: pixel.get(name) for name in _PIXEL_NAMES}
+    good = [s for s in labelled if not s.image.defect]
+    figures["per_defect"] = {
+        name: _class_figures(good, [s for s in labelled if s.image.label == name], roi)
+        for name in sorted({s.image.label for s in labelled if s.image.defect})
+    }
+    return figures
+
+
+_PIXEL_NAMES = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_005")
+
+
+def _class_figures(good: list[Scored], defects: list[Scored], roi: Roi | None) -> dict[str, Any]:
+    """Figures of one defect class against all good images."""
+    subset = [*good, *defects]
+    found = image_metrics(np.array([s.image.defect for s in subset], bool), np.array([s.score for s in subset]))
+    pixel = _pixel_figures(subset, roi)
+    return {"n": len(defects), "image_auroc": found.auroc, "image_ap": found.ap} | {
+        name: pixel.get(name) for name in ("pixel_auroc", "pixel_ap", "aupro")
+    }
+
+
+def _pixel_figures(scored: Sequence[Scored], roi: Roi | None) -> dict[str, float | None]:
+    """Figures over all pixels; empty where a defect image has no mask."""
+    if any(s.image.defect and s.image.mask is None for s in scored) or not any(s.image.defect for s in scored):
+        return {}
+    maps = np.concatenate([s.output.anomaly_map for s in scored])
+    masks = np.stack([_mask(s, roi) for s in scored])
+    found = pixel_metrics(masks, maps)
+    return {
+        "pixel_auroc": found.auroc,
+        "pixel_ap": found.ap,
+        "pixel_f1_max": found.f1_max,
+        "aupro": found.aupro,
+        "aupro_005": found.aupro_005,
+    }
+
+
+def _mask(scored: Scored, roi: Roi | None) -> NDArray[np.bool_]:
+    """The mask of an image at the graph's resolution; (H, W)."""
+    height, width = scored.output.anomaly_map.shape[1:]
+    if not scored.image.defect:
+        return np.zeros((height, width), bool)
+    return area_mask(load_mask(scored.image, roi), height, width)
+
+
+def latency(scored: Sequence[Scored]) -> dict[str, float]:
+    """Median and 95th percentile of the engine's time, N = 1, milliseconds; the first run is warm-up."""
+    times = np.array([s.seconds for s in scored[1:] or scored]) * 1e3
+    return {"p50": round(float(np.percentile(times, 50)), 3), "p95": round(float(np.percentile(times, 95)), 3)}
+
+
+def verdict(score: float, thresholds: Thresholds | None) -> str:
+    """What the station would say; empty where it is uncalibrated."""
+    if thresholds is None:
+        return ""
+    return "defect" if score > thresholds.image else "ok"
+
+
+def write_scores(path: Path, scored: Sequence[Scored], thresholds: Thresholds | None) -> None:
+    """One CSV row an image: file, label, score, verdict."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file", "label", "score", "verdict"])
+        for s in scored:
+            writer.writerow([s.image.path, s.image.label, repr(s.score), verdict(s.score, thresholds)])
+
+
+def write_pictures(folder: Path, subject: Subject, scored: Sequence[Scored], each: int = 8) -> None:
+    """Write panels of the images that a person should look at.
+
+    These are the good ones with the highest scores (false alarms to be), the defects with the lowest (misses to be)
+    and the defects with the highest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ranked = sorted(scored, key=lambda s: s.score)
+    good, defect = [s for s in ranked if not s.image.defect], [s for s in ranked if s.image.defect]
+    groups = {"good-highest": good[::-1], "defect-lowest": defect, "defect-highest": defect[::-1]}
+    for name, group in groups.items():
+        for place, s in enumerate(group[:each]):
+            batch = preprocess(read_image(s.image.path), subject.roi, subject.height, subject.width)
+            mask = _mask(s, subject.roi) if s.image.mask else None
+            caption = f"{s.image.label}/{s.image.path.name}  score {s.score:.4f} {verdict(s.score, subject.thresholds)}"
+            write_png(folder / f"{name}-{place:02d}.png", panel(batch, s.output, caption, mask))
+
+
+def evaluate(subject: Subject, scored: Sequence[Scored]) -> dict[str, Any]:
+    """The evaluation JSON."""
+    facts = dict(subject.facts)
+    size = {name: facts.pop(name) for name in ("macs", "params")}
+    return facts | metrics(scored, subject.roi) | size | {"latency_ms": latency(scored)}
+
+
+def write_outputs(
+    subject: Subject, scored: Sequence[Scored], json_path: Path | None, scores: Path | None, report: Path | None
+) -> None:
+    """Write what was asked for, and say the main figures."""
+    result = evaluate(subject, scored)
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if scores is not None:
+        write_scores(scores, scored, subject.thresholds)
+    if report is not None:
+        write_pictures(report, subject, scored)
+    for name in ("image_auroc", "image_ap", *_PIXEL_NAMES):
+        value = result[name]
+        say(f"{name:13} {'-' if value is None else f'{value:.4f}'}")
+    say(f"{'images':13} {result['n_good']} good, {result['n_defect']} defect of {len(scored)}")

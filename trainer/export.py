@@ -1,0 +1,225 @@
+"""From a run to a bundle: export, check against torch, seal."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import nn
+
+from edge_ad import __version__
+from edge_ad.backends.base import max_errors, open_backend
+from edge_ad.bundle import (
+    GOLDEN,
+    MANIFEST,
+    MODEL_FILE,
+    PROGRAM,
+    SCHEMA,
+    SCHEMA_VERSION,
+    Bundle,
+    manifest_digest,
+    open_bundle,
+)
+from edge_ad.config import BackendConfig
+from edge_ad.errors import BundleError, DataError
+from edge_ad.images import sha256_file
+from edge_ad.records import RawOutput
+from trainer.config import TrainConfig
+from trainer.golden import golden_images
+from trainer.macs import count_macs
+from trainer.methods.base import Method, build_method
+from trainer.model_card import model_card
+from trainer.run import Run, load_checkpoint, open_run
+
+OPSET = 18  # what TensorRT 10.3 (JetPack 6) reads
+TOLERANCE = {"anomaly_map": 1e-4, "reconstruction": 1e-4, "score_relative": 1e-4}
+TOLERANCES = {
+    "onnxruntime/fp32": TOLERANCE,
+    "torch_tensorrt/fp32": {"anomaly_map": 1e-3, "reconstruction": 1e-3, "score_relative": 1e-3},
+}
+BATCHES = (1, 2, 5)
+_DYNAMIC = {0: torch.export.Dim("N", min=1, max=64)}
+N_GOLDEN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A graph in all its forms, and what was measured on it."""
+
+    graph: nn.Module
+    model: onnx.ModelProto
+    macs: int
+    params: int
+    worst: dict[str, float]
+
+
+def load_method(run: Run) -> Method:
+    """The averaged weights of a run, ready to run.
+
+    Raises:
+        DataError: the run has no checkpoint.
+    """
+    method = build_method(run.config, run.seed)
+    method.load_state_dict(load_checkpoint(run.path)["average"])
+    return method.eval()
+
+
+def export(run_path: Path, out: Path, program: bool = False, data_licence: str | None = None) -> Bundle:
+    """Write the bundle of a run; with `program`, model.pt2 for Torch-TensorRT in it.
+
+    Raises:
+        DataError: not a run, or `out` exists.
+        BundleError: ONNX Runtime does not agree with torch within 1e-4.
+    """
+    if out.exists():
+        raise DataError(f"{out} exists: a bundle is immutable; give another --out")
+    run = open_run(run_path)
+    state = load_checkpoint(run.path)
+    exported = export_graph(load_method(run), run.config)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        if program:
+            save_program(work / PROGRAM, exported.graph, run.config)
+        _write(work, run, exported, {"steps": state["step"], "minutes": state["seconds"] / 60}, data_licence)
+        open_backend(open_bundle(work), BackendConfig()).close()  # as the station will: nothing unproved leaves here
+        work.chmod(0o755)
+        work.rename(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return open_bundle(out)
+
+
+def export_graph(method: Method, config: TrainConfig) -> Exported:
+    """Export a method's graph to ONNX and compare ONNX Runtime with torch for N = 1, 2 and 5.
+
+    Raises:
+        BundleError: they differ by more than the tolerance.
+    """
+    graph = method.graph().eval()
+    images = torch.from_numpy(golden_images(max(BATCHES), config.input.height, config.input.width))
+    # Traced with N = 2: an example of one row would make the exporter believe that N is always 1.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's advice to its own developers
+        program = torch.onnx.export(
+            graph,
+            (images[:2],),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["anomaly_map", "score", "reconstruction"],
+            dynamic_shapes=(_DYNAMIC,),
+            verbose=False,
+        )
+    if program is None:
+        raise BundleError("torch's exporter returned no program")
+    model = program.model_proto
+    onnx.checker.check_model(model, full_check=True)
+    worst = compare(graph, model, images)
+    params = sum(parameter.numel() for parameter in method.parameters())
+    return Exported(graph, model, count_macs(model), params, worst)
+
+
+def save_program(path: Path, graph: nn.Module, config: TrainConfig) -> None:
+    """Write the graph as a torch.export program, N free."""
+    image = torch.from_numpy(golden_images(2, config.input.height, config.input.width))
+    torch.export.save(torch.export.export(graph, (image,), dynamic_shapes=(_DYNAMIC,)), path)
+
+
+def run_torch(graph: nn.Module, images: torch.Tensor) -> RawOutput:
+    """The graph's outputs from torch, as the back-ends give them."""
+    with torch.inference_mode():
+        anomaly_map, score, reconstruction = graph(images)
+    return RawOutput(anomaly_map.numpy(), score.numpy(), np.ascontiguousarray(reconstruction.numpy()))
+
+
+def compare(graph: nn.Module, model: onnx.ModelProto, images: torch.Tensor) -> dict[str, float]:
+    """Largest difference between torch and ONNX Runtime over `BATCHES`.
+
+    Raises:
+        BundleError: it is above the tolerance.
+    """
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    worst = dict.fromkeys(TOLERANCE, 0.0)
+    for n in BATCHES:
+        found = RawOutput(*session.run(names, {"image": images[:n].numpy()}))
+        for name, error in max_errors(found, run_torch(graph, images[:n])).items():
+            worst[name] = max(worst[name], error)
+            if not error <= TOLERANCE[name]:
+                raise BundleError(f"ONNX Runtime differs from torch: {name} by {error:.2g} at N = {n}; not exported")
+    return worst
+
+
+def _write(folder: Path, run: Run, exported: Exported, spent: dict[str, Any], data_licence: str | None) -> None:
+    size = run.config.input
+    onnx.save(exported.model, str(folder / MODEL_FILE["fp32"]))
+    images = golden_images(N_GOLDEN, size.height, size.width)
+    expected = run_torch(exported.graph, torch.from_numpy(images))
+    np.savez_compressed(
+        folder / GOLDEN,
+        image=images,
+        anomaly_map=expected.anomaly_map,
+        score=expected.score,
+        reconstruction=expected.reconstruction,
+    )
+    fields = _manifest(run, exported, spent, data_licence)
+    fields["program_torch"] = torch.__version__ if (folder / PROGRAM).exists() else None
+    (folder / "MODEL_CARD.md").write_text(model_card(fields), encoding="utf-8")
+    fields["files"] = {
+        path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in sorted(folder.iterdir())
+    }
+    fields["digest"] = manifest_digest(fields)
+    (folder / MANIFEST).write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _manifest(run: Run, exported: Exported, spent: dict[str, Any], data_licence: str | None) -> dict[str, Any]:
+    config, d = run.config, run.config.diffusion
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "method": config.method,
+        "profile": config.profile,
+        "created_at": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "edge_ad_version": __version__,
+        "input": {
+            "height": config.input.height,
+            "width": config.input.width,
+            "dtype": "uint8",
+            "layout": "NHWC",
+            "colour": "RGB",
+            "fit": "stretch",
+        },
+        "diffusion": {
+            "t_s": d.t_s,
+            "t_b": d.t_b,
+            "w": d.w,
+            "beta_start": d.beta_start,
+            "beta_end": d.beta_end,
+            "timesteps": d.timesteps,
+            "noise_seed": config.noise_seed,
+        },
+        "top_k": config.top_k,
+        "macs": exported.macs,
+        "params": exported.params,
+        "tolerances": TOLERANCES,
+        "training": {
+            "seed": run.seed,
+            "steps": spent["steps"],
+            "minutes": round(spent["minutes"], 2),
+            "images_sha256": list(run.train_sha256),
+            "calibration_sha256": list(run.calibration_sha256),
+            "roi": config.data.roi.model_dump() if config.data.roi else None,
+            "data_licence": data_licence,
+        },
+    }

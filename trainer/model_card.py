@@ -1,0 +1,36 @@
+"""MODEL_CARD.md: what a person should know before putting a bundle into service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def model_card(manifest: dict[str, Any]) -> str:
+    """Render the card from the fields of a manifest."""
+    size, training, diffusion = manifest["input"], manifest["training"], manifest["diffusion"]
+    licence = training["data_licence"] or "not stated; the owner of the images decides"
+    return f"""# Model card
+
+| | |
+| --- | --- |
+| method, profile | {manifest["method"]}, {manifest["profile"]} |
+| made by | edge-ad {manifest["edge_ad_version"]}, {manifest["created_at"]} |
+| input | {size["width"]} x {size["height"]} pixels, RGB; a frame of another shape is stretched to it |
+| size | {manifest["params"]:,} parameters, {manifest["macs"] / 1e9:.2f} GMACs an image |
+| noise scales | t_s = {diffusion["t_s"]}, t_b = {diffusion["t_b"]} of {diffusion["timesteps"]}, w = {diffusion["w"]} |
+| score | mean of the {manifest["top_k"]} largest pixels of the anomaly map |
+| trained on | {len(training["images_sha256"])} good images, {training["steps"]} steps, {training["minutes"]} min |
+| held out for calibration | {len(training["calibration_sha256"])} good images |
+| licence of the training data | {licence} |
+
+## Use
+
+It tells parts like those it was trained on from parts that look different. It says nothing about parts, cameras or
+lighting that it has not seen. It has no threshold: calibrate it on site, with good parts, before you act on it
+(`edge-ad-calibrate fit`).
+
+## Limits
+
+Defects that are smaller than about two pixels of the input, and changes of light within the range that training
+varies (see the profile), are not found. The golden images are procedural and show nothing of the training data.
+"""
