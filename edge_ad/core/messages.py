@@ -1,0 +1,401 @@
+"""From records to MQTT messages: topic, payload, QoS and retain flag; docs/mqtt.md is the integrator's view of it.
+
+A result is stored before it is sent, so its rendering has two halves. `result_body`, `alarm_event_body` and `gap_body`
+make what is stored, once; `stamped` adds, on each sending, the two fields in which copies may differ: `published_ms`
+and `historical`. All text is ASCII: other characters of a JSON string are escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Literal, TypedDict
+
+from edge_ad.core.alarms import AlarmEvent, AlarmState
+from edge_ad.records import CameraState, Event, Region, Verdict
+
+PREFIX = "edge-ad"
+RESULT_SCHEMA = "edge-ad/result/1"
+GAP_SCHEMA = "edge-ad/gap/1"
+ALARM_STATE_SCHEMA = "edge-ad/alarm-state/1"
+ALARM_EVENT_SCHEMA = "edge-ad/alarm-event/1"
+CAMERA_SCHEMA = "edge-ad/camera/1"
+HEALTH_SCHEMA = "edge-ad/health/1"
+PLC_VERSION = 1
+
+PLC_MAX_BYTES = 240  # what the send block of older controllers carries
+PLC_MAX_NAME = 32  # bytes of `cam`, as NAME_PATTERN of the configuration has it
+PLC_MAX_REASON = 20
+PLC_RESULT: dict[Verdict, int] = {"not_inspected": 0, "ok": 1, "defect": 2}
+PLC_LATE = "late"
+
+StatusWord = Literal["online", "stopped", "offline"]
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One MQTT publish."""
+
+    topic: str
+    payload: bytes
+    qos: Literal[0, 1]
+    retain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StationContext:
+    """What all messages of one run of the daemon share.
+
+    Attributes:
+        station: the station's name.
+        boot_id: names this run of the daemon.
+        bundle: digest of the bundle in service.
+        simulated: the images do not show the part that is on the line now (a folder, a video file).
+    """
+
+    station: str
+    boot_id: str
+    bundle: str
+    simulated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the station is, for `health`.
+
+    Attributes:
+        version: of the edge-ad package.
+        backend, precision: the engine in service.
+        calibration: number of the calibration record in force; None while uncalibrated.
+        detail: one line that says what is not right; empty if nothing is.
+        started_ns: wall clock when the process started, nanoseconds since the epoch, UTC.
+    """
+
+    version: str
+    backend: str
+    precision: str
+    calibration: int | None
+    detail: str
+    started_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxFigures:
+    """The outbox in figures.
+
+    Attributes:
+        unsent: rows that the broker has not acknowledged.
+        full_parts: parts since the start that became `not_inspected`, reason `outbox_full`, for want of room.
+        gap_parts: parts since the start that only a gap record speaks of.
+    """
+
+    unsent: int
+    full_parts: int
+    gap_parts: int
+
+
+class RegionBody(TypedDict):
+    """A region of `result`; full-frame pixels, `peak` 0..1."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+    area: int
+    peak: float | None
+
+
+class ResultBody(TypedDict):
+    """The payload of `result`, in its order; `published_ms` and `historical` are None until `stamped`."""
+
+    schema: str
+    station: str
+    camera: str
+    boot_id: str
+    seq: int
+    frame_id: int
+    part_id: str | None
+    trigger_id: str | None
+    verdict: Verdict
+    reason: str | None
+    score: float | None
+    threshold: float | None
+    regions: list[RegionBody]
+    captured_at: str
+    captured_ms: int
+    published_ms: int | None
+    latency_ms: dict[str, float | None]
+    bundle: str
+    calibration: int | None
+    historical: bool | None
+    simulated: bool
+
+
+class GapBody(TypedDict):
+    """The payload of a gap record on `result`: parts `seq_from` to `seq_to` have no result of their own."""
+
+    schema: str
+    station: str
+    boot_id: str
+    seq_from: int
+    seq_to: int
+    reason: str
+    captured_at: str
+    captured_ms: int
+    published_ms: int | None
+    historical: bool | None
+    simulated: bool
+
+
+class AlarmEventBody(TypedDict):
+    """The payload of `alarm/<camera>/<id>/event`; `seq` is the part that caused it."""
+
+    schema: str
+    station: str
+    camera: str
+    alarm: str
+    event: str
+    boot_id: str
+    seq: int
+    part_id: str | None
+    trigger_id: str | None
+    count: int
+    score: float | None
+    threshold: float | None
+    captured_at: str
+    captured_ms: int
+    published_ms: int | None
+    historical: bool | None
+    simulated: bool
+
+
+def status(station: str, word: StatusWord) -> Message:
+    """The retained word that says whether the station is there; `offline` is the last will."""
+    return Message(_topic(station, "status"), word.encode(), 1, retain=True)
+
+
+def heartbeat(station: str, count: int) -> Message:
+    """A counter that changes for as long as the inference loop turns."""
+    return Message(_topic(station, "heartbeat"), str(count).encode(), 0, retain=False)
+
+
+def result_body(context: StationContext, seq: int, event: Event) -> ResultBody:
+    """What is stored of a part."""
+    decision = event.decision
+    return {
+        "schema": RESULT_SCHEMA,
+        "station": context.station,
+        "camera": event.camera,
+        "boot_id": context.boot_id,
+        "seq": seq,
+        "frame_id": event.frame_id,
+        "part_id": _text(event.part_id),
+        "trigger_id": _text(event.trigger_id),
+        "verdict": decision.verdict,
+        "reason": _text(decision.reason),
+        "score": _finite(decision.score),
+        "threshold": _finite(decision.threshold),
+        "regions": [_region_body(region) for region in decision.regions],
+        "captured_at": iso8601(event.captured_ns),
+        "captured_ms": event.captured_ns // 1_000_000,
+        "published_ms": None,
+        "latency_ms": {stage: _finite(ms, digits=3) for stage, ms in event.latency_ms.items()},
+        "bundle": context.bundle,
+        "calibration": decision.calibration,
+        "historical": None,
+        "simulated": context.simulated,
+    }
+
+
+def gap_body(context: StationContext, seq_from: int, seq_to: int, reason: str, captured_ns: int) -> GapBody:
+    """What is stored of parts that there was no room for; `captured_ns` is of the first of them."""
+    return {
+        "schema": GAP_SCHEMA,
+        "station": context.station,
+        "boot_id": context.boot_id,
+        "seq_from": seq_from,
+        "seq_to": seq_to,
+        "reason": reason,
+        "captured_at": iso8601(captured_ns),
+        "captured_ms": captured_ns // 1_000_000,
+        "published_ms": None,
+        "historical": None,
+        "simulated": context.simulated,
+    }
+
+
+def alarm_event_body(context: StationContext, alarm: str, happened: AlarmEvent, event: Event) -> AlarmEventBody:
+    """What is stored of an alarm event; `event` is the part that caused it."""
+    return {
+        "schema": ALARM_EVENT_SCHEMA,
+        "station": context.station,
+        "camera": event.camera,
+        "alarm": alarm,
+        "event": happened.kind,
+        "boot_id": context.boot_id,
+        "seq": happened.part.seq,
+        "part_id": _text(event.part_id),
+        "trigger_id": _text(event.trigger_id),
+        "count": happened.count,
+        "score": _finite(event.decision.score),
+        "threshold": _finite(event.decision.threshold),
+        "captured_at": iso8601(event.captured_ns),
+        "captured_ms": event.captured_ns // 1_000_000,
+        "published_ms": None,
+        "historical": None,
+        "simulated": context.simulated,
+    }
+
+
+def result(body: ResultBody | GapBody, published_ms: int, historical_after_ms: int) -> Message:
+    """A stored result or gap record, to be sent now."""
+    return Message(_topic(body["station"], "result"), stamped(body, published_ms, historical_after_ms), 1, retain=False)
+
+
+def alarm_event(body: AlarmEventBody, published_ms: int, historical_after_ms: int) -> Message:
+    """A stored alarm event, to be sent now."""
+    topic = _topic(body["station"], "alarm", body["camera"], body["alarm"], "event")
+    return Message(topic, stamped(body, published_ms, historical_after_ms), 1, retain=False)
+
+
+def stamped(body: ResultBody | GapBody | AlarmEventBody, published_ms: int, historical_after_ms: int) -> bytes:
+    """The payload of a stored body, its two open fields filled in."""
+    historical = published_ms - body["captured_ms"] > historical_after_ms
+    return to_json({**body, "published_ms": published_ms, "historical": historical})
+
+
+def alarm_state(context: StationContext, camera: str, alarm: str, state: AlarmState) -> Message:
+    """The retained present state of an alarm."""
+    body = {
+        "schema": ALARM_STATE_SCHEMA,
+        "station": context.station,
+        "camera": camera,
+        "alarm": alarm,
+        "state": state.condition,
+        "since_at": iso8601(state.since_ns) if state.since_ns is not None else None,
+        "since_ms": state.since_ns // 1_000_000 if state.since_ns is not None else None,
+        "count": state.count,
+        "seq": state.seq,
+        "score": _finite(state.score),
+        "simulated": context.simulated,
+    }
+    return Message(_topic(context.station, "alarm", camera, alarm, "state"), to_json(body), 1, retain=True)
+
+
+def camera(context: StationContext, state: CameraState) -> Message:
+    """The retained state of a camera."""
+    body = {
+        "schema": CAMERA_SCHEMA,
+        "station": context.station,
+        "camera": state.name,
+        "state": state.state,
+        "detail": _text(state.detail),
+        "since_at": iso8601(state.since_ns),
+        "since_ms": state.since_ns // 1_000_000,
+        "frames": state.frames,
+        "skipped": state.skipped,
+        "simulated": context.simulated,
+    }
+    return Message(_topic(context.station, "camera", state.name), to_json(body), 1, retain=True)
+
+
+def health(context: StationContext, state: Health, outbox: OutboxFigures, refusal: str) -> Message:
+    """The retained health of the station; `refusal` says what publish the broker refuses, "" if none."""
+    body = {
+        "schema": HEALTH_SCHEMA,
+        "station": context.station,
+        "boot_id": context.boot_id,
+        "version": state.version,
+        "bundle": context.bundle,
+        "backend": state.backend,
+        "precision": state.precision,
+        "calibration": state.calibration,
+        "detail": _text(state.detail),
+        "publish_refused": _text(refusal),
+        "outbox": asdict(outbox),
+        "started_at": iso8601(state.started_ns),
+        "started_ms": state.started_ns // 1_000_000,
+        "simulated": context.simulated,
+    }
+    return Message(_topic(context.station, "health"), to_json(body), 1, retain=True)
+
+
+def plc(body: ResultBody, *, late: bool) -> Message:
+    """The compact form of a result: flat, ASCII without escapes, at most 240 bytes, each field of one type.
+
+    Args:
+        body: the stored result.
+        late: the deadline has passed: the verdict, its score and threshold are withheld.
+    """
+    code, reason = (0, PLC_LATE) if late else (PLC_RESULT[body["verdict"]], body["reason"])
+    score, threshold = (None, None) if late else (body["score"], body["threshold"])
+    head = f'{{"v":{PLC_VERSION},"cam":"{_tail(_plc_text(body["camera"]), PLC_MAX_NAME)}","seq":{body["seq"]}'
+    tail = (
+        f'"res":{code},"rsn":"{_plc_text(reason)[:PLC_MAX_REASON]}","sc":{_plc_number(score)}'
+        f',"thr":{_plc_number(threshold)},"t":{body["captured_ms"]},"sim":{int(body["simulated"])}}}'
+    )
+    room = PLC_MAX_BYTES - len(head) - len(tail) - len(',"part":"","trg":"",')
+    part, trigger = _fit(_plc_text(body["part_id"]), _plc_text(body["trigger_id"]), room)
+    payload = f'{head},"part":"{part}","trg":"{trigger}",{tail}'
+    return Message(_topic(body["station"], "plc"), payload.encode("ascii"), 1, retain=False)
+
+
+def iso8601(ns: int) -> str:
+    """Nanoseconds since the epoch as ISO 8601, UTC, to the millisecond: 2026-11-22T04:55:33.123Z."""
+    moment = _EPOCH + timedelta(milliseconds=ns // 1_000_000)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def to_json(body: Mapping[str, object]) -> bytes:
+    """Compact ASCII JSON; NaN and infinities are a programming error here."""
+    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _topic(station: str, *levels: str) -> str:
+    return "/".join((PREFIX, station, *levels))
+
+
+def _region_body(region: Region) -> RegionBody:
+    peak = _finite(region.peak, digits=6)
+    return {"x": region.x, "y": region.y, "w": region.w, "h": region.h, "area": region.area, "peak": peak}
+
+
+def _finite(value: float | None, digits: int | None = None) -> float | None:
+    """None for what JSON cannot say; rounded where `digits` is given."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(value) if digits is None else round(float(value), digits)
+
+
+def _text(value: str | None) -> str | None:
+    """A string that every JSON reader takes: file names may hold bytes that are no text (lone surrogates)."""
+    return None if value is None else value.encode("utf-8", "replace").decode("utf-8")
+
+
+def _plc_text(value: str | None) -> str:
+    """Printable ASCII that needs no escape in JSON, so that a controller can cut it out by position; None is empty."""
+    return "".join(c if " " <= c <= "~" and c not in '"\\' else "?" for c in value or "")
+
+
+def _plc_number(value: float | None) -> str:
+    """At most 13 characters, six significant digits, no exponent where small; None is 0, for a field keeps its type."""
+    if value is None or not math.isfinite(value):
+        return "0"
+    text = f"{value:.6g}" if abs(value) >= 1e-4 else f"{value:.9f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def _tail(value: str, room: int) -> str:
+    """The end of a text that is too long, marked: serial numbers differ at their end."""
+    return value if len(value) <= room else "~" + value[len(value) - room + 1 :]
+
+
+def _fit(part: str, trigger: str, room: int) -> tuple[str, str]:
+    """Both texts within `room` characters; whoever is short leaves the rest to the other."""
+    trigger_room = max(room // 2, room - len(part))
+    trigger = _tail(trigger, trigger_room)
+    return _tail(part, room - len(trigger)), trigger
