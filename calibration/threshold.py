@@ -80,12 +80,12 @@ def fit(
         confidence: the wanted probability that the wish holds, 0..1.
 
     Raises:
-        CalibrationError: n cannot support the wish, a value is out of range, or a score is not finite.
+        CalibrationError: n cannot support the wish, or a value is out of range.
     """
     if scores.ndim != 1 or scores.shape != kth_largest.shape:
         raise ValueError(f"scores {scores.shape} and kth_largest {kth_largest.shape} must be (n,) both")
     if not (np.isfinite(scores).all() and np.isfinite(kth_largest).all()):
-        raise CalibrationError("a score is not a finite number: the bundle or the back-end is broken, run `check`")
+        raise ValueError("scores and kth_largest must be finite")
     promise = guarantee(scores.size, false_alarm_rate, confidence)
     image = float(np.sort(scores)[promise.rank - 1])
     pixel = float(np.sort(kth_largest)[promise.rank - 1])

@@ -78,7 +78,7 @@ def in_force(store: Path) -> CalibrationRecord | None:
         number = int(json.loads(pointer.read_text(encoding="utf-8"))["number"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CalibrationError(
-            f"{pointer} cannot be read: choose a record with `edge-ad-calibrate rollback`"
+            f"{pointer} cannot be read: choose a record with `edge-ad-calibrate rollback --to N`"
         ) from error
     return read_record(record_path(store, number))
 
