@@ -1,0 +1,180 @@
+"""edge-ad-calibrate: fit thresholds on good images of the site, show them, list them, roll back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pwd
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from calibration import report, store
+from calibration.fit import Request, calibrate
+from edge_ad.backends.base import OPENERS
+from edge_ad.bundle import MODEL_FILE, Bundle, open_bundle
+from edge_ad.config import BackendConfig, StationConfig, default_store, load
+from edge_ad.console import Parser, complain, run_command, say
+from edge_ad.errors import CalibrationError
+from edge_ad.thresholds import CalibrationRecord, in_force, why_not
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What every command works on: the bundle, its calibration store, and the station where one is named."""
+
+    bundle: Bundle
+    store: Path
+    station: StationConfig | None
+
+    def why_not(self, record: CalibrationRecord, like: CalibrationRecord | None = None) -> str | None:
+        """Why a record does not apply here; None if it does.
+
+        Precision and ROI are the station's; without a station those of `like`, and without both any is right.
+        """
+        if self.station is not None:
+            return why_not(record, self.bundle.digest, self.station.backend.precision, self.station.roi_record())
+        model = record if like is None or like.bundle != self.bundle.digest else like
+        return why_not(record, self.bundle.digest, model.precision, model.roi.record() if model.roi else None)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the console script; see docs/calibration.md."""
+    args = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = COMMANDS[args.command]
+    return run_command(lambda: command(args))
+
+
+def fit(args: argparse.Namespace) -> int:
+    """Calibrate and put the result in force."""
+    site = _site(args)
+    if site.station is not None and site.station.bundle.resolve() != site.bundle.path.resolve():
+        complain(f"note: {args.config} runs {site.station.bundle}; this calibration is for {site.bundle.path} only")
+    outcome = calibrate(_request(args, site))
+    if args.json:
+        say(json.dumps(report.outcome_json(outcome, site.store)))
+    else:
+        say("\n".join(report.outcome_lines(outcome, site.store)))
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """Show the record in force; an error where the bundle would run uncalibrated."""
+    site = _site(args)
+    record = in_force(site.store)
+    if record is None:
+        raise CalibrationError(f"no calibration is in force in {site.store}: run `edge-ad-calibrate fit`")
+    if args.json:
+        say(json.dumps(report.record_json(record)))
+    else:
+        say("\n".join(report.record_lines(record, site.store)))
+    reason = site.why_not(record)
+    if reason is not None:
+        raise CalibrationError(f"record {record.number} is not applied: {reason}; run `edge-ad-calibrate fit`")
+    return 0
+
+
+def history(args: argparse.Namespace) -> int:
+    """List the records and every change of the one in force."""
+    site = _site(args)
+    pointer, entries = store.read_pointer(site.store), store.entries(site.store)
+    if args.json:
+        say(json.dumps(report.history_json(entries, pointer)))
+    else:
+        say("\n".join(report.history_lines(entries, pointer)))
+    return 0
+
+
+def rollback(args: argparse.Namespace) -> int:
+    """Put an older record in force."""
+    site = _site(args)
+    like = store.current(site.store) if args.to is None else None
+    record = store.rollback(site.store, args.to, lambda older: site.why_not(older, like), _now(), args.by)
+    say("\n".join(report.record_lines(record, site.store)))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "fit": fit,
+    "show": show,
+    "history": history,
+    "rollback": rollback,
+}
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="edge-ad-calibrate", description="Thresholds from good parts only; see docs/calibration.md.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    fit_parser = commands.add_parser("fit", help="calibrate on good images and put the result in force")
+    show_parser = commands.add_parser("show", help="the record in force; exit code 2 if the bundle runs uncalibrated")
+    history_parser = commands.add_parser("history", help="all records, and who changed what")
+    rollback_parser = commands.add_parser("rollback", help="put an older record in force")
+    for command in (fit_parser, show_parser, history_parser, rollback_parser):
+        _add_site(command)
+    for command in (fit_parser, show_parser, history_parser):
+        command.add_argument("--json", action="store_true", help="machine-readable output")
+    for command in (fit_parser, rollback_parser):
+        command.add_argument("--by", default=_user(), metavar="NAME", help="who asks (default: %(default)s)")
+    _add_fit(fit_parser)
+    rollback_parser.add_argument("--to", type=int, metavar="N", help="default: the newest before the one in force")
+    return parser
+
+
+def _add_site(parser: Parser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's directory")
+    parser.add_argument("--config", type=Path, metavar="STATION", help="the station's YAML: ROI, back-end, store")
+    parser.add_argument("--store", type=Path, metavar="DIR", help="default: the station's, else beside the bundle")
+
+
+def _add_fit(parser: Parser) -> None:
+    parser.add_argument("--good", type=Path, nargs="+", required=True, metavar="DIR", help="images of good parts")
+    parser.add_argument("--held-out", action="store_true", help="of these only what training held out for calibration")
+    parser.add_argument("--false-alarm-rate", type=float, default=0.01, metavar="F", help="default: %(default)s")
+    parser.add_argument("--confidence", type=float, default=0.95, metavar="C", help="default: %(default)s")
+    parser.add_argument("--backend", choices=sorted(OPENERS), help="default: the station's, else onnxruntime")
+    parser.add_argument("--precision", choices=sorted(MODEL_FILE), help="default: the station's, else fp32")
+
+
+def _site(args: argparse.Namespace) -> Site:
+    station = load(args.config) if args.config is not None else None
+    from_station = station.store if station is not None else None
+    return Site(open_bundle(args.bundle), args.store or from_station or default_store(args.bundle), station)
+
+
+def _request(args: argparse.Namespace, site: Site) -> Request:
+    """The station says ROI, camera and back-end; without one the ROI is the one the bundle was trained on."""
+    station = site.station
+    backend = station.backend if station is not None else BackendConfig()
+    wanted = {"name": args.backend or backend.name, "precision": args.precision or backend.precision}
+    return Request(
+        bundle=site.bundle,
+        store=site.store,
+        good=tuple(args.good),
+        only_held_out=args.held_out,
+        false_alarm_rate=args.false_alarm_rate,
+        confidence=args.confidence,
+        backend=backend.model_copy(update=wanted),
+        camera=station.camera.name if station is not None else None,
+        roi=station.roi if station is not None else site.bundle.manifest.training.roi,
+        at=_now(),
+        by=args.by,
+    )
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _user() -> str:
+    """Who is at the keyboard; behind sudo the person, not root."""
+    try:
+        return os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container may run under a number that has no name
+        return f"uid {os.getuid()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

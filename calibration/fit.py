@@ -1,0 +1,116 @@
+"""One calibration on site, from folders of good images to a stored record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibration import histogram, store
+from calibration.scores import GoodImage, GoodScores, distinct, held_out, refuse_training_images, score_images
+from calibration.threshold import Fit, check_wish, guarantee, percent
+from calibration.threshold import fit as fit_thresholds
+from edge_ad.backends.base import open_backend
+from edge_ad.bundle import Bundle
+from edge_ad.config import BackendConfig, RoiConfig
+from edge_ad.images import list_images, refuse_mixed
+from edge_ad.thresholds import CalibrationRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to calibrate, on what, and how sure to be.
+
+    Attributes:
+        bundle: the verified bundle.
+        store: the calibration store to write to.
+        good: folders of images of known-good parts.
+        only_held_out: use of these only what training held out for calibration.
+        false_alarm_rate, confidence: the wish, fractions.
+        backend: the engine, as the daemon will run it.
+        camera: the camera's name, for the record.
+        roi: in pixels of the images, as the daemon will apply it.
+        at: now, ISO 8601, UTC.
+        by: who asks.
+    """
+
+    bundle: Bundle
+    store: Path
+    good: tuple[Path, ...]
+    only_held_out: bool
+    false_alarm_rate: float
+    confidence: float
+    backend: BackendConfig
+    camera: str | None
+    roi: RoiConfig | None
+    at: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The stored record, the fit behind it, the scores, and how many files were copies of others."""
+
+    record: CalibrationRecord
+    fit: Fit
+    scores: GoodScores
+    copies: int
+
+
+def calibrate(request: Request) -> Outcome:
+    """Score the good images, choose the thresholds, store them and put them in force.
+
+    Everything that can be refused is refused before the long work, and nothing is stored before it is done.
+
+    Raises:
+        UsageError: the images or the wish cannot be used; the message says which and why.
+        BackendError: the engine cannot run the bundle.
+    """
+    check_wish(request.false_alarm_rate, request.confidence)
+    paths = [path for folder in request.good for path in list_images(folder)]
+    refuse_mixed(paths)
+    different = distinct(paths)
+    images = _usable(different, request)
+    guarantee(len(images), request.false_alarm_rate, request.confidence)
+    scores = _scores(images, request)
+    fit = fit_thresholds(scores.scores, scores.kth_largest, request.false_alarm_rate, request.confidence)
+    title = f"{len(images)} good images, at most {percent(request.false_alarm_rate)} false alarms"
+    picture = histogram.picture(scores.scores, fit.image_threshold, title)
+    record = store.add(request.store, _draft(request, images, fit), picture)
+    return Outcome(record, fit, scores, len(paths) - len(different))
+
+
+def _usable(images: list[GoodImage], request: Request) -> list[GoodImage]:
+    if request.only_held_out:
+        return held_out(images, request.bundle.manifest)
+    refuse_training_images(images, request.bundle.manifest)
+    return images
+
+
+def _scores(images: list[GoodImage], request: Request) -> GoodScores:
+    roi = request.roi.record() if request.roi is not None else None
+    backend = open_backend(request.bundle, request.backend)
+    try:
+        return score_images(images, backend, request.bundle.manifest, roi)
+    finally:
+        backend.close()
+
+
+def _draft(request: Request, images: list[GoodImage], fit: Fit) -> CalibrationRecord:
+    return CalibrationRecord(
+        schema="edge-ad/calibration",
+        number=1,  # the store gives the real one
+        image_threshold=fit.image_threshold,
+        pixel_threshold=fit.pixel_threshold,
+        false_alarm_rate=request.false_alarm_rate,
+        confidence=request.confidence,
+        rank=fit.guarantee.rank,
+        n_images=len(images),
+        images_sha256=tuple(image.sha256 for image in images),
+        bundle=request.bundle.digest,
+        backend=request.backend.name,
+        precision=request.backend.precision,
+        camera=request.camera,
+        roi=request.roi,
+        created_at=request.at,
+        created_by=request.by,
+    )

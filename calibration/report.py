@@ -1,0 +1,92 @@
+"""Calibration results as lines for a person and as JSON for a machine. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from calibration import histogram
+from calibration.fit import Outcome
+from calibration.store import Entry, Pointer
+from calibration.threshold import expected_rate, percent, reached_confidence
+from edge_ad.thresholds import CalibrationRecord, record_path
+
+Json = dict[str, object]
+
+
+def outcome_lines(outcome: Outcome, store: Path) -> list[str]:
+    """What `fit` says: the histogram, copies if there were any, and the record."""
+    copies = [f"{outcome.copies} files are copies of others: counted once"] if outcome.copies else []
+    bars = histogram.text(outcome.scores.scores, outcome.fit.image_threshold)
+    return [*bars, *copies, *record_lines(outcome.record, store)]
+
+
+def outcome_json(outcome: Outcome, store: Path) -> Json:
+    """The same for a machine."""
+    return {
+        "store": str(store),
+        "record": record_json(outcome.record),
+        "reached_confidence": outcome.fit.guarantee.reached_confidence,
+        "expected_false_alarm_rate": outcome.fit.guarantee.expected_rate,
+        "copies": outcome.copies,
+        "picture": str(record_path(store, outcome.record.number).with_suffix(".png")),
+    }
+
+
+def record_lines(record: CalibrationRecord, store: Path) -> list[str]:
+    """The record in force, its promise and what it is valid for."""
+    n, rank = record.n_images, record.rank
+    reached = reached_confidence(n, rank, record.false_alarm_rate)
+    return [
+        f"record {record.number} in {store}, in force",
+        f"image threshold  {record.image_threshold:.6g} (rank {rank:,} of {n:,} good scores)",
+        f"pixel threshold  {record.pixel_threshold:.6g}",
+        f"false alarms     at most {percent(record.false_alarm_rate)} with {percent(reached)} confidence "
+        f"(wanted {percent(record.confidence)}); expected {percent(expected_rate(n, rank))}",
+        f"valid for        bundle {record.bundle[:12]}, precision {record.precision}, ROI {_roi(record)}",
+        f"made             {record.created_at} by {record.created_by} on {record.backend}"
+        + (f" for camera {record.camera}" if record.camera else ""),
+        f"picture          {record_path(store, record.number).with_suffix('.png')}",
+    ]
+
+
+def record_json(record: CalibrationRecord | None) -> Json | None:
+    """A record as it lies in the store; None stays None."""
+    return record.model_dump(mode="json", by_alias=True) if record is not None else None
+
+
+def history_lines(entries: Sequence[Entry], pointer: Pointer | None) -> list[str]:
+    """One line a record, the one in force marked, then one line a change."""
+    number = pointer.number if pointer is not None else None
+    changes = pointer.changes if pointer is not None else ()
+    return [
+        "   record  images  at most  confidence    threshold  made",
+        *(f" {'*' if entry.number == number else ' '} {entry.number:>6}  {_columns(entry)}" for entry in entries),
+        "changes of the record in force (*)",
+        *(f"   {change.at}  {change.action} -> {change.number} by {change.by}" for change in changes),
+    ]
+
+
+def history_json(entries: Sequence[Entry], pointer: Pointer | None) -> Json:
+    """The same for a machine."""
+    return {
+        "in_force": pointer.number if pointer is not None else None,
+        "records": [{"number": e.number, "record": record_json(e.record), "problem": e.problem} for e in entries],
+        "changes": [change.model_dump() for change in pointer.changes] if pointer is not None else [],
+    }
+
+
+def _columns(entry: Entry) -> str:
+    record = entry.record
+    if record is None:
+        return f"unreadable: {entry.problem}"
+    return (
+        f"{record.n_images:>6,}  {percent(record.false_alarm_rate):>7}  {percent(record.confidence):>10}  "
+        f"{record.image_threshold:>11.6g}  {record.created_at} by {record.created_by}: "
+        f"bundle {record.bundle[:12]}, {record.precision}, ROI {_roi(record)}"
+    )
+
+
+def _roi(record: CalibrationRecord) -> str:
+    roi = record.roi
+    return f"{roi.w}x{roi.h}+{roi.x}+{roi.y}" if roi is not None else "none"
