@@ -56,7 +56,7 @@ def panel(image: NDArray[np.uint8], output: RawOutput, caption: str, mask: NDArr
 
 def marked(image: NDArray[np.uint8], regions: Sequence[Region]) -> Picture:
     """A copy of an (H, W, 3) BGR frame with a box around each region."""
-    picture = image.copy()
+    picture: Picture = image.copy()
     for region in regions:
         corner = (region.x + region.w - 1, region.y + region.h - 1)
         cv2.rectangle(picture, (region.x, region.y), corner, (0, 0, 255), 2)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def main() -> int:
-    """The console script."""
-    return run_command(lambda: _dispatch(sys.argv[1:]))
+def main(argv: list[str] | None = None) -> int:
+    """The console script; `argv` defaults to the process's arguments."""
+    return run_command(lambda: _dispatch(sys.argv[1:] if argv is None else argv))
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -68,13 +68,13 @@ def _train(arguments: argparse.Namespace) -> int:
 
     if arguments.max_minutes is not None and not arguments.max_minutes > 0:
         raise ConfigError(f"--max-minutes must be above 0, got {arguments.max_minutes}")
+    device = _device(arguments.device)
     if arguments.resume:
         run = open_run(arguments.out)
     else:
         config = _config(arguments)
         split = split_good(arguments.data, config.data.hold_out, arguments.seed)
         run = create(arguments.out, config, split, arguments.seed)
-    device = _device(arguments.device)
     torch.set_float32_matmul_precision("highest")
     try:
         train(run, device, arguments.max_minutes, arguments.resume)

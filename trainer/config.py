@@ -126,7 +126,7 @@ class OptimConfig(Strict):
 class SynthesisConfig(Strict):
     """Synthetic anomalies: where (mask kinds), from what (sources) and how strongly (opacity)."""
 
-    perlin: Fraction = Field(1.0, description="odds of a Perlin mask")
+    perlin: float = Field(1.0, ge=0, description="odds of a Perlin mask")
     blob: float = Field(0.0, ge=0, description="odds of an elliptic blob")
     scratch: float = Field(0.0, ge=0, description="odds of a thin scratch")
     perlin_combined: Fraction = Field(0.0, description="share of Perlin masks that unite or intersect two")
@@ -139,6 +139,16 @@ class SynthesisConfig(Strict):
     keep_max: Fraction = Field(0.8, description="largest weight of the original under the mask")
     soft_edge_px: float = Field(0.0, ge=0, description="blur of the mask's border")
     visible: Fraction = Field(0.0, description="a pixel that changed by less is not labelled as defect")
+
+    @model_validator(mode="after")
+    def _drawable(self) -> SynthesisConfig:
+        if self.perlin + self.blob + self.scratch == 0:
+            raise ValueError("one of perlin, blob, scratch must have odds above 0")
+        if self.texture + self.self_augment + self.cut_paste == 0:
+            raise ValueError("one of texture, self_augment, cut_paste must have odds above 0")
+        if self.keep_min > self.keep_max:
+            raise ValueError("need keep_min <= keep_max")
+        return self
 
 
 class TrainConfig(Strict):

@@ -29,5 +29,5 @@ def linear_schedule(timesteps: int, beta_start: float, beta_end: float) -> Sched
     """
     if timesteps < 1 or not 0 < beta_start <= beta_end < 1:
         raise ValueError(f"need timesteps >= 1 and 0 < {beta_start} <= {beta_end} < 1, timesteps {timesteps}")
-    betas: NDArray[np.float64] = np.linspace(beta_start, beta_end, timesteps)
+    betas = np.linspace(beta_start, beta_end, timesteps).astype(np.float64)
     return Schedule(betas, np.cumprod(1.0 - betas))

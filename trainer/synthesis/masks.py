@@ -28,12 +28,12 @@ def perlin_noise(height: int, width: int, rows: int, columns: int, rng: Generato
     sy, sx = _smooth(fy), _smooth(fx)
     top = corner(0, 0) * (1 - sx) + corner(0, 1) * sx
     bottom = corner(1, 0) * (1 - sx) + corner(1, 1) * sx
-    return (np.sqrt(2) * (top * (1 - sy) + bottom * sy)).astype(np.float32)
+    return np.asarray(np.sqrt(2) * (top * (1 - sy) + bottom * sy), np.float32)
 
 
 def _smooth(t: NDArray[np.float32]) -> NDArray[np.float32]:
-    eased: NDArray[np.float32] = t * t * t * (t * (t * 6 - 15) + 10)  # Perlin 2002
-    return eased
+    """The quintic fade of Perlin 2002."""
+    return np.asarray(t * t * t * (t * (t * 6 - 15) + 10), np.float32)
 
 
 def perlin_mask(height: int, width: int, threshold: float, rng: Generator) -> NDArray[np.bool_]:

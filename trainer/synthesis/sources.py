@@ -43,7 +43,7 @@ def _solarize(image: Image, rng: Generator) -> Image:
 
 def _posterize(image: Image, rng: Generator) -> Image:
     keep = 256 - 2 ** int(rng.integers(4, 8))
-    return np.bitwise_and(image, np.uint8(keep))
+    return np.asarray(np.bitwise_and(image, np.uint8(keep)), np.uint8)
 
 
 def _hue(image: Image, rng: Generator) -> Image:

@@ -26,9 +26,10 @@ def focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
         alpha: weight of the positive class; the negative has 1 - alpha.
         gamma: how strongly easy pixels are discounted.
     """
-    log_p = -F.binary_cross_entropy_with_logits(logits, target, reduction="none")  # of the true class
+    z = logits * (2 * target - 1)  # logit of the true class
     weight = alpha * target + (1 - alpha) * (1 - target)
-    return -(weight * (1 - torch.exp(log_p)).pow(gamma) * log_p).mean()
+    discount = torch.exp(gamma * F.logsigmoid(-z))  # (1 - p)^gamma, with a finite gradient also where p rounds to 1
+    return -(weight * discount * F.logsigmoid(z)).mean()
 
 
 def smooth_l1(logits: Tensor, target: Tensor) -> Tensor:

@@ -1,0 +1,47 @@
+"""Training configurations: what ships loads, what is wrong is named."""
+
+from pathlib import Path
+
+import pytest
+
+from edge_ad.errors import ConfigError
+from tests.trainer.tiny import TINY, tiny_config
+from trainer import config as configs
+
+PROFILES = sorted(p.stem for p in Path("configs/trainer").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_shipped_profile_loads_and_bears_its_name(name: str) -> None:
+    assert configs.profile(name).profile == name
+
+
+def test_a_dumped_configuration_loads_as_itself(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(configs.dump(tiny_config()))
+    assert configs.load(tmp_path / "c.yaml") == tiny_config()
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "where"),
+    [
+        ("diffusion", {"prediction": "x0", "t_s": 350}, "diffusion: Value error, need t_s < tau"),
+        ("diffusion", {"prediction": "v"}, "diffusion.prediction"),
+        ("optim", {"batch": 4, "steps": 0, "denoiser_lr": 1, "segmenter_lr": 1}, "optim.steps"),
+        ("denoiser", {"kind": "transformer"}, "denoiser"),
+        ("data", {"hold_out": 1.5}, "data.hold_out"),
+        ("input", {"height": 100, "width": 96}, "input.height"),
+        ("synthesis", {"perlin": 0, "blob": 0, "scratch": 0}, "synthesis"),
+        ("synthesis", {"texture": 0, "self_augment": 0}, "synthesis"),
+        ("synthesis", {"keep_min": 0.9, "keep_max": 0.1}, "synthesis"),
+        ("optim", {"batch": 4, "steps": 1, "denoiser_lr": 1, "segmenter_lr": 1, "warmup": 2}, "optim.warmup"),
+    ],
+)
+def test_a_value_out_of_range_is_named(section: str, value: object, where: str) -> None:
+    with pytest.raises(ConfigError, match=f"tiny: {where}"):
+        configs.parse({**TINY, section: value}, "tiny")
+
+
+def test_textures_are_relative_to_the_file(tmp_path: Path) -> None:
+    text = configs.dump(tiny_config()).replace("textures: null", "textures: dtd")
+    (tmp_path / "c.yaml").write_text(text)
+    assert configs.load(tmp_path / "c.yaml").synthesis.textures == tmp_path / "dtd"

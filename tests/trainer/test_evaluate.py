@@ -1,0 +1,145 @@
+"""Evaluation: figures of the contract, the station's own path, and mistakes in one line."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edge_ad.backends.base import open_backend
+from edge_ad.bundle import open_bundle
+from edge_ad.config import BackendConfig
+from edge_ad.core.preprocess import preprocess
+from edge_ad.images import read_image
+from tests.trainer.tiny import make_dataset, part, tiny_config
+from trainer import config as configs
+from trainer.cli import main
+from trainer.data.folder import split_good
+from trainer.export import export
+from trainer.run import create
+from trainer.train import train
+
+FIELDS = [
+    *("method", "profile", "backend", "precision", "seed", "n_good", "n_defect"),
+    *("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_005"),
+    *("per_defect", "macs", "params", "latency_ms"),
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data/, run/ and bundle/."""
+    root = tmp_path_factory.mktemp("evaluate")
+    data = make_dataset(root / "data")
+    run = create(root / "run", tiny_config(), split_good(data, 0.25, 0), 0)
+    train(run, torch.device("cpu"), None, resume=False, workers=0)
+    export(run.path, root / "bundle")
+    return root
+
+
+def _command(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def _evaluate(root: Path, subject: str, out: Path, *more: object) -> dict[str, object]:
+    assert _command("evaluate", root / subject, "--data", root / "data", "--json", out, *more) == 0
+    result: dict[str, object] = json.loads(out.read_text())
+    return result
+
+
+def test_a_bundle_gets_every_figure_of_the_contract(root: Path, tmp_path: Path) -> None:
+    result = _evaluate(root, "bundle", tmp_path / "e.json", "--report", tmp_path / "report")
+    assert list(result) == FIELDS
+    assert (result["n_good"], result["n_defect"]) == (3, 3)
+    assert all(0 <= result[name] <= 1 for name in FIELDS[7:15])  # type: ignore[operator]
+    assert list(result["per_defect"]) == ["hole"]  # type: ignore[call-overload]
+    assert {p.name for p in (tmp_path / "report").iterdir()} >= {"defect-lowest-00.png", "good-highest-00.png"}
+
+
+def test_a_run_and_its_bundle_score_the_same(root: Path, tmp_path: Path) -> None:
+    def scores(subject: str) -> list[float]:
+        _evaluate(root, subject, tmp_path / "e.json", "--scores", tmp_path / "s.csv")
+        with (tmp_path / "s.csv").open() as stream:
+            return [float(row["score"]) for row in csv.DictReader(stream)]
+
+    assert scores("run") == pytest.approx(scores("bundle"), rel=1e-4)
+
+
+def test_scores_are_those_of_the_frame_path(root: Path, tmp_path: Path) -> None:
+    _evaluate(root, "bundle", tmp_path / "e.json", "--scores", tmp_path / "s.csv")
+    backend = open_backend(open_bundle(root / "bundle"), BackendConfig())
+    with (tmp_path / "s.csv").open() as stream:
+        for row in csv.DictReader(stream):
+            batch = preprocess(read_image(Path(row["file"])), None, 32, 32)
+            assert float(row["score"]) == float(backend.run(batch).score[0])
+            assert row["verdict"] == ""  # uncalibrated
+
+
+def test_a_plain_folder_gets_scores_and_no_figures(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e.json"
+    plain = root / "data/test/hole"
+    assert _command("evaluate", root / "bundle", "--data", plain, "--json", out) == 0
+    result = json.loads(out.read_text())
+    assert (result["n_good"], result["n_defect"], result["image_auroc"]) == (0, 0, None)
+
+
+def test_without_masks_the_pixel_figures_are_null(root: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(root / "data", tmp_path / "data")
+    shutil.rmtree(tmp_path / "data/ground_truth")
+    out = tmp_path / "e.json"
+    assert _command("evaluate", root / "bundle", "--data", tmp_path / "data", "--json", out) == 0
+    result = json.loads(out.read_text())
+    assert result["image_auroc"] is not None
+    assert (result["pixel_ap"], result["aupro"]) == (None, None)
+
+
+def _mistakes(root: Path, tmp: Path) -> dict[str, tuple[list[object], str]]:
+    (tmp / "empty").mkdir()
+    (tmp / "broken").mkdir()
+    (tmp / "broken/a.png").write_bytes(b"not a picture")
+    (tmp / "mixed").mkdir()
+    import cv2
+
+    cv2.imwrite(str(tmp / "mixed/grey.png"), np.zeros((40, 40), np.uint8))
+    cv2.imwrite(str(tmp / "mixed/colour.png"), part(0))
+    config = tmp / "c.yaml"
+    config.write_text(configs.dump(tiny_config()).replace("top_k: 10", "top_k: 10\nlearning_rate: 1"))
+    out = tmp / "out"
+    return {
+        "no images": (["train", "--data", tmp / "empty", "--out", out], "no images in"),
+        "no folder": (["train", "--data", tmp / "nowhere", "--out", out], "no such folder"),
+        "unreadable": (["train", "--data", tmp / "broken", "--out", out], "a.png"),
+        "mixed": (["train", "--data", tmp / "mixed", "--out", out], "grey.png is grey"),
+        "unknown key": (["train", "--data", root / "data", "--out", out, "--config", config], "learning_rate"),
+        "profile": (["train", "--data", root / "data", "--out", out, "--profile", "huge"], "choose from"),
+        "minutes": (["train", "--data", root / "data", "--out", out, "--max-minutes", "0"], "above 0"),
+        "device": (["train", "--data", root / "data", "--out", out, "--device", "tpu9"], "--device tpu9"),
+        "no run": (["export", tmp / "empty", "--out", out], "is not a run"),
+        "not a bundle": (["evaluate", tmp / "empty", "--data", root / "data"], "is not a run"),
+        "no test": (["evaluate", root / "bundle", "--data", tmp / "empty"], "no images in"),
+        "option": (["train", "--wrong"], "--help"),
+    }
+
+
+CASES = ["no images", "no folder", "unreadable", "mixed", "unknown key", "profile", "minutes", "device", "no run"]
+CASES += ["not a bundle", "no test", "option"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_gets_one_line_and_exit_code_2(
+    root: Path, tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, expected = _mistakes(root, tmp_path)[case]
+    try:
+        code: object = _command(*arguments)
+    except SystemExit as exit_:  # argparse
+        code = exit_.code
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert len(error.strip().splitlines()) == 1, error
+    assert expected in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,98 @@
+"""The losses: their equations, and that no batch gives NaN."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss
+
+from tests.trainer.tiny import tiny_config
+from trainer.config import DiffusionConfig
+from trainer.data.samples import Batch
+from trainer.methods.base import build_method
+from trainer.methods.diffusionad.loss import focal, mean_over, smooth_l1
+from trainer.methods.diffusionad.model import draw_timesteps
+
+
+def test_focal_loss_without_discount_is_half_the_cross_entropy() -> None:
+    """With gamma 0 and alpha 0.5 it is 0.5 x binary cross-entropy."""
+    logits, target = torch.randn(400), (torch.rand(400) < 0.3).float()
+    expected = 0.5 * log_loss(target.numpy(), torch.sigmoid(logits).double().numpy())
+    assert focal(logits, target, 0.5, 0.0).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_focal_loss_of_one_pixel_by_hand() -> None:
+    """At p = 0.8 for the true class: -0.5 (1 - 0.8)^4 ln 0.8."""
+    logit = torch.logit(torch.tensor([0.8]))
+    assert focal(logit, torch.ones(1), 0.5, 4.0).item() == pytest.approx(0.5 * 0.2**4 * 0.223144, rel=1e-4)
+
+
+@given(st.floats(-80, 80), st.sampled_from([0.0, 1.0]), st.floats(0, 6))
+def test_focal_loss_and_its_gradient_are_finite_for_any_logit(logit: float, target: float, gamma: float) -> None:
+    x = torch.tensor([logit], requires_grad=True)
+    focal(x, torch.tensor([target]), 0.5, gamma).backward()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+
+
+def test_smooth_l1_of_a_certain_mistake_is_a_half() -> None:
+    """|p - y| = 1 is at the joint of the two branches: 0.5."""
+    assert smooth_l1(torch.tensor([50.0]), torch.tensor([0.0])).item() == pytest.approx(0.5)
+
+
+def test_the_mean_over_no_row_is_zero() -> None:
+    assert mean_over(torch.ones(3), torch.zeros(3, dtype=torch.bool)) == 0
+
+
+@given(st.integers(1, 300), st.floats(0, 1))
+def test_timesteps_stay_on_their_side_of_tau(n: int, near: float) -> None:
+    config = DiffusionConfig(prediction="x0", near=near)
+    t_s, t_b = draw_timesteps(n, config, torch.Generator().manual_seed(n))
+    assert t_s.min() >= 0
+    assert t_s.max() < config.tau <= t_b.min()
+    assert t_b.max() < config.timesteps
+
+
+batches = st.tuples(
+    st.sampled_from(["random", "black", "white"]),
+    st.lists(st.sampled_from(["good", "part", "all"]), min_size=2, max_size=4),
+    st.sampled_from(["x0", "eps"]),
+)
+
+
+@given(batches)
+@settings(max_examples=25)
+def test_training_never_yields_nan(case: tuple[str, list[str], str]) -> None:
+    """Whatever the batch holds: only good images, only defects, a mask over all of it, constant images."""
+    content, masks, prediction = case
+    method = build_method(tiny_config(diffusion={"prediction": prediction}), seed=0)
+    clean = {"random": torch.rand, "black": torch.zeros, "white": torch.ones}[content](len(masks), 3, 32, 32)
+    mask = torch.stack([{"good": torch.zeros, "all": torch.ones}.get(m, _half)(1, 32, 32) for m in masks])
+    losses = method.losses(Batch(clean, 1 - clean * (1 - mask), mask), torch.Generator().manual_seed(1))
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in method.parameters())
+
+
+def _half(*shape: int) -> torch.Tensor:
+    mask = torch.zeros(shape)
+    mask[..., : shape[-1] // 2] = 1
+    return mask
+
+
+def test_every_weight_gets_a_gradient_and_the_mask_loss_reaches_the_denoiser() -> None:
+    """Training is end to end: the segmentation's gradient passes through the blended reconstruction."""
+    method = build_method(tiny_config(loss={"denoise": 0.0, "smooth_l1": 1.0, "focal": 5.0}), seed=0)
+    clean = torch.rand(4, 3, 32, 32)
+    method.losses(Batch(clean, clean, _half(4, 1, 32, 32)), torch.Generator())["focal"].backward()
+    missing = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert missing == []
+
+
+def test_defect_images_are_no_target_of_the_noise_loss() -> None:
+    """Eq. 9 counts good images only: with none in the batch the term is 0."""
+    method = build_method(tiny_config(), seed=0)
+    clean = torch.rand(2, 3, 32, 32)
+    losses = method.losses(Batch(clean, clean, torch.ones(2, 1, 32, 32)), torch.Generator())
+    assert losses["denoise"] == 0
+    assert losses["restore"] > 0

@@ -1,0 +1,105 @@
+"""Synthetic anomalies: what always holds of a mask, a source and a paste."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.config import SynthesisConfig
+from trainer.synthesis import sources
+from trainer.synthesis.masks import blob_mask, draw_mask, perlin_noise, scratch_mask
+from trainer.synthesis.paste import anomalous, paste
+
+seeds = st.integers(0, 2**32 - 1)
+ALL_KINDS = SynthesisConfig(perlin=0.4, blob=0.3, scratch=0.3, perlin_combined=0.5, cut_paste=0.5, visible=0.02)
+
+
+def _image(seed: int, height: int = 64, width: int = 64) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@given(seeds, st.integers(0, 5), st.integers(0, 5))
+def test_perlin_noise_is_bounded_and_zero_on_its_lattice(seed: int, rows: int, columns: int) -> None:
+    """A gradient noise vanishes at lattice points (Perlin 1985)."""
+    noise = perlin_noise(64, 64, 2**rows, 2**columns, np.random.default_rng(seed))
+    assert np.abs(noise).max() <= 1.5
+    assert np.abs(noise[:: 64 // 2**rows, :: 64 // 2**columns]).max() < 1e-5
+
+
+@given(seeds)
+@settings(max_examples=50)
+def test_a_drawn_mask_is_never_empty(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    assert draw_mask(64, 96, ALL_KINDS, rng).any()
+    assert blob_mask(64, 96, rng).any()
+    assert scratch_mask(64, 96, rng).any()
+
+
+@given(seeds, st.floats(0, 1))
+def test_a_paste_changes_nothing_outside_a_hard_mask(seed: int, keep: float) -> None:
+    rng = np.random.default_rng(seed)
+    image, source, mask = _image(seed), _image(seed + 1), rng.random((64, 64)) < 0.2
+    pasted = paste(image, source, mask, keep, 0.0)
+    assert np.array_equal(pasted[~mask], image[~mask])
+
+
+def test_a_paste_follows_equation_1() -> None:
+    """Under the mask: keep x image + (1 - keep) x source."""
+    image, source = np.full((4, 4, 3), 100, np.uint8), np.full((4, 4, 3), 200, np.uint8)
+    assert (paste(image, source, np.ones((4, 4), bool), 0.25, 0.0) == 175).all()
+
+
+@given(seeds)
+@settings(max_examples=40)
+def test_every_labelled_pixel_is_near_a_visible_change(seed: int) -> None:
+    image = _image(seed)
+    pasted, label = anomalous([image], image, [], False, ALL_KINDS, np.random.default_rng(seed))
+    changed = np.abs(pasted.astype(int) - image).max(axis=2) >= 0.02 * 255
+    padded = np.pad(changed, 1)
+    near = np.any([padded[y : y + 64, x : x + 64] for y in range(3) for x in range(3)], axis=0)
+    assert not (label & ~near).any()
+
+
+def test_an_anomaly_that_cannot_be_seen_gives_an_empty_mask_not_an_endless_search() -> None:
+    """Cut-paste within a constant image."""
+    flat = np.full((64, 64, 3), 128, np.uint8)
+    config = SynthesisConfig(texture=0, self_augment=0, cut_paste=1, visible=0.5)
+    image, label = anomalous([flat], flat, [], False, config, np.random.default_rng(0))
+    assert not label.any()
+    assert np.array_equal(image, flat)
+
+
+@given(seeds)
+@settings(max_examples=30)
+def test_grey_parts_get_grey_defects(seed: int) -> None:
+    image = np.repeat(_image(seed)[..., :1], 3, axis=2)
+    pasted, _ = anomalous([image], image, [], True, ALL_KINDS, np.random.default_rng(seed))
+    assert (pasted == pasted[..., :1]).all()
+
+
+@pytest.mark.parametrize("operation", sources.OPERATIONS)
+def test_every_operation_keeps_shape_and_type_and_leaves_its_input_alone(operation: object) -> None:
+    image = _image(3)
+    before = image.copy()
+    after = operation(image, np.random.default_rng(0))  # type: ignore[operator]
+    assert (after.shape, after.dtype) == (image.shape, np.uint8)
+    assert np.array_equal(image, before)
+
+
+@given(seeds)
+def test_the_grid_shuffle_moves_pixels_and_loses_none(seed: int) -> None:
+    image = _image(seed)
+    shuffled = sources.shuffle_grid(image, np.random.default_rng(seed))
+    assert np.array_equal(np.sort(shuffled.reshape(-1, 3), axis=0), np.sort(image.reshape(-1, 3), axis=0))
+
+
+def test_the_same_generator_gives_the_same_anomaly() -> None:
+    image = _image(5)
+    a, b = (anomalous([image], image, [], False, ALL_KINDS, np.random.default_rng(9)) for _ in range(2))
+    assert np.array_equal(a[0], b[0])
+    assert np.array_equal(a[1], b[1])
+
+
+@given(st.integers(8, 200), st.integers(8, 200), seeds)
+def test_a_crop_of_any_texture_has_the_asked_size(height: int, width: int, seed: int) -> None:
+    assert sources.random_crop(_image(1), height, width, np.random.default_rng(seed)).shape == (height, width, 3)

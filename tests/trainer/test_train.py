@@ -1,0 +1,187 @@
+"""Training: repeatable, resumable, and it leaves a run that explains itself."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edge_ad.errors import DataError
+from tests.trainer.tiny import make_dataset, part, tiny_config
+from trainer import config as configs
+from trainer.data.folder import split_good
+from trainer.data.samples import Samples
+from trainer.run import Run, create, load_checkpoint, open_run
+from trainer.train import learning_rate_factor, train, update_average
+
+CPU = torch.device("cpu")
+
+
+def _new_run(path: Path, data: Path, steps: int = 6, seed: int = 0) -> Run:
+    config = tiny_config()
+    config = config.model_copy(update={"optim": config.optim.model_copy(update={"steps": steps})})
+    return create(path, config, split_good(data, 0.25, seed), seed)
+
+
+def _weights(run: Run) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_checkpoint(run.path)["average"]
+    return state
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data"))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path, data: Path) -> None:
+    runs = [_new_run(tmp_path / name, data, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    for run in runs:
+        train(run, CPU, None, resume=False, workers=0)
+    a, b, c = (_weights(run) for run in runs)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(not torch.equal(a[name], c[name]) for name in a)
+
+
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: Path, data: Path) -> None:
+    whole = _new_run(tmp_path / "whole", data)
+    train(whole, CPU, None, resume=False, workers=0)
+    cut = _new_run(tmp_path / "cut", data)
+    with pytest.raises(KeyboardInterrupt):
+        _train_and_interrupt(cut, after=3)
+    assert load_checkpoint(cut.path)["step"] == 3
+    train(cut, CPU, None, resume=True, workers=0)
+    assert all(torch.equal(value, _weights(cut)[name]) for name, value in _weights(whole).items())
+
+
+def _train_and_interrupt(run: Run, after: int) -> None:
+    import trainer.train as loop
+
+    real, count = loop._train_step, 0
+
+    def step(*arguments: object) -> dict[str, float]:
+        nonlocal count
+        if count == after:
+            raise KeyboardInterrupt
+        count += 1
+        return real(*arguments)  # type: ignore[arg-type]
+
+    loop._train_step = step  # type: ignore[assignment]
+    try:
+        train(run, CPU, None, resume=False, workers=0)
+    finally:
+        loop._train_step = real
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, data: Path) -> None:
+    """The real command, interrupted as a terminal does it: the whole process group gets the signal."""
+    config = tmp_path / "tiny.yaml"
+    config.write_text(configs.dump(tiny_config(optim={"steps": 10**6, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3})))
+    command = [sys.executable, "-m", "trainer", "train", "--data", data, "--out", tmp_path / "run", "--config", config]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    log = tmp_path / "run" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "--resume" in out
+    assert "Traceback" not in err
+    assert load_checkpoint(tmp_path / "run")["step"] > 0
+
+
+def test_a_run_lists_its_images_and_holds_some_out(tmp_path: Path, data: Path) -> None:
+    run = _new_run(tmp_path / "run", data)
+    assert len(run.train_sha256) == 6
+    assert len(run.calibration_sha256) == 2
+    assert not set(run.train_sha256) & set(run.calibration_sha256)
+    assert len(list((run.path / "calibration_split").iterdir())) == 2
+    assert open_run(run.path).config == run.config
+
+
+def test_the_split_does_not_depend_on_file_names(tmp_path: Path, data: Path) -> None:
+    other = tmp_path / "renamed"
+    other.mkdir()
+    for i, path in enumerate(sorted((data / "train/good").iterdir(), reverse=True)):
+        (other / f"x{i}.png").write_bytes(path.read_bytes())
+    assert set(split_good(data, 0.25, 0).calibration.values()) == set(split_good(other, 0.25, 0).calibration.values())
+
+
+def test_a_run_is_never_overwritten(tmp_path: Path, data: Path) -> None:
+    _new_run(tmp_path / "run", data)
+    with pytest.raises(DataError, match="already holds a run"):
+        _new_run(tmp_path / "run", data)
+
+
+def test_a_resumed_run_refuses_changed_images(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data")
+    run = _new_run(tmp_path / "run", data)
+    train(run, CPU, None, resume=False, workers=0)
+    victim = Path(json.loads((run.path / "images.json").read_text())["train"][0]["path"])
+    victim.write_bytes(b"something else")
+    with pytest.raises(DataError, match=victim.name):
+        train(run, CPU, None, resume=True, workers=0)
+
+
+def test_a_single_image_is_enough_to_train(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    from edge_ad.images import write_png
+
+    write_png(tmp_path / "one/a.png", part(0))
+    run = _new_run(tmp_path / "run", tmp_path / "one", steps=2)
+    train(run, CPU, None, resume=False, workers=0)
+    assert all(torch.isfinite(value).all() for value in _weights(run).values())
+
+
+def test_a_sample_is_a_function_of_seed_and_index() -> None:
+    good = np.stack([part(i, 32) for i in range(4)])
+    a, b = (Samples(good, [], tiny_config(), seed=7) for _ in range(2))
+    _ = [b[i] for i in range(5)]  # what was asked before does not matter
+    assert all(torch.equal(x, y) for x, y in zip(a[11], b[11], strict=True))
+
+
+def test_each_batch_has_its_share_of_defects_and_good_images() -> None:
+    good = np.stack([part(i, 32) for i in range(4)])
+    samples = Samples(good, [], tiny_config(), seed=0)
+    defects = [bool(samples[i][2].any()) for i in range(40)]
+    assert not any(defects[i] for i in range(40) if i % 4 >= 2)
+    assert sum(defects) >= 18  # an invisible draw may stay good
+
+
+def test_every_good_image_is_used_once_an_epoch() -> None:
+    config = tiny_config(
+        data={"rotate_deg": 0, "shift": 0, "zoom": 0, "brightness": 0, "contrast": 0}, optim={**_OPTIM, "anomalous": 0}
+    )
+    good = np.stack([part(i, 32) for i in range(8)])
+    samples = Samples(good, [], config, seed=0)
+    seen = {samples[i][0].numpy().tobytes() for i in range(8)}
+    assert seen == {image.tobytes() for image in good}
+
+
+_OPTIM = {"batch": 4, "steps": 6, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3}
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    factors = [learning_rate_factor(p, 0.1) for p in np.linspace(0, 1, 101)]
+    assert factors[0] == 0
+    assert max(factors) == pytest.approx(1.0)
+    assert factors[-1] == pytest.approx(0.0, abs=1e-9)
+    assert factors[:11] == sorted(factors[:11])
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_the_average_of_constant_weights_is_those_weights() -> None:
+    model, average = torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)
+    with torch.no_grad():
+        model.weight.fill_(5.0)
+    for step in range(2000):
+        update_average(average, model, 0.99, step)
+    assert torch.allclose(average.weight, torch.full((3,), 5.0), atol=1e-3)
