@@ -23,7 +23,7 @@ class Channel(Generic[Item]):
             raise ValueError(f"capacity must be at least 1, got {capacity}")
         self._items: deque[Item] = deque()
         self._capacity = capacity
-        self._policy = policy
+        self.policy = policy
         self._closed = False
         self._changed = threading.Condition()
         self.dropped = 0
@@ -31,7 +31,7 @@ class Channel(Generic[Item]):
     def put(self, item: Item, timeout_s: float | None = None) -> bool:
         """Hand over an item; False if there was no room within `timeout_s`, or the channel is closed."""
         with self._changed:
-            if self._policy == "drop_oldest" and len(self._items) == self._capacity:
+            if self.policy == "drop_oldest" and len(self._items) == self._capacity:
                 self._items.popleft()
                 self.dropped += 1
             self._changed.wait_for(self._has_room_or_closed, timeout_s)
