@@ -130,7 +130,9 @@ def _add_site(parser: Parser) -> None:
 
 
 def _add_fit(parser: Parser) -> None:
-    parser.add_argument("--good", type=Path, nargs="+", required=True, metavar="DIR", help="images of good parts")
+    parser.add_argument(
+        "--good", type=Path, action="append", required=True, metavar="DIR", help="images of good parts; repeatable"
+    )
     parser.add_argument("--held-out", action="store_true", help="of these only what training held out for calibration")
     parser.add_argument("--false-alarm-rate", type=float, default=0.01, metavar="F", help="default: %(default)s")
     parser.add_argument("--confidence", type=float, default=0.95, metavar="C", help="default: %(default)s")

@@ -1,0 +1,227 @@
+"""Rules of the calibration store: numbered, never overwritten, one in force, changed atomically, by one at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import PIPE
+
+import cv2
+import numpy as np
+import pytest
+
+from calibration import store as stores
+from edge_ad.errors import CalibrationError
+from edge_ad.thresholds import CalibrationRecord, in_force, record_path
+
+PICTURE = np.full((4, 6, 3), 200, np.uint8)
+AT = "2026-11-22T05:00:00Z"
+
+
+def draft(threshold: float = 0.5, bundle: str = "b" * 64) -> CalibrationRecord:
+    return CalibrationRecord(
+        schema="edge-ad/calibration",
+        number=1,
+        image_threshold=threshold,
+        pixel_threshold=threshold / 2,
+        false_alarm_rate=0.05,
+        confidence=0.95,
+        rank=59,
+        n_images=59,
+        images_sha256=("a" * 64,),
+        bundle=bundle,
+        backend="onnxruntime",
+        precision="fp32",
+        camera=None,
+        roi=None,
+        created_at=AT,
+        created_by="anna",
+    )
+
+
+def applies(record: CalibrationRecord) -> str | None:
+    return None if record.bundle == "b" * 64 else "another bundle"
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (store / "records").iterdir()}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "store"
+
+
+def test_what_is_stored_is_what_the_device_reads(store: Path) -> None:
+    stored = stores.add(store, draft(0.125), PICTURE)
+    assert stored.number == 1
+    assert in_force(store) == stored == stores.current(store)
+    decoded = cv2.imread(str(record_path(store, 1).with_suffix(".png")))
+    np.testing.assert_array_equal(decoded, PICTURE)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 1 / 3, float(np.float32(0.7)), 5e-324, 1e300])
+def test_a_threshold_is_read_back_to_the_last_bit(store: Path, threshold: float) -> None:
+    stores.add(store, draft(threshold), PICTURE)
+    found = in_force(store)
+    assert found is not None
+    assert found.image_threshold == threshold
+
+
+def test_each_record_gets_the_next_number_and_older_files_stay_as_they_were(store: Path) -> None:
+    stores.add(store, draft(0.1), PICTURE)
+    before = contents(store)
+    assert stores.add(store, draft(0.2), PICTURE).number == 2
+    after = contents(store)
+    assert sorted(after) == ["000001.json", "000001.png", "000002.json", "000002.png"]
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize("leftover", ["000007.json", "000007.png"])
+def test_a_number_that_any_file_has_taken_is_never_given_again(store: Path, leftover: str) -> None:
+    """Also that of a record which a power cut left half written."""
+    stores.add(store, draft(), PICTURE)
+    (store / "records" / leftover).write_bytes(b"{")
+    assert stores.add(store, draft(), PICTURE).number == 8
+    assert (store / "records" / leftover).read_bytes() == b"{"
+
+
+def test_rollback_chooses_the_previous_record_that_applies_and_is_an_entry_of_the_history(store: Path) -> None:
+    for threshold, bundle in ((0.1, "b"), (0.2, "c"), (0.3, "b")):
+        stores.add(store, draft(threshold, bundle * 64), PICTURE)
+    before = contents(store)
+    assert stores.rollback(store, None, applies, "2026-11-23T00:00:00Z", "otto").number == 1
+    assert contents(store) == before
+    pointer = stores.read_pointer(store)
+    assert pointer is not None
+    assert pointer.number == 1
+    assert [(c.action, c.number, c.by) for c in pointer.changes] == [
+        ("fit", 1, "anna"),
+        ("fit", 2, "anna"),
+        ("fit", 3, "anna"),
+        ("rollback", 1, "otto"),
+    ]
+    with pytest.raises(CalibrationError, match="no record before 1"):
+        stores.rollback(store, None, applies, AT, "otto")
+
+
+def test_rollback_to_a_number_goes_forward_as_well(store: Path) -> None:
+    for threshold in (0.1, 0.2, 0.3):
+        stores.add(store, draft(threshold), PICTURE)
+    stores.rollback(store, 1, applies, AT, "otto")
+    assert stores.rollback(store, 3, applies, AT, "otto").image_threshold == 0.3
+    assert stores.add(store, draft(), PICTURE).number == 4
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [(9, "there is no record 9"), (2, "record 2 does not apply: another bundle")]
+)
+def test_a_rollback_that_is_refused_changes_nothing(store: Path, number: int, message: str) -> None:
+    stores.add(store, draft(), PICTURE)
+    stores.add(store, draft(bundle="c" * 64), PICTURE)
+    before = (store / "in_force.json").read_bytes()
+    with pytest.raises(CalibrationError, match=message):
+        stores.rollback(store, number, applies, AT, "otto")
+    assert (store / "in_force.json").read_bytes() == before
+
+
+def test_without_a_store_there_is_nothing_to_roll_back_and_none_is_made(store: Path) -> None:
+    with pytest.raises(CalibrationError, match="there is no calibration store"):
+        stores.rollback(store, None, applies, AT, "otto")
+    assert not store.exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"number": "x"}', b"\xff\xfe"])
+@pytest.mark.parametrize("mend", ["rollback", "fit"])
+def test_a_damaged_pointer_is_mended_by_a_choice_or_a_fit_and_kept_aside(store: Path, damage: bytes, mend: str) -> None:
+    stores.add(store, draft(), PICTURE)
+    (store / "in_force.json").write_bytes(damage)
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        stores.rollback(store, None, applies, AT, "otto")
+    mended = stores.add(store, draft(), PICTURE) if mend == "fit" else stores.rollback(store, 1, applies, AT, "otto")
+    assert in_force(store) == mended
+    assert (store / "in_force.json.damaged").read_bytes() == damage
+
+
+def test_an_unreadable_record_is_listed_with_its_problem_and_skipped_by_a_rollback(store: Path) -> None:
+    for threshold in (0.1, 0.2, 0.3):
+        stores.add(store, draft(threshold), PICTURE)
+    record_path(store, 2).write_bytes(b"{")
+    assert [(entry.number, entry.record is None) for entry in stores.entries(store)] == [
+        (1, False),
+        (2, True),
+        (3, False),
+    ]
+    assert stores.rollback(store, None, applies, AT, "otto").number == 1
+
+
+def test_a_store_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CalibrationError, match=r"cannot write the calibration store .*file/store: Not a directory"):
+        stores.add(tmp_path / "file" / "store", draft(), PICTURE)
+
+
+def test_a_full_disk_leaves_no_half_record_and_the_old_one_in_force(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores.add(store, draft(0.1), PICTURE)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CalibrationError, match="No space left on device"):
+        stores.add(store, draft(0.2), PICTURE)
+    assert sorted(contents(store)) == ["000001.json", "000001.png"]
+    assert in_force(store).image_threshold == 0.1  # type: ignore[union-attr]
+
+
+def test_a_temporary_file_of_a_killed_writer_is_no_obstacle(store: Path) -> None:
+    stores.add(store, draft(), PICTURE)
+    (store / ".in_force.json.tmp").write_text("{")
+    assert stores.add(store, draft(), PICTURE).number == 2
+
+
+def test_nothing_is_named_before_it_is_on_the_disk(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever step a power cut hits, what the pointer names is complete."""
+    seen: list[CalibrationRecord | None] = []
+    real: Callable[[int], None] = os.fsync
+    stores.add(store, draft(0.1), PICTURE)
+    monkeypatch.setattr(os, "fsync", lambda handle: (seen.append(in_force(store)), real(handle))[1])
+    stores.add(store, draft(0.2), PICTURE)
+    assert [record.image_threshold for record in seen if record] == [0.1] * 4 + [0.2]  # png, json, folder, pointer
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from calibration import store as stores
+from edge_ad.thresholds import CalibrationRecord
+draft = CalibrationRecord.model_validate_json(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(10):
+    stores.add(Path(sys.argv[1]), draft, np.zeros((4, 6, 3), np.uint8))
+"""
+
+
+def test_writers_at_the_same_time_each_get_their_own_number(store: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(store), draft().model_dump_json(by_alias=True)]
+    writers = [subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) for _ in range(3)]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert [entry.number for entry in stores.entries(store)] == list(range(1, 31))
+    pointer = stores.read_pointer(store)
+    assert pointer is not None
+    assert [change.number for change in pointer.changes] == list(range(1, 31))
