@@ -1,0 +1,140 @@
+"""The seam between the frame path and a source of images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad import config as configuration
+
+POLL_S = 0.1  # the longest that a source sleeps before it gives its thread a chance to stop
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a source delivered.
+
+    Attributes:
+        image: (H, W, 3) uint8, BGR.
+        part_id: what the source itself knows the part by; a file's name for folders.
+    """
+
+    image: NDArray[np.uint8]
+    part_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A part of which the source has no usable image: it still gets exactly one result."""
+
+    part_id: str
+    detail: str
+
+
+class EndOfFrames(Exception):  # noqa: N818 - not an error, as StopIteration is not
+    """The source has delivered its last frame."""
+
+
+class Camera(Protocol):
+    """A source of images, used by one thread at a time.
+
+    Attributes:
+        complete: every frame must be inspected, so the reader waits; otherwise the source runs free and the newest
+            frame wins.
+    """
+
+    complete: bool
+
+    def open(self) -> None:
+        """Connect.
+
+        Raises:
+            CameraError: it is not there, refused, or did not answer within `open_timeout_s`.
+        """
+
+    def read(self) -> Picture | Unreadable | None:
+        """Wait for the next frame; None if there is none yet and that is no fault.
+
+        Raises:
+            CameraError: it failed, or did not deliver within `read_timeout_s`; close it and open another.
+            EndOfFrames: there will be no more.
+        """
+
+    def close(self) -> None:
+        """Release the device; harmless if it is not open."""
+
+
+class Pace:
+    """Releases one frame per interval, in naps short enough to notice a stop."""
+
+    def __init__(self, interval_s: float) -> None:
+        """Release the first frame at once."""
+        self._interval_s = interval_s
+        self._due = time.monotonic()
+
+    def wait(self) -> bool:
+        """Wait for the next frame's time, `POLL_S` at the most; True once it has come."""
+        now = time.monotonic()
+        if now < self._due:
+            time.sleep(min(self._due - now, POLL_S))
+        return time.monotonic() >= self._due
+
+    def advance(self) -> None:
+        """The frame was delivered: the next is due one interval after this one was, or now if that has passed."""
+        self._due = max(self._due + self._interval_s, time.monotonic())
+
+
+def _v4l2(config: configuration.V4l2Camera, _resume_after: str | None) -> Camera:
+    from edge_ad.cameras.opencv import LiveCamera, connect_v4l2
+
+    return LiveCamera(config.device, lambda: connect_v4l2(config))
+
+
+def _csi(config: configuration.CsiCamera, _resume_after: str | None) -> Camera:
+    from edge_ad.cameras.opencv import LiveCamera, connect_csi
+
+    return LiveCamera(f"CSI sensor {config.sensor_id}", lambda: connect_csi(config))
+
+
+def _rtsp(config: configuration.RtspCamera, _resume_after: str | None) -> Camera:
+    from edge_ad.cameras.opencv import LiveCamera, connect_rtsp, without_password
+
+    return LiveCamera(without_password(config.url), lambda: connect_rtsp(config))
+
+
+def _file(config: configuration.FileCamera, _resume_after: str | None) -> Camera:
+    from edge_ad.cameras.opencv import VideoFile
+
+    return VideoFile(config)
+
+
+def _folder(config: configuration.FolderCamera, resume_after: str | None) -> Camera:
+    from edge_ad.cameras.folder import Folder
+
+    return Folder(config, resume_after)
+
+
+# Any: each kind takes its own configuration; the discriminator `kind` of the configuration pairs them.
+KINDS: dict[str, Callable[[Any, str | None], Camera]] = {
+    "v4l2": _v4l2,
+    "csi": _csi,
+    "rtsp": _rtsp,
+    "file": _file,
+    "folder": _folder,
+}
+SIMULATED = frozenset({"file", "folder"})  # these do not show the part that is on the line now
+
+
+def make_camera(config: configuration.Camera, resume_after: str | None = None) -> Camera:
+    """The source of a configuration, not yet open.
+
+    Args:
+        config: the station's camera.
+        resume_after: part_id of the last part that has its result; only a folder can go on after it.
+    """
+    return KINDS[config.kind](config, resume_after)

@@ -1,0 +1,209 @@
+"""The capture thread: opens the camera, reads it, numbers the frames, and brings it back when it fails.
+
+It has no timer. The inference loop calls `supervise` on its turns; a call into the camera that does not come back is
+given up with its thread, and a fresh thread opens the camera anew.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from loguru import logger
+
+from edge_ad.cameras.base import Camera, EndOfFrames, Picture, Unreadable, make_camera
+from edge_ad.channel import Channel, Policy
+from edge_ad.config import Camera as CameraConfig
+from edge_ad.core.backoff import Backoff
+from edge_ad.errors import CameraError
+from edge_ad.records import CameraPhase, CameraState, Frame, Missed
+
+CAPACITY = 2  # one frame waits while one is inspected; more would only make results older
+HUNG_FACTOR = 4.0  # FFMPEG needs three read time-outs to give up a frozen server; beyond four a call is hung
+MAX_HUNG_THREADS = 3
+PUT_POLL_S = 0.25
+
+Maker = Callable[[CameraConfig, str | None], Camera]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call into the camera that has not returned."""
+
+    name: str
+    since_s: float
+    limit_s: float
+
+
+class _Worker:
+    """One capture thread; `call` is what it is waiting for."""
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread | None = None
+        self.call: _Call | None = None
+
+    def is_alive(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
+
+    def join(self, timeout_s: float) -> None:
+        if self.thread is not None:
+            self.thread.join(timeout_s)
+
+
+class Capture:
+    """One camera, read in a thread of its own into `frames`."""
+
+    def __init__(
+        self,
+        config: CameraConfig,
+        last_frame_id: int = 0,
+        last_part_id: str | None = None,
+        make: Maker = make_camera,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; `start` starts.
+
+        Args:
+            config: the station's camera.
+            last_frame_id: the frame that was the last to get a result; numbering goes on after it.
+            last_part_id: its part; a folder goes on after it.
+            make: makes the camera of a configuration.
+            clock: seconds.
+        """
+        policy: Policy = "block" if make(config, None).complete else "drop_oldest"
+        self.frames: Channel[Frame | Missed] = Channel(CAPACITY, policy)
+        self._config = config
+        self._make = make
+        self._clock = clock
+        self._frame_id = last_frame_id
+        self._part_id = last_part_id
+        self._state = CameraState(config.name, "opening", "", time.time_ns())
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._worker = _Worker()
+        self._hung: list[_Worker] = []
+        self._backoff = Backoff(config.backoff_min_s, config.backoff_max_s)
+        self._pause_s = 0.0  # before the camera is opened again
+
+    def start(self) -> None:
+        """Start a capture thread."""
+        worker = _Worker()
+        # A daemon thread: one that hangs inside a driver must not keep the process from ending.
+        worker.thread = threading.Thread(target=self._work, args=(worker,), name="capture", daemon=True)
+        self._worker = worker
+        worker.thread.start()
+
+    def state(self) -> CameraState:
+        """What the camera is doing."""
+        with self._lock:
+            return replace(self._state, skipped=self.frames.dropped)
+
+    def supervise(self) -> None:
+        """Notice a call into the camera that does not come back; called by the inference loop on its turns.
+
+        Raises:
+            CameraError: so many threads hang that only a new process helps.
+        """
+        with self._lock:
+            call = self._worker.call
+            late_s = 0.0 if call is None else self._clock() - call.since_s
+            if call is None or late_s <= call.limit_s:
+                return
+            if self._state.state == "online":
+                self._change("fault", f"no frame for more than {call.limit_s:g} s")
+            if late_s <= HUNG_FACTOR * call.limit_s:
+                return
+            self._change("fault", f"{call.name} hung and was given up; opened again in a fresh thread")
+            self._hung = [worker for worker in (*self._hung, self._worker) if worker.is_alive()]
+            if len(self._hung) >= MAX_HUNG_THREADS:
+                raise CameraError(f"{len(self._hung)} calls into camera {self._config.name} hang: only a restart helps")
+            self.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the capture; False if a thread hangs and is left behind."""
+        self._stop.set()
+        self.frames.close()
+        deadline = time.monotonic() + timeout_s
+        workers = (*self._hung, self._worker)
+        for worker in workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+        return not any(worker.is_alive() for worker in workers)
+
+    def _work(self, worker: _Worker) -> None:
+        while self._is_wanted(worker):
+            self._attempt(worker)
+            self._stop.wait(self._pause_s)
+
+    def _attempt(self, worker: _Worker) -> None:
+        """Read the camera until it fails, ends, or is no longer wanted."""
+        camera = self._make(self._config, self._part_id)
+        try:
+            self._read_all(worker, camera)
+        except EndOfFrames:
+            if self._is_wanted(worker):
+                self.frames.close()
+                self._stop.set()
+        except CameraError as error:
+            self._fail(worker, str(error))
+        finally:
+            with self._calling(worker, "close", self._config.open_timeout_s):
+                camera.close()
+
+    def _read_all(self, worker: _Worker, camera: Camera) -> None:
+        with self._calling(worker, "open", self._config.open_timeout_s):
+            camera.open()
+        while self._is_wanted(worker):
+            with self._calling(worker, "read", self._config.read_timeout_s):
+                shot = camera.read()
+            if shot is not None:
+                self._deliver(worker, shot)
+
+    @contextmanager
+    def _calling(self, worker: _Worker, name: str, limit_s: float) -> Iterator[None]:
+        worker.call = _Call(name, self._clock(), limit_s)
+        try:
+            yield
+        finally:
+            with self._lock:
+                worker.call = None
+
+    def _is_wanted(self, worker: _Worker) -> bool:
+        """Not stopped, and not given up for another thread."""
+        return worker is self._worker and not self._stop.is_set()
+
+    def _deliver(self, worker: _Worker, shot: Picture | Unreadable) -> None:
+        wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
+        with self._lock:
+            if not self._is_wanted(worker):  # given up meanwhile: another thread numbers the frames now
+                return
+            self._frame_id += 1
+            self._part_id = shot.part_id
+            self._backoff.reset()
+            self._change("online", "")
+            self._state = replace(self._state, frames=self._state.frames + 1)
+            item = self._stamp(shot, wall_ns, monotonic_ns)
+        while not self._stop.is_set() and not self.frames.put(item, PUT_POLL_S):
+            pass
+
+    def _stamp(self, shot: Picture | Unreadable, wall_ns: int, monotonic_ns: int) -> Frame | Missed:
+        if isinstance(shot, Picture):
+            return Frame(self._config.name, self._frame_id, shot.image, wall_ns, monotonic_ns, shot.part_id)
+        logger.warning("camera {}: {}", self._config.name, shot.detail)
+        return Missed(self._config.name, self._frame_id, wall_ns, monotonic_ns, "unreadable", shot.part_id)
+
+    def _fail(self, worker: _Worker, problem: str) -> None:
+        with self._lock:
+            if not self._is_wanted(worker):
+                return
+            self._change("fault", problem)
+            self._pause_s = self._backoff.next_s()
+
+    def _change(self, state: CameraPhase, detail: str) -> None:
+        """Enter a state; said once, however often it is entered. The caller holds the lock."""
+        if (state, detail) == (self._state.state, self._state.detail):
+            return
+        self._state = replace(self._state, state=state, detail=detail, since_ns=time.time_ns())
+        logger.log("WARNING" if state == "fault" else "INFO", "camera {}: {}", self._config.name, detail or state)

@@ -1,0 +1,244 @@
+"""V4L2, CSI, RTSP and video files through OpenCV's videoio.
+
+What OpenCV does not tell: FFMPEG honours its time-outs only where they are given at open, and a frozen RTSP server
+makes read() last about three times the time-out; V4L2 reads its time-out once per process from the environment. So
+a read that OpenCV does not end is ended by `cameras/capture.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.cameras.base import EndOfFrames, Pace, Picture
+from edge_ad.config import CsiCamera, FileCamera, RtspCamera, V4l2Camera
+from edge_ad.errors import CameraError
+from edge_ad.secret import read_secret
+
+VIDEOIO = {"FFMPEG": "FFMPEG", "GStreamer": "GStreamer", "V4L2": "v4l/v4l2"}  # our name -> cv2's build information
+
+
+def videoio() -> dict[str, bool]:
+    """Which of OpenCV's video back-ends this cv2 was built with."""
+    information = cv2.getBuildInformation()
+    return {name: bool(re.search(rf"{label}:\s+YES", information)) for name, label in VIDEOIO.items()}
+
+
+class LiveCamera:
+    """A camera that runs free: the newest frame wins (implements `Camera`)."""
+
+    complete = False
+
+    def __init__(self, source: str, connect: Callable[[], cv2.VideoCapture]) -> None:
+        """Take what to call the source in messages, and how to connect to it."""
+        self._source = source
+        self._connect = connect
+        self._capture: cv2.VideoCapture | None = None
+
+    def open(self) -> None:
+        """See `Camera.open`."""
+        self._capture = self._connect()
+
+    def read(self) -> Picture:
+        """See `Camera.read`; never None."""
+        if self._capture is None:
+            raise CameraError(f"{self._source} is not open")
+        ok, image = self._capture.read()
+        if not ok:
+            raise CameraError(f"{self._source} delivered no frame: unplugged, switched off, or its network is down?")
+        return Picture(_checked(image, self._source))
+
+    def close(self) -> None:
+        """See `Camera.close`."""
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
+
+
+class VideoFile:
+    """A video file, frame by frame (implements `Camera`)."""
+
+    def __init__(self, config: FileCamera) -> None:
+        """Take the file; each `open` starts at its first frame."""
+        self.complete = config.pace == "block"
+        self._config = config
+        self._capture: cv2.VideoCapture | None = None
+        self._pace = Pace(0.0)
+        self._frames = 0
+
+    def open(self) -> None:
+        """See `Camera.open`."""
+        path = self._config.path
+        if not path.is_file():
+            raise CameraError(f"no such video file: {path}")
+        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        if not self._capture.isOpened():
+            raise CameraError(f"OpenCV cannot decode {path}: not a video, or of an unknown codec")
+        if not self.complete:
+            self._pace = Pace(1.0 / self._rate(self._capture))
+        self._frames = 0
+
+    def read(self) -> Picture | None:
+        """See `Camera.read`."""
+        if self._capture is None:
+            raise CameraError(f"{self._config.path} is not open")
+        if not self._pace.wait():
+            return None
+        ok, image = self._capture.read()
+        if not ok:
+            self._at_end()
+            return None
+        self._frames += 1
+        self._pace.advance()
+        return Picture(_checked(image, str(self._config.path)))
+
+    def close(self) -> None:
+        """See `Camera.close`."""
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
+
+    def _at_end(self) -> None:
+        if self._frames == 0:
+            raise CameraError(f"{self._config.path} holds no frame that OpenCV can decode")
+        if self._config.at_end == "stop":
+            raise EndOfFrames
+        self.close()
+        self.open()
+
+    def _rate(self, capture: cv2.VideoCapture) -> float:
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        if not (math.isfinite(rate) and rate > 0):
+            raise CameraError(f"{self._config.path} states no frame rate: set pace: block")
+        return rate
+
+
+def connect_v4l2(config: V4l2Camera) -> cv2.VideoCapture:
+    """Open a V4L2 device in the configured mode.
+
+    Raises:
+        CameraError: no such device, it is busy or not ours to open, or it does not have the mode.
+    """
+    if not Path(config.device).exists():
+        raise CameraError(f"no camera at {config.device}: plug it in, or look for its name in /dev/v4l/by-id")
+    # Read by OpenCV once per process, whole seconds; without it a stalled camera blocks for 10 s.
+    os.environ["OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"] = str(math.ceil(config.read_timeout_s))
+    capture = cv2.VideoCapture(config.device, cv2.CAP_V4L2)
+    if not capture.isOpened():
+        raise CameraError(f"cannot open {config.device}: used by another program, or this user is not in group video")
+    _set_mode(capture, config)
+    return capture
+
+
+def _set_mode(capture: cv2.VideoCapture, config: V4l2Camera) -> None:
+    if config.fourcc is not None:  # first: it decides which sizes and rates there are
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*config.fourcc))
+    wanted = {
+        cv2.CAP_PROP_FRAME_WIDTH: config.width,
+        cv2.CAP_PROP_FRAME_HEIGHT: config.height,
+        cv2.CAP_PROP_FPS: config.fps,
+    }
+    for setting, value in wanted.items():
+        if value is not None:
+            capture.set(setting, value)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # drivers may ignore it; the capture thread drops stale frames anyway
+    _refuse_other_size(capture, config)
+
+
+def _refuse_other_size(capture: cv2.VideoCapture, config: V4l2Camera) -> None:
+    width, height = (int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if config.width not in (None, width) or config.height not in (None, height):
+        capture.release()
+        raise CameraError(
+            f"{config.device} gives {width}x{height}, not the configured {config.width}x{config.height}: choose a mode "
+            "that it has (v4l2-ctl --list-formats-ext)"
+        )
+
+
+def csi_pipeline(config: CsiCamera) -> str:
+    """The GStreamer pipeline of a Jetson's CSI camera; the appsink keeps only the newest frame."""
+    return (
+        f"nvarguscamerasrc sensor-id={config.sensor_id} ! "
+        f"video/x-raw(memory:NVMM), width={config.width}, height={config.height}, "
+        f"framerate={config.fps}/1, format=NV12 ! "
+        "nvvidconv ! video/x-raw, format=BGRx ! videoconvert ! video/x-raw, format=BGR ! "
+        "appsink drop=true max-buffers=1 sync=false"
+    )
+
+
+def connect_csi(config: CsiCamera) -> cv2.VideoCapture:
+    """Open a Jetson's CSI camera.
+
+    Raises:
+        CameraError: this cv2 has no GStreamer, or Argus did not start the sensor.
+    """
+    if not videoio()["GStreamer"]:
+        raise CameraError(
+            f"cv2 {cv2.__version__} ({cv2.__file__}) has no GStreamer, which CSI needs: use JetPack's own cv2 "
+            "(pip uninstall opencv-python; README, Deploy on a Jetson)"
+        )
+    capture = cv2.VideoCapture(csi_pipeline(config), cv2.CAP_GSTREAMER, _timeouts(config))
+    if not capture.isOpened():
+        raise CameraError(
+            f"CSI sensor {config.sensor_id} did not start at {config.width}x{config.height}, {config.fps} fps: check "
+            "the ribbon cable and the mode, or restart nvargus-daemon"
+        )
+    return capture
+
+
+def connect_rtsp(config: RtspCamera) -> cv2.VideoCapture:
+    """Open an IP camera.
+
+    Raises:
+        CameraError: it cannot be reached, refused the password, or has no such stream.
+        ConfigError: the password file cannot be read.
+    """
+    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"rtsp_transport;{config.transport}"
+    capture = cv2.VideoCapture(rtsp_url(config), cv2.CAP_FFMPEG, _timeouts(config))
+    if not capture.isOpened():
+        raise CameraError(
+            f"cannot open {without_password(config.url)} over {config.transport}: check address, path, user and "
+            "password, and that the camera is on"
+        )
+    return capture
+
+
+def _timeouts(config: CsiCamera | RtspCamera) -> list[int]:
+    return [
+        *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(config.open_timeout_s * 1000)),
+        *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(config.read_timeout_s * 1000)),
+    ]
+
+
+def without_password(url: str) -> str:
+    """A URL that may be shown: without user and password."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def rtsp_url(config: RtspCamera) -> str:
+    """The URL with user and password in it; never shown.
+
+    Raises:
+        ConfigError: the password file cannot be read.
+    """
+    if config.username is None:
+        return config.url
+    parts = urlsplit(config.url)
+    password = "" if config.password_file is None else f":{quote(read_secret(config.password_file), safe='')}"
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{quote(config.username, safe='')}{password}@{host}"))
+
+
+def _checked(image: cv2.typing.MatLike, source: str) -> NDArray[np.uint8]:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise CameraError(f"{source} delivers {image.dtype} {image.shape}, not 8-bit colour: set fourcc, e.g. MJPG")
+    return image.astype(np.uint8, copy=False)

@@ -1,0 +1,219 @@
+"""Rules of the capture thread: numbering, newest frame or every frame, reconnecting, and calls that never return."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from edge_ad.cameras.base import Camera, EndOfFrames, Picture, Unreadable
+from edge_ad.cameras.capture import CAPACITY, HUNG_FACTOR, MAX_HUNG_THREADS, Capture
+from edge_ad.config import Camera as CameraConfig
+from edge_ad.config import FolderCamera
+from edge_ad.errors import CameraError
+from edge_ad.records import CameraState, Frame, Missed
+
+IMAGE = np.zeros((2, 3, 3), np.uint8)
+READ_TIMEOUT_S = 2.0
+
+
+class ScriptedCamera:
+    """Delivers what its script yields; an exception in the script is one of the camera."""
+
+    def __init__(self, script: Iterator[Picture | Unreadable | None], *, complete: bool) -> None:
+        self.complete = complete
+        self.closed = False
+        self._script = script
+
+    def open(self) -> None:
+        pass
+
+    def read(self) -> Picture | Unreadable | None:
+        for shot in self._script:
+            return shot
+        raise EndOfFrames
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def capture_of(
+    scripts: Iterator[Iterator[Picture | Unreadable | None]],
+    *,
+    complete: bool = True,
+    last_frame_id: int = 0,
+    last_part_id: str | None = None,
+    seen: list[str | None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Capture:
+    """A capture whose camera follows the next script each time it is opened; `seen` collects resume_after."""
+    config = FolderCamera.model_validate(
+        {
+            "kind": "folder",
+            "name": "top",
+            "path": "unused",
+            "read_timeout_s": READ_TIMEOUT_S,
+            "backoff_min_s": 0.01,
+            "backoff_max_s": 0.05,
+        }
+    )
+    probe = iter([iter(())])  # the constructor asks one camera whether it is complete, and reads nothing
+
+    def make(_config: CameraConfig, resume_after: str | None) -> Camera:
+        script = next(probe, None)
+        if script is None:
+            if seen is not None:
+                seen.append(resume_after)
+            script = next(scripts)
+        return ScriptedCamera(script, complete=complete)
+
+    return Capture(config, last_frame_id, last_part_id, make, clock)
+
+
+def pictures(count: int) -> Iterator[Picture]:
+    return (Picture(IMAGE, f"part-{number}") for number in range(count))
+
+
+def drain(capture: Capture) -> list[Frame | Missed]:
+    shots = []
+    while not capture.frames.finished:
+        shot = capture.frames.get(0.05)
+        if shot is not None:
+            shots.append(shot)
+    return shots
+
+
+def until(capture: Capture, wanted: Callable[[CameraState], bool]) -> CameraState:
+    while not wanted(capture.state()):
+        time.sleep(0.005)
+    return capture.state()
+
+
+def test_a_complete_camera_loses_nothing_however_slow_the_reader() -> None:
+    capture = capture_of(iter([pictures(20)]))
+    capture.start()
+    assert [shot.frame_id for shot in drain(capture)] == list(range(1, 21))
+    assert capture.stop(1.0)
+    state = capture.state()
+    assert (state.state, state.frames, state.skipped) == ("online", 20, 0)
+
+
+def test_a_free_running_camera_keeps_the_newest_and_counts_the_skipped() -> None:
+    capture = capture_of(iter([pictures(20)]), complete=False)
+    capture.start()
+    until(capture, lambda state: state.frames == 20)
+    kept = [shot.frame_id for shot in drain(capture)]
+    assert kept == [20 - CAPACITY + 1 + i for i in range(CAPACITY)]
+    assert capture.state().skipped == 20 - CAPACITY
+    assert capture.stop(1.0)
+
+
+def test_numbering_and_parts_go_on_after_the_last_result() -> None:
+    seen: list[str | None] = []
+    capture = capture_of(iter([pictures(2)]), last_frame_id=41, last_part_id="part-x", seen=seen)
+    capture.start()
+    assert [shot.frame_id for shot in drain(capture)] == [42, 43]
+    assert seen == ["part-x"]
+    assert capture.stop(1.0)
+
+
+def test_an_unreadable_image_is_a_missed_part_with_its_number_and_name() -> None:
+    capture = capture_of(iter([iter([Unreadable("part-0", "cannot decode"), Picture(IMAGE, "part-1")])]))
+    capture.start()
+    missed, frame = drain(capture)
+    assert isinstance(missed, Missed)
+    assert (missed.frame_id, missed.part_id, missed.reason) == (1, "part-0", "unreadable")
+    assert isinstance(frame, Frame)
+    assert frame.frame_id == 2
+    assert capture.stop(1.0)
+
+
+def test_a_camera_that_fails_is_a_state_and_is_opened_again_where_it_was() -> None:
+    def breaks() -> Iterator[Picture]:
+        yield Picture(IMAGE, "part-0")
+        raise CameraError("cable pulled")
+
+    def absent() -> Iterator[Picture]:
+        raise CameraError("nobody there")
+        yield
+
+    seen: list[str | None] = []
+    released = threading.Event()
+
+    def comes_back() -> Iterator[Picture | None]:
+        while not released.is_set():
+            yield None
+        yield Picture(IMAGE, "part-1")
+
+    capture = capture_of(iter([breaks(), absent(), absent(), comes_back()]), seen=seen)
+    assert capture.state().state == "opening"
+    capture.start()
+    fault = until(capture, lambda state: state.detail == "nobody there")
+    assert fault.state == "fault"
+    released.set()
+    shots = drain(capture)
+    assert [(shot.frame_id, shot.part_id) for shot in shots] == [(1, "part-0"), (2, "part-1")]
+    assert seen == [None, "part-0", "part-0", "part-0"]
+    assert capture.state().state == "online"
+    assert capture.stop(1.0)
+
+
+def test_a_read_that_does_not_return_is_a_fault_then_given_up_and_at_last_fatal() -> None:
+    """The read is a fault after its time-out; its thread is given up later; three such threads end the process."""
+    now = [0.0]
+    release = threading.Event()
+    entered = threading.Semaphore(0)
+
+    def hangs() -> Iterator[Picture]:
+        yield Picture(IMAGE, "part-0")
+        entered.release()
+        release.wait()
+
+    capture = capture_of((hangs() for _ in range(MAX_HUNG_THREADS)), complete=False, clock=lambda: now[0])
+    capture.start()
+    for hung in range(1, MAX_HUNG_THREADS + 1):
+        entered.acquire()
+        assert capture.state().state == "online"
+        now[0] += READ_TIMEOUT_S + 0.1
+        capture.supervise()
+        assert capture.state().state == "fault"
+        now[0] += HUNG_FACTOR * READ_TIMEOUT_S
+        if hung < MAX_HUNG_THREADS:
+            capture.supervise()
+    with pytest.raises(CameraError, match="restart"):
+        capture.supervise()
+    assert not capture.stop(0.05)  # they hang still, and that is said
+    release.set()
+
+
+def test_a_frame_from_a_thread_that_was_given_up_is_not_delivered() -> None:
+    now = [0.0]
+    release, entered = threading.Event(), threading.Event()
+
+    def late() -> Iterator[Picture]:
+        entered.set()
+        release.wait()
+        yield Picture(IMAGE, "late")
+
+    capture = capture_of(iter([late(), iter([Picture(IMAGE, "fresh")])]), clock=lambda: now[0])
+    capture.start()
+    entered.wait()
+    now[0] += (HUNG_FACTOR + 1) * READ_TIMEOUT_S
+    capture.supervise()
+    assert [shot.part_id for shot in drain(capture)] == ["fresh"]
+    release.set()
+    assert capture.stop(1.0)
+
+
+def test_a_slow_reader_is_not_a_camera_fault() -> None:
+    now = [0.0]
+    capture = capture_of(iter([pictures(CAPACITY + 1)]), clock=lambda: now[0])
+    capture.start()
+    until(capture, lambda state: state.frames == CAPACITY + 1)  # the last waits for room in the channel
+    now[0] += 100 * READ_TIMEOUT_S
+    capture.supervise()
+    assert capture.state().state == "online"
+    assert capture.stop(1.0)

@@ -1,0 +1,124 @@
+"""Rules of the OpenCV cameras, as far as they hold without the device; RTSP on loopback is in tests/line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_ad.cameras.base import EndOfFrames, make_camera
+from edge_ad.cameras.opencv import VideoFile, csi_pipeline, rtsp_url, videoio
+from edge_ad.config import CsiCamera, FileCamera, RtspCamera
+from edge_ad.errors import CameraError
+from tests.station import config
+
+FRAMES = 6
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """A video whose frames get brighter, so that their order can be seen."""
+    path = tmp_path / "parts.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 50.0, (64, 48))
+    for number in range(FRAMES):
+        writer.write(np.full((48, 64, 3), 40 * number, np.uint8))
+    writer.release()
+    return path
+
+
+def file_camera(path: Path, pace: str = "block", at_end: str = "stop") -> VideoFile:
+    fields = {"kind": "file", "name": "top", "path": path, "pace": pace, "at_end": at_end}
+    return VideoFile(FileCamera.model_validate(fields))
+
+
+def brightness(camera: VideoFile, count: int) -> list[int]:
+    levels: list[int] = []
+    while len(levels) < count:
+        picture = camera.read()
+        if picture is not None:
+            levels.append(round(float(picture.image.mean()) / 40))
+    return levels
+
+
+@pytest.mark.parametrize("pace", ["block", "realtime"])
+def test_a_video_file_gives_every_frame_in_order_and_then_the_end(video: Path, pace: str) -> None:
+    camera = file_camera(video, pace)
+    camera.open()
+    assert brightness(camera, FRAMES) == list(range(FRAMES))
+    with pytest.raises(EndOfFrames):
+        brightness(camera, 1)
+    camera.close()
+
+
+def test_only_a_file_that_blocks_is_complete(video: Path) -> None:
+    assert file_camera(video, "block").complete
+    assert not file_camera(video, "realtime").complete
+
+
+def test_a_repeated_file_starts_over(video: Path) -> None:
+    camera = file_camera(video, at_end="repeat")
+    camera.open()
+    assert brightness(camera, 2 * FRAMES) == [*range(FRAMES), *range(FRAMES)]
+    camera.close()
+
+
+def test_a_file_that_is_missing_or_no_video_is_a_camera_fault_that_names_it(tmp_path: Path) -> None:
+    text = tmp_path / "notes.mp4"
+    text.write_text("not a video")
+    for path in (tmp_path / "missing.mp4", text):
+        with pytest.raises(CameraError, match=str(path)):
+            file_camera(path).open()
+
+
+@pytest.mark.parametrize(
+    ("camera", "named"),
+    [
+        ({"kind": "v4l2", "device": "/dev/v4l/by-id/none"}, "/dev/v4l/by-id/none"),
+        ({"kind": "rtsp", "url": "rtsp://127.0.0.1:1/cam", "open_timeout_s": 1}, "rtsp://127.0.0.1:1/cam"),
+    ],
+)
+def test_a_live_camera_that_is_not_there_is_a_camera_fault_that_names_it(
+    tmp_path: Path, camera: dict[str, object], named: str
+) -> None:
+    with pytest.raises(CameraError, match=named):
+        make_camera(config(tmp_path, camera).camera).open()
+
+
+def test_csi_without_gstreamer_says_which_cv2_is_wrong() -> None:
+    if videoio()["GStreamer"]:
+        pytest.skip("this cv2 has GStreamer")
+    camera = make_camera(CsiCamera(kind="csi", name="top"))
+    with pytest.raises(CameraError, match=r"cv2 .* has no GStreamer"):
+        camera.open()
+
+
+def test_the_csi_pipeline_keeps_only_the_newest_frame() -> None:
+    pipeline = csi_pipeline(CsiCamera(kind="csi", name="top", sensor_id=1, width=1280, height=720, fps=60))
+    assert pipeline.startswith("nvarguscamerasrc sensor-id=1 ! video/x-raw(memory:NVMM), width=1280, height=720,")
+    assert pipeline.endswith("appsink drop=true max-buffers=1 sync=false")
+
+
+def test_the_rtsp_password_comes_from_its_file_and_is_never_shown(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("p@ss/word\n")
+    camera = RtspCamera(
+        kind="rtsp",
+        name="top",
+        url="rtsp://127.0.0.1:1/cam",
+        username="us er",
+        password_file=tmp_path / "password",
+        open_timeout_s=1,
+    )
+    assert rtsp_url(camera) == "rtsp://us%20er:p%40ss%2Fword@127.0.0.1:1/cam"
+    with pytest.raises(CameraError) as refusal:
+        make_camera(camera).open()
+    assert "p@ss" not in str(refusal.value)
+    assert "p%40ss" not in str(refusal.value)
+
+
+def test_a_password_in_the_url_is_not_shown_either() -> None:
+    camera = RtspCamera(kind="rtsp", name="top", url="rtsp://user:secret@127.0.0.1:1/cam", open_timeout_s=1)
+    with pytest.raises(CameraError, match=r"rtsp://127.0.0.1:1/cam") as refusal:
+        make_camera(camera).open()
+    assert "secret" not in str(refusal.value)
