@@ -1,0 +1,40 @@
+"""One daemon per state directory: two would number the same outbox and share one client id at the broker."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge_ad.errors import ConfigError, UsageError
+
+LOCK_FILE = "daemon.lock"
+
+
+@contextmanager
+def locked(state_dir: Path) -> Iterator[None]:
+    """Hold the state directory; the kernel frees it when the process ends, however it ends.
+
+    Raises:
+        ConfigError: the directory cannot be made or written.
+        UsageError: another daemon holds it.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ConfigError(f"cannot use state_dir {state_dir}: {error.strerror}") from error
+    with os.fdopen(descriptor, "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = file.read().strip() or "unknown"
+            raise UsageError(
+                f"another edge-ad (process {holder}) uses {state_dir}: stop it, or give this station its own state_dir"
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield

@@ -1,0 +1,74 @@
+"""The path of one frame: pre-process, run the graph, decide; with the time of each stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from edge_ad.backends.base import Backend
+from edge_ad.bundle import InputSpec
+from edge_ad.config import RegionConfig
+from edge_ad.core.decision import decide, not_inspected
+from edge_ad.core.preprocess import preprocess
+from edge_ad.errors import DataError
+from edge_ad.records import Decision, Event, Frame, Missed, Roi, Thresholds
+
+ROI_OUTSIDE_FRAME = "roi_outside_frame"
+
+
+class Pipeline:
+    """Frame in, event out. `thresholds` may be exchanged between two frames."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        graph_input: InputSpec,
+        roi: Roi | None,
+        regions: RegionConfig,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Start uncalibrated; `clock_ns` is the clock of `captured_monotonic_ns`."""
+        self.thresholds: Thresholds | None = None
+        self._backend = backend
+        self._input = graph_input
+        self._roi = roi
+        self._regions = regions
+        self._clock_ns = clock_ns
+
+    def warm_up(self) -> None:
+        """Run the graph once, so that the first part does not pay for the engine's lazy set-up."""
+        self._backend.run(np.zeros((1, self._input.height, self._input.width, 3), np.uint8))
+
+    def step(self, shot: Frame | Missed) -> Event:
+        """Inspect one part.
+
+        Raises:
+            BackendError: the engine failed; there is no result that could be trusted.
+        """
+        marks = [("", shot.captured_monotonic_ns), ("queue", self._clock_ns())]
+        decision = not_inspected(shot.reason) if isinstance(shot, Missed) else self._inspect(shot, marks)
+        latency_ms = {marks[i][0]: (marks[i][1] - marks[i - 1][1]) / 1e6 for i in range(1, len(marks))}
+        return Event(shot.camera, shot.frame_id, shot.part_id, shot.trigger_id, shot.captured_ns, decision, latency_ms)
+
+    def _inspect(self, frame: Frame, marks: list[tuple[str, int]]) -> Decision:
+        """Decide on a frame; appends the end of each stage to `marks`."""
+        try:
+            image = preprocess(frame.image, self._roi, self._input.height, self._input.width)
+        except DataError:
+            return not_inspected(ROI_OUTSIDE_FRAME)
+        marks.append(("pre", self._clock_ns()))
+        output = self._backend.run(image)
+        marks.append(("engine", self._clock_ns()))
+        height, width = frame.image.shape[:2]
+        decision = decide(
+            float(output.score[0]),
+            output.anomaly_map[0],
+            self.thresholds,
+            self._roi or Roi(0, 0, width, height),
+            self._regions.max_regions,
+            self._regions.min_area_px,
+        )
+        marks.append(("post", self._clock_ns()))
+        return decision

@@ -1,0 +1,60 @@
+"""Keeps the frames that the daemon decoded, so that their scores can be computed again offline."""
+
+from __future__ import annotations
+
+import re
+
+from loguru import logger
+
+from edge_ad.config import RecordingConfig
+from edge_ad.images import write_png
+from edge_ad.records import Frame
+
+_OURS = re.compile(r"\d{10}\.png")
+_UNFINISHED = "unfinished.part"  # no image suffix: nobody takes half a frame for one
+
+
+class Recorder:
+    """Full frames as lossless PNG, named by frame_id; the oldest goes when there are `max_frames`.
+
+    Recording is a convenience: a full disk stops it, not the inspection.
+    """
+
+    def __init__(self, config: RecordingConfig) -> None:
+        """Take over what an earlier run has recorded."""
+        self._dir = config.dir
+        self._max_frames = config.max_frames
+        self._problem = ""
+        names = sorted(path.name for path in self._dir.iterdir()) if self._dir.is_dir() else []
+        self._kept = dict.fromkeys(name for name in names if _OURS.fullmatch(name))  # oldest first
+
+    def record(self, frame: Frame) -> None:
+        """Write a frame; a failure is logged once and tried again with the next frame."""
+        try:
+            self._write(frame)
+        except OSError as error:
+            self._report(error.strerror or str(error))
+        else:
+            self._report("")
+
+    def _write(self, frame: Frame) -> None:
+        self._dir.mkdir(parents=True, exist_ok=True)
+        name = f"{frame.frame_id:010d}.png"
+        unfinished = self._dir / _UNFINISHED
+        write_png(unfinished, frame.image)
+        unfinished.replace(self._dir / name)
+        self._kept.pop(name, None)
+        self._kept[name] = None
+        while len(self._kept) > self._max_frames:
+            oldest = next(iter(self._kept))
+            (self._dir / oldest).unlink(missing_ok=True)
+            del self._kept[oldest]
+
+    def _report(self, problem: str) -> None:
+        if problem == self._problem:
+            return
+        self._problem = problem
+        if problem:
+            logger.error("recording to {} stopped: {}; inspection goes on", self._dir, problem)
+        else:
+            logger.info("recording to {} goes on", self._dir)

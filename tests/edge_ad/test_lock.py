@@ -1,0 +1,50 @@
+"""Rules of the state directory: one daemon at a time, free again when that ends, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_ad.errors import ConfigError, UsageError
+from edge_ad.lock import locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from edge_ad.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_holder_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with locked(state), pytest.raises(UsageError, match=f"process {os.getpid()}"), locked(state):
+        pass
+    with locked(state):
+        pass
+
+
+def test_a_killed_holder_leaves_the_directory_free(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match=f"process {holder.pid}"), locked(tmp_path):
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        with locked(tmp_path):
+            pass
+
+
+def test_a_directory_that_cannot_be_made_is_the_configurations_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="state_dir"), locked(tmp_path / "file" / "state"):
+        pass

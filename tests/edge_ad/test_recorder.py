@@ -1,0 +1,57 @@
+"""Rules of the recording: lossless, bounded, and never in the way of inspection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edge_ad.config import RecordingConfig
+from edge_ad.images import list_images, read_image
+from edge_ad.recorder import Recorder
+from edge_ad.records import Frame
+from tests.station import part
+
+
+def record(folder: Path, ids: range, max_frames: int = 3) -> None:
+    recorder = Recorder(RecordingConfig(dir=folder, max_frames=max_frames))
+    for frame_id in ids:
+        recorder.record(Frame("top", frame_id, part(frame_id, defect=False), 0, 0))
+
+
+def ids_in(folder: Path) -> list[int]:
+    return [int(path.stem) for path in list_images(folder)]
+
+
+def test_a_recorded_frame_is_read_back_bit_for_bit(tmp_path: Path) -> None:
+    record(tmp_path / "frames", range(7, 8))
+    assert np.array_equal(read_image(tmp_path / "frames" / "0000000007.png"), part(7, defect=False))
+
+
+def test_the_oldest_goes_also_over_a_restart(tmp_path: Path) -> None:
+    record(tmp_path, range(8, 12))
+    assert ids_in(tmp_path) == [9, 10, 11]
+    record(tmp_path, range(12, 14))
+    assert ids_in(tmp_path) == [11, 12, 13]
+
+
+def test_a_frame_recorded_again_counts_once(tmp_path: Path) -> None:
+    record(tmp_path, range(1, 4))
+    record(tmp_path, range(3, 5))
+    assert ids_in(tmp_path) == [2, 3, 4]
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "reference.png").write_bytes(b"mine")
+    record(tmp_path, range(1, 9), max_frames=1)
+    assert (tmp_path / "reference.png").read_bytes() == b"mine"
+
+
+def test_a_recording_that_fails_does_not_stop_the_inspection_and_goes_on_later(tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.write_text("a file where the folder should be")
+    recorder = Recorder(RecordingConfig(dir=folder, max_frames=3))
+    recorder.record(Frame("top", 1, part(1, defect=False), 0, 0))
+    folder.unlink()
+    recorder.record(Frame("top", 2, part(2, defect=False), 0, 0))
+    assert ids_in(folder) == [2]
