@@ -68,4 +68,4 @@ class Listener:
 
 
 def _hand_over(message: MQTTMessage, on_message: Callable[[str, bytes], None]) -> None:
-    on_message(message.topic, message.payload)
+    on_message(message.topic, bytes(message.payload))

@@ -61,9 +61,8 @@ class Ledger:
             if body["event"] == "raised":
                 with self.lock:
                     self.alarms += 1
-                say(
-                    f"ALARM  seq {body['seq']:<5} {body['part_id']:<28} score {body['score']:.3f} > {body['threshold']:.3f}"
-                )
+                above = f"score {body['score']:.3f} > {body['threshold']:.3f}"
+                say(f"ALARM  seq {body['seq']:<5} {body['part_id']:<28} {above}")
 
 
 def run_demo(out: Path | None, json_path: Path | None) -> int:

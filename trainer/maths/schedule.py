@@ -30,4 +30,4 @@ def linear_schedule(timesteps: int, beta_start: float, beta_end: float) -> Sched
     if timesteps < 1 or not 0 < beta_start <= beta_end < 1:
         raise ValueError(f"need timesteps >= 1 and 0 < {beta_start} <= {beta_end} < 1, timesteps {timesteps}")
     betas = np.linspace(beta_start, beta_end, timesteps).astype(np.float64)
-    return Schedule(betas, np.cumprod(1.0 - betas))
+    return Schedule(betas, np.cumprod(1.0 - betas, dtype=np.float64))
