@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, final
 
 from edge_ad.core.alarms import AlarmEvent, AlarmState
 from edge_ad.records import CameraState, Event, Region, Verdict
@@ -109,6 +109,7 @@ class RegionBody(TypedDict):
     peak: float | None
 
 
+@final
 class ResultBody(TypedDict):
     """The payload of `result`, in its order; `published_ms` and `historical` are None until `stamped`."""
 
@@ -135,6 +136,7 @@ class ResultBody(TypedDict):
     simulated: bool
 
 
+@final
 class GapBody(TypedDict):
     """The payload of a gap record on `result`: parts `seq_from` to `seq_to` have no result of their own."""
 
@@ -151,6 +153,7 @@ class GapBody(TypedDict):
     simulated: bool
 
 
+@final
 class AlarmEventBody(TypedDict):
     """The payload of `alarm/<camera>/<id>/event`; `seq` is the part that caused it."""
 

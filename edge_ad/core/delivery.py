@@ -1,0 +1,358 @@
+"""What may be sent next, and which rows are done: the bookkeeping between the outbox and the wire.
+
+    fresh parts --> plc, at once --------+
+    states -------> newest of a topic ---+--> window of unacknowledged publishes --> acknowledged | refused
+    outbox rows --> in order of seq -----+
+
+A row is done when the broker has acknowledged all its messages. A refused row waits, and does not hold up the others:
+when they are through, the row that has waited longest is tried again, after a growing delay. If it is then taken, the
+reason for the refusals is gone and all of them are tried.
+
+Time is an argument, in seconds of any monotonic clock; tickets are whatever the wire names a publish by.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edge_ad.core import messages
+from edge_ad.core.backoff import Backoff
+from edge_ad.core.messages import AlarmEventBody, GapBody, Message, ResultBody
+
+BATCH_ROWS = 64  # rows taken from the outbox at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One part in the outbox, or a gap record.
+
+    Attributes:
+        seq: the part's number; the first number of a gap.
+        body: the stored result or gap record.
+        events: the alarm events that the part caused.
+        stored: False for a part that only a gap record speaks of.
+    """
+
+    seq: int
+    body: ResultBody | GapBody
+    events: tuple[AlarmEventBody, ...] = ()
+    stored: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Names one message of a row; `index` counts alarm events."""
+
+    kind: Literal["result", "event", "plc"]
+    index: int = 0
+
+
+RESULT = Piece("result")
+PLC = Piece("plc")
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """One message of a row on its way; rendered when it leaves, for it tells the time."""
+
+    row: Row
+    piece: Piece
+
+
+Outgoing = Message | Parcel
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Rows to be fetched: the first `limit` unsent ones after a number."""
+
+    after_seq: int
+    limit: int
+
+
+def pieces(row: Row) -> list[Piece]:
+    """The messages of a row, in the order in which they are sent."""
+    events = [Piece("event", index) for index in range(len(row.events))]
+    return [RESULT] if "seq_from" in row.body else [RESULT, *events, PLC]
+
+
+@dataclass(slots=True)
+class _State:
+    message: Message
+    backoff: Backoff
+    due: bool = True
+    flying: bool = False
+    not_before_s: float = 0.0
+    refusal: str = ""
+
+
+class StateLane:
+    """Retained states: of each topic only the newest counts, and all of them are told anew on each connection."""
+
+    def __init__(self, backoff_min_s: float, backoff_max_s: float) -> None:
+        """Start without a state."""
+        self._states: dict[str, _State] = {}
+        self._backoff_s = (backoff_min_s, backoff_max_s)
+
+    @property
+    def refusal(self) -> str:
+        """Why the broker refuses a state; empty if it refuses none."""
+        return next((state.refusal for state in self._states.values() if state.refusal), "")
+
+    def put(self, message: Message) -> None:
+        """Note the newest state of a topic; the same as before is not sent again."""
+        state = self._states.get(message.topic)
+        if state is None:
+            self._states[message.topic] = _State(message, Backoff(*self._backoff_s))
+        elif state.message != message:
+            state.message, state.due = message, True
+
+    def restart(self) -> None:
+        """A new connection: everything is due, in order of its first appearance."""
+        for topic, state in self._states.items():
+            self._states[topic] = _State(state.message, Backoff(*self._backoff_s))
+
+    def next(self, now_s: float) -> Message | None:
+        """The next state to send; one of a topic at a time, so that the newest arrives last."""
+        for state in self._states.values():
+            if state.due and not state.flying and now_s >= state.not_before_s:
+                state.due, state.flying = False, True
+                return state.message
+        return None
+
+    def taken(self, message: Message) -> None:
+        """The broker has acknowledged it."""
+        state = self._states[message.topic]
+        state.flying, state.refusal = False, ""
+        state.backoff.reset()
+
+    def refused(self, message: Message, why: str, now_s: float) -> None:
+        """The broker has refused it: again after a delay."""
+        state = self._states[message.topic]
+        state.due, state.flying, state.refusal = True, False, why
+        state.not_before_s = now_s + state.backoff.next_s()
+
+
+class RowLane:
+    """Rows of the outbox in order of seq, and the `plc` of fresh parts ahead of them."""
+
+    def __init__(self, backoff_min_s: float, backoff_max_s: float) -> None:
+        """Start with nothing to send; the outbox is asked by `wanted`."""
+        self._backoff = Backoff(backoff_min_s, backoff_max_s)
+        self._deadlines_s: dict[int, float] = {}  # seq -> until when its verdict may go to a controller
+        self._plc_taken: set[int] = set()  # acknowledged ahead of a row that is not done
+        self._done: list[int] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """A new connection: all that is not acknowledged is to be sent again, in order."""
+        self._fresh: deque[Row] = deque()
+        self._flying: set[tuple[int, Piece]] = set()  # sent, not answered
+        self._rows: deque[Row] = deque()
+        self._parcels: deque[Parcel] = deque()
+        self._missing: dict[int, set[Piece]] = {}  # rows begun: what is not acknowledged
+        self._refused: dict[int, None] = {}  # of those: the ones that wait, longest first
+        self._retried: int | None = None
+        self._cursor = 0
+        self._exhausted = False
+        self._not_before_s = 0.0
+        self._backoff.reset()
+        self.refusal = ""
+
+    def put_fresh(self, row: Row, deadline_s: float, now_s: float, *, online: bool) -> None:
+        """A part was just stored; its verdict may go to controllers until `deadline_s`.
+
+        While offline nothing is queued: the row itself brings its `plc` when there is a connection.
+        """
+        self._exhausted = False
+        self._forget_deadlines(now_s)
+        self._deadlines_s[row.seq] = deadline_s
+        if online:
+            self._fresh.append(row)
+
+    def is_late(self, seq: int, now_s: float) -> bool:
+        """Whether a part's verdict may no longer go to controllers; always so for parts of an earlier process."""
+        return now_s > self._deadlines_s.get(seq, float("-inf"))
+
+    def wanted(self, now_s: float) -> Wanted | None:
+        """The rows to fetch and to `offer`, if any."""
+        if self._rows or self._parcels or now_s < self._not_before_s:
+            return None
+        if not self._exhausted:
+            return Wanted(self._cursor, BATCH_ROWS)
+        if self._refused and self._retried is None:
+            return Wanted(next(iter(self._refused)) - 1, 1)
+        return None
+
+    def offer(self, rows: Sequence[Row]) -> None:
+        """The rows that `wanted` asked for."""
+        if self._exhausted:
+            self._retried = rows[0].seq
+        else:
+            self._exhausted = len(rows) < BATCH_ROWS
+            self._cursor = rows[-1].seq if rows else self._cursor
+        self._rows.extend(rows)
+
+    def next_plc(self) -> Parcel | None:
+        """The `plc` of the part that has waited longest."""
+        if not self._fresh:
+            return None
+        return self._leaves(Parcel(self._fresh.popleft(), PLC))
+
+    def next_piece(self, now_s: float) -> Parcel | None:
+        """The next message of a row, after the fresh ones."""
+        if now_s < self._not_before_s:
+            return None
+        while self._rows and not self._parcels:
+            self._begin(self._rows.popleft())
+        return self._leaves(self._parcels.popleft()) if self._parcels else None
+
+    def taken(self, parcel: Parcel) -> None:
+        """The broker has acknowledged it."""
+        seq, piece = parcel.row.seq, parcel.piece
+        self._flying.discard((seq, piece))
+        if piece == PLC and parcel.row.stored:
+            self._plc_taken.add(seq)
+        if seq in self._missing:
+            self._missing[seq].discard(piece)
+            if not self._missing[seq]:
+                self._finish(seq)
+
+    def refused(self, parcel: Parcel, why: str, now_s: float) -> None:
+        """The broker has refused it: the row waits, and the lane pauses for a moment."""
+        seq = parcel.row.seq
+        self.refusal = why
+        self._flying.discard((seq, parcel.piece))
+        if seq not in self._missing:
+            return  # a fresh part's plc: its row will bring it again
+        self._parcels = deque(each for each in self._parcels if each.row.seq != seq)
+        self._refused.pop(seq, None)
+        self._refused[seq] = None
+        self._retried = None if self._retried == seq else self._retried
+        self._not_before_s = now_s + self._backoff.next_s()
+
+    def take_done(self) -> list[int]:
+        """The rows that are done since the last call."""
+        done, self._done = self._done, []
+        return done
+
+    def _begin(self, row: Row) -> None:
+        if row.seq in self._missing and row.seq not in self._refused:
+            return  # on its way already
+        self._refused.pop(row.seq, None)
+        every = pieces(row)
+        taken = {PLC} if row.seq in self._plc_taken else set()
+        missing = self._missing.setdefault(row.seq, set(every) - taken)
+        to_send = [piece for piece in every if piece in missing and (row.seq, piece) not in self._flying]
+        self._parcels.extend(Parcel(row, piece) for piece in to_send)
+
+    def _leaves(self, parcel: Parcel) -> Parcel:
+        self._flying.add((parcel.row.seq, parcel.piece))
+        return parcel
+
+    def _forget_deadlines(self, now_s: float) -> None:
+        """Drop those that have passed, oldest first: without one, a part is late."""
+        while self._deadlines_s and next(iter(self._deadlines_s.values())) < now_s:
+            del self._deadlines_s[next(iter(self._deadlines_s))]
+
+    def _finish(self, seq: int) -> None:
+        del self._missing[seq]
+        self._plc_taken.discard(seq)
+        self._done.append(seq)
+        self._backoff.reset()
+        if self._retried == seq:
+            self._retried = None
+            self._try_all_refused()
+        if not self._refused and self._retried is None:
+            self.refusal = ""
+
+    def _try_all_refused(self) -> None:
+        if self._refused:
+            self._rows.clear()
+            self._cursor = min(self._refused) - 1
+            self._exhausted = False
+
+
+class Delivery:
+    """Both lanes behind one window of unacknowledged publishes."""
+
+    def __init__(self, backoff_min_s: float, backoff_max_s: float) -> None:
+        """Start offline."""
+        self.states = StateLane(backoff_min_s, backoff_max_s)
+        self.rows = RowLane(backoff_min_s, backoff_max_s)
+        self._window = 0
+        self._flying: dict[Hashable, tuple[Outgoing, str]] = {}
+
+    @property
+    def online(self) -> bool:
+        """Whether there is a connection."""
+        return self._window > 0
+
+    @property
+    def in_flight(self) -> int:
+        """Publishes that wait for their acknowledgement."""
+        return len(self._flying)
+
+    @property
+    def refusal(self) -> str:
+        """What the broker refuses and why; empty if nothing."""
+        return self.rows.refusal or self.states.refusal
+
+    def connected(self, window: int) -> None:
+        """A new connection that bears `window` unacknowledged publishes: all that is not acknowledged is due again."""
+        self._window = window
+        self._flying.clear()
+        self.states.restart()
+        self.rows.restart()
+
+    def disconnected(self) -> None:
+        """The connection is gone, and with it every acknowledgement that was awaited."""
+        self._window = 0
+        self._flying.clear()
+        self.rows.restart()
+
+    def wanted(self, now_s: float) -> Wanted | None:
+        """The rows to fetch from the outbox and to `rows.offer`, before `next`; None if there is no need."""
+        return self.rows.wanted(now_s) if self._room_for_rows else None
+
+    def next(self, now_s: float) -> Outgoing | None:
+        """What to send now; None if nothing is due or the window is full.
+
+        Rows leave a part of the window free, so that a backlog never delays a state or a fresh part's `plc`.
+        """
+        if self.in_flight >= self._window:
+            return None
+        urgent = self.states.next(now_s) or self.rows.next_plc()
+        if urgent is not None or not self._room_for_rows:
+            return urgent
+        return self.rows.next_piece(now_s)
+
+    @property
+    def _room_for_rows(self) -> bool:
+        return self.in_flight < self._window - self._window // 4
+
+    def sent(self, ticket: Hashable, outgoing: Outgoing, topic: str) -> None:
+        """It was handed to the wire under this name."""
+        self._flying[ticket] = (outgoing, topic)
+
+    def acknowledged(self, ticket: Hashable, refusal: str, now_s: float) -> None:
+        """The broker has answered: taken if `refusal` is empty. What an earlier connection sent is ignored."""
+        outgoing, topic = self._flying.pop(ticket, (None, ""))
+        why = f"{topic}: {refusal}"
+        if isinstance(outgoing, Message):
+            self.states.refused(outgoing, why, now_s) if refusal else self.states.taken(outgoing)
+        elif isinstance(outgoing, Parcel):
+            self.rows.refused(outgoing, why, now_s) if refusal else self.rows.taken(outgoing)
+
+
+def render(parcel: Parcel, *, late: bool, published_ms: int, historical_after_ms: int) -> Message:
+    """The message of a parcel that is sent now; `late` concerns `plc` only."""
+    row, piece = parcel.row, parcel.piece
+    if piece.kind == "event":
+        return messages.alarm_event(row.events[piece.index], published_ms, historical_after_ms)
+    if piece.kind == "plc" and "seq_from" not in row.body:
+        return messages.plc(row.body, late=late)
+    return messages.result(row.body, published_ms, historical_after_ms)

@@ -1,0 +1,346 @@
+"""The connection to the broker; the only file that imports paho.
+
+A thread dials, keeps the connection, and dials again when it ends, for as long as the station runs. Each connection is
+a fresh paho client and a clean session, so that nothing but the outbox ever sends a message again: paho's own queue and
+its resending on reconnect (unbounded, in memory, blind to acknowledgements of rows) never come into play.
+"""
+
+from __future__ import annotations
+
+import itertools
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from loguru import logger
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge_ad.broker_state import BrokerState, explain_dial_error, explain_eviction, explain_loss, explain_refusal
+from edge_ad.config import MqttConfig, TlsConfig
+from edge_ad.core.backoff import Backoff
+from edge_ad.core.messages import Message
+from edge_ad.errors import ConfigError, PublishError
+from edge_ad.secret import read_secret
+
+TURN_S = 0.2  # the network loop looks so often whether it shall stop
+FAREWELL_S = 2.0  # to get the DISCONNECT out
+ANSWER_S = 10.0  # for whoever tries a broker once: paho's time-out for the connection is 5 s
+RECEIVE_MAXIMUM = 65_535  # MQTT 5: what a broker bears that does not say
+PACKET_OVERHEAD = 16  # bytes of a PUBLISH beside topic and payload, at most
+
+PROTOCOLS = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTTv311}
+
+Ticket = tuple[int, int]  # names a publish: the number of its connection, and its message id
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An accepted connection.
+
+    Attributes:
+        number: counts the connections of this process, from 1.
+        receive_maximum: unacknowledged publishes that the broker bears.
+        max_packet: largest packet that the broker takes, bytes; None if it does not say.
+    """
+
+    number: int
+    receive_maximum: int = RECEIVE_MAXIMUM
+    max_packet: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The broker's answer to a publish: it has taken it if `refusal` is empty."""
+
+    ticket: Ticket
+    refusal: str
+
+
+class MqttLink:
+    """One connection after the other. `publish`, `acks` and the states may be called from any thread."""
+
+    def __init__(self, config: MqttConfig, client_id: str, will: Message | None, on_change: Callable[[], None]) -> None:
+        """Prepare; `on_change` is called, on the link's thread, whenever there is an acknowledgement or a new state.
+
+        Raises:
+            ConfigError: the password file or a certificate file cannot be used.
+        """
+        self._config = config
+        self._client_id = client_id
+        self._will = will
+        self._on_change = on_change
+        self._password = read_secret(config.password_file) if config.password_file is not None else None
+        self._tls = tls_context(config.tls) if config.tls is not None else None
+        self._acks: deque[Ack] = deque()
+        self._numbers = itertools.count(1)
+        self._own_ids = itertools.count(-1, -1)
+        self._live: tuple[Connection, Client] | None = None
+        self._ending: BrokerState | None = None
+        self._paho_error = ""
+        self._state = BrokerState("connecting")
+        self._stop = threading.Event()
+        self._farewell = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+
+    def start(self) -> None:
+        """Dial, on a thread of its own."""
+        self._thread.start()
+
+    def stop(self, *, farewell: bool) -> None:
+        """End the connection and the thread; without a farewell the broker publishes the last will."""
+        self._farewell = farewell
+        self._stop.set()
+        self._thread.join(FAREWELL_S + 1)  # a thread that still dials ends with the process
+
+    def state(self) -> BrokerState:
+        """The present state; while not connected, how the last try ended."""
+        return self._state
+
+    def connection(self) -> Connection | None:
+        """The present connection."""
+        live = self._live
+        return live[0] if live is not None else None
+
+    def failure(self) -> BaseException | None:
+        """What ended the thread, if it was not `stop`."""
+        return self._failure
+
+    def publish(self, message: Message) -> Ticket | None:
+        """Hand a message to the wire; None, and no answer ever, while there is no connection."""
+        live = self._live
+        if live is None:
+            return None
+        connection, client = live
+        size = len(message.topic) + len(message.payload) + PACKET_OVERHEAD
+        if connection.max_packet is not None and size > connection.max_packet:
+            return self._refuse(connection, f"{size} bytes, the broker takes packets of {connection.max_packet}")
+        info = client.publish(message.topic, message.payload, message.qos, message.retain)
+        return (connection.number, info.mid) if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def acks(self) -> list[Ack]:
+        """The answers since the last call."""
+        return [self._acks.popleft() for _ in range(len(self._acks))]
+
+    def _refuse(self, connection: Connection, why: str) -> Ticket:
+        """Answer for the broker: it would end the connection over this message."""
+        ticket = (connection.number, next(self._own_ids))
+        self._acks.append(Ack(ticket, why))
+        self._on_change()
+        return ticket
+
+    def _run(self) -> None:
+        backoff = Backoff(self._config.backoff_min_s, self._config.backoff_max_s)
+        try:
+            while not self._stop.is_set():
+                dialled_s = time.monotonic()
+                self._enter(self._connect_once())
+                if time.monotonic() - dialled_s > self._config.backoff_max_s:
+                    backoff.reset()  # not on every CONNACK: two stations of one name would evict each other in a spin
+                self._stop.wait(backoff.next_s())
+        except Exception as error:  # noqa: BLE001 - the daemon ends with it
+            self._failure = error
+        finally:
+            self._live = None
+            self._on_change()
+
+    def _connect_once(self) -> BrokerState:
+        """One connection from dialling to its end; how it ended."""
+        self._ending = None
+        self._paho_error = ""
+        client = self._new_client()
+        try:
+            self._dial(client)
+            while not self._stop.is_set() and client.loop(TURN_S) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                pass
+        except (OSError, ValueError) as error:
+            return explain_dial_error(error, self._config)
+        finally:
+            self._live = None
+        if self._stop.is_set():
+            self._leave(client)
+            return BrokerState("stopped")
+        return self._ending or BrokerState("lost", self._paho_error)
+
+    def _dial(self, client: Client) -> None:
+        where = (self._config.host, self._config.port, self._config.keepalive_s)
+        if self._config.protocol == "5":
+            client.connect(*where, clean_start=True)
+        else:
+            client.connect(*where)
+
+    def _leave(self, client: Client) -> None:
+        if self._farewell:
+            client.disconnect()
+            deadline_s = time.monotonic() + FAREWELL_S
+            while time.monotonic() < deadline_s and client.loop(TURN_S) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                pass
+        sock = client.socket()
+        if sock is not None:
+            sock.close()
+
+    def _new_client(self) -> Client:
+        protocol = PROTOCOLS[self._config.protocol]
+        clean_session = True if self._config.protocol == "3.1.1" else None
+        client = Client(
+            CallbackAPIVersion.VERSION2, self._client_id, clean_session, protocol=protocol, reconnect_on_failure=False
+        )
+        client.max_inflight_messages_set(0)  # no limit in paho: the publisher keeps the window
+        if self._config.username is not None:
+            client.username_pw_set(self._config.username, self._password)
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_log = self._on_log
+        # With a handler for it, publish() on another thread only queues and wakes loop(), which alone writes.
+        client.on_socket_register_write = lambda _client, _userdata, _socket: None
+        return client
+
+    def _on_connect(
+        self, client: Client, _userdata: Any, _flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self._ending = explain_refusal(reason.value, _said(reason, properties), self._config)
+            return
+        connection = Connection(
+            next(self._numbers),
+            getattr(properties, "ReceiveMaximum", RECEIVE_MAXIMUM),
+            getattr(properties, "MaximumPacketSize", None),
+        )
+        self._live = (connection, client)
+        self._enter(BrokerState("online"))
+
+    def _on_disconnect(
+        self,
+        _client: Client,
+        _userdata: Any,
+        flags: DisconnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        accepted, self._live = self._live is not None, None
+        if self._ending is not None:
+            return  # a refused CONNACK has said why
+        if flags.is_disconnect_packet_from_server:
+            self._ending = explain_eviction(reason.value, _said(reason, properties))
+        else:
+            self._ending = explain_loss(reason.value, self._paho_error, self._config, accepted=accepted)
+
+    def _on_publish(
+        self, _client: Client, _userdata: Any, mid: int, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        live = self._live
+        if live is not None:
+            self._acks.append(Ack((live[0].number, mid), _said(reason, properties) if reason.is_failure else ""))
+            self._on_change()
+
+    def _on_log(self, _client: Client, _userdata: Any, level: int, text: str) -> None:
+        if level == LogLevel.MQTT_LOG_ERR:
+            self._paho_error = text
+
+    def _enter(self, state: BrokerState) -> None:
+        if state != self._state:
+            self._state = state
+            expected = state.name in ("online", "stopped")
+            where = f"{self._config.host}:{self._config.port}"
+            logger.log("INFO" if expected else "WARNING", "broker {}: {} {}", where, state.name, state.detail)
+        self._on_change()
+
+
+def tls_context(config: TlsConfig) -> ssl.SSLContext:
+    """TLS 1.2 or newer that verifies the broker's certificate and name.
+
+    Raises:
+        ConfigError: a certificate file cannot be used.
+    """
+    ca_file = str(config.ca_file) if config.ca_file is not None else None
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    except OSError as error:
+        raise ConfigError(f"cannot use mqtt.tls.ca_file {config.ca_file}: {error}") from error
+    if config.client_cert_file is not None:
+        try:
+            context.load_cert_chain(config.client_cert_file, config.client_key_file)
+        except OSError as error:
+            files = f"{config.client_cert_file} and {config.client_key_file}"
+            raise ConfigError(f"cannot use the client certificate {files}: {error}") from error
+    return context
+
+
+def try_connect(config: MqttConfig, client_id: str) -> None:
+    """Try the broker once, without a trace: no last will, nothing published.
+
+    Args:
+        config: the broker.
+        client_id: not the station's name, or a running daemon is cut off.
+
+    Raises:
+        PublishError: it does not accept us; the message says why.
+        ConfigError: as `MqttLink`.
+    """
+    answered = threading.Event()
+    link = MqttLink(config, client_id, None, answered.set)
+    link.start()
+    answered.wait(ANSWER_S)
+    state = link.state()
+    link.stop(farewell=True)
+    if state.name == "connecting":
+        raise PublishError(f"broker {config.host}:{config.port}: no answer within {ANSWER_S:g} s")
+    if state.name != "online":
+        raise PublishError(f"broker {config.host}:{config.port}: {state.detail}")
+
+
+class Listener:
+    """A plain subscriber for the length of a `with` block; speaks MQTT 3.1.1, which every broker does."""
+
+    def __init__(self, host: str, port: int, topic_filter: str, take: Callable[[str, bytes], None]) -> None:
+        """Prepare; `take` is called with topic and payload of each message, on the listener's thread."""
+        self._where = (host, port)
+        self._filter = topic_filter
+        self._ready = threading.Event()
+        self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
+        self._client.on_connect = lambda client, *_: client.subscribe(self._filter, qos=1)
+        self._client.on_subscribe = lambda *_: self._ready.set()
+        self._client.on_message = lambda _client, _userdata, message: take(message.topic, bytes(message.payload))
+
+    def __enter__(self) -> Listener:
+        """Connect; from here on, no message is missed.
+
+        Raises:
+            PublishError: the broker cannot be reached, or did not accept the subscription in time.
+        """
+        host, port = self._where
+        try:
+            self._client.connect(host, port)
+        except OSError as error:
+            raise PublishError(f"cannot reach the broker {host}:{port}: {error}") from error
+        self._client.loop_start()
+        if not self._ready.wait(ANSWER_S):
+            self._leave()
+            raise PublishError(f"the broker {host}:{port} did not accept a subscription within {ANSWER_S:g} s")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+def _said(reason: ReasonCode, properties: Properties | None) -> str:
+    """The name of a reason code, and the broker's own words if it adds some."""
+    words = getattr(properties, "ReasonString", None)
+    return f"{reason}: {words}" if words else str(reason)

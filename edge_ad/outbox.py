@@ -1,0 +1,248 @@
+"""Store-and-forward: a part is on disk, under its number, before anything of it is on the wire.
+
+One row per part (docs/decisions/0002-one-row-per-part.md): its result and the alarm events that it caused. Its number,
+the state of the camera's alarm and the camera's position are written in the same transaction.
+
+When there is no room (`max_rows`, `max_mb`, or the disk itself is full), rows that were kept for a replay go first.
+Then parts are stored as `not_inspected`, reason `outbox_full`, from a reserve; and when that is used up, consecutive
+parts become one gap record that grows in place and needs no further room.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from pathlib import Path
+
+from loguru import logger
+
+from edge_ad.config import OutboxConfig
+from edge_ad.core import messages
+from edge_ad.core.alarms import DEFECT, AlarmState, PartInspected, step
+from edge_ad.core.delivery import Row
+from edge_ad.core.messages import GapBody, OutboxFigures, StationContext
+from edge_ad.errors import OutboxError
+from edge_ad.outbox_file import PAGE_BYTES, DiskFullError, OutboxFile, Position
+from edge_ad.records import Decision, Event
+from edge_ad.reserve import DiskReserve
+
+OUTBOX_FULL = "outbox_full"
+_MB = 1 << 20
+_ANY_TIME_MS = 2**62
+_PURGE_ROWS = 2000
+_RETRY_S = 1.0  # how often to look whether there is room again
+
+
+class Room(IntEnum):
+    """How much room there is."""
+
+    AMPLE = 0  # for whole results
+    SCARCE = 1  # for parts without a verdict, from the reserve
+    NONE = 2  # for one gap record
+
+
+# What is left of the reserve file, and how many pages the log may gather: the file must be able to take them all.
+_RESERVE_BYTES = {Room.AMPLE: 6 * _MB, Room.SCARCE: 2 * _MB, Room.NONE: 0}
+_LOG_PAGES = {Room.AMPLE: 256, Room.SCARCE: 8, Room.NONE: 8}
+_SCARCE_PAGES = 4 * _MB // PAGE_BYTES  # of `max_mb`, kept for parts without a verdict
+_FEW_PAGES = 64  # above `max_mb`, for gap records
+
+
+@dataclass(slots=True)
+class _Head:
+    """What is committed, in memory; a transaction works on a copy that replaces it once it is on disk."""
+
+    next_seq: int
+    unsent: int
+    positions: dict[str, Position]
+    alarms: dict[str, AlarmState]
+    gap: GapBody | None = None  # the gap record that still grows
+    full_parts: int = 0
+    gap_parts: int = 0
+
+    def copy(self) -> _Head:
+        return replace(self, positions=dict(self.positions), alarms=dict(self.alarms))
+
+
+class Outbox:
+    """The station's outbox, used by one thread at a time."""
+
+    def __init__(self, path: Path, context: StationContext, config: OutboxConfig) -> None:
+        """Open the outbox at `path`, or make an empty one; its reserve lies beside it.
+
+        Raises:
+            OutboxError: it cannot be opened, is damaged, or belongs to another station.
+        """
+        self._context = context
+        self._config = config
+        self._file = OutboxFile(path, context.station)
+        self._reserve = DiskReserve(path.with_suffix(".reserve"), _RESERVE_BYTES[Room.AMPLE])
+        self._head = _Head(
+            self._file.next_seq(), self._file.count_unsent(), self._file.positions(), self._file.alarms()
+        )
+        self._told_full = False
+        self._retry_at = 0.0
+        self._room = Room.AMPLE if self._reserve.fill() else Room.SCARCE
+        self._set_limits()
+
+    def append(self, events: Sequence[Event]) -> list[Row]:
+        """Store parts in one transaction; they are durable when this returns.
+
+        Returns:
+            One row per part, in order: what was stored, which says `outbox_full` where there was no room.
+
+        Raises:
+            OutboxError: not even a gap record can be written.
+        """
+        self._look_for_room()
+        while True:
+            draft = self._head.copy()
+            try:
+                with self._file.transaction():
+                    rows = [self._store(draft, event) for event in events]
+                    self._file.write_state(draft.next_seq, draft.positions, draft.alarms)
+            except DiskFullError as error:
+                self._make_do(error)
+            else:
+                self._tell(draft.full_parts > self._head.full_parts)
+                self._head = draft
+                return rows
+
+    def unsent(self, after_seq: int, limit: int) -> list[Row]:
+        """The first rows after a number that the broker has not acknowledged, in order.
+
+        A gap record that was handed out grows no more, so that its copies agree; the next gap is a new record.
+        """
+        rows = self._file.unsent(after_seq, limit)
+        if self._head.gap is not None and self._head.gap["seq_from"] in {row.seq for row in rows}:
+            self._head.gap = None
+        return rows
+
+    def mark_sent(self, seqs: Sequence[int], at_ms: int) -> None:
+        """Note that the broker has acknowledged all messages of these rows, and drop rows that were kept long enough.
+
+        Not durable by itself, which saves an fsync: after a power cut, some rows are sent once more.
+        """
+        while True:
+            kept_ms = round(1000 * self._config.keep_sent_s) if self._room is Room.AMPLE else 0
+            try:
+                with self._file.transaction(durable=False):
+                    marked = self._file.mark_sent(seqs, at_ms)
+                    self._file.purge(at_ms - kept_ms, 2 * len(seqs))
+            except DiskFullError as error:
+                self._make_do(error)
+            else:
+                self._head.unsent -= marked
+                return
+
+    def last_position(self, camera: str) -> Position | None:
+        """Where a camera was when its last part was stored; None if it never had one."""
+        return self._head.positions.get(camera)
+
+    def alarm(self, camera: str) -> AlarmState:
+        """The present state of a camera's defect alarm."""
+        return self._head.alarms.get(camera, AlarmState())
+
+    def figures(self) -> OutboxFigures:
+        """The outbox in figures."""
+        return OutboxFigures(self._head.unsent, self._head.full_parts, self._head.gap_parts)
+
+    def close(self) -> None:
+        """Close the file.
+
+        Raises:
+            OutboxError: the file cannot be written.
+        """
+        self._reserve.close()
+        self._file.close()
+
+    def _store(self, draft: _Head, event: Event) -> Row:
+        room = max(self._room, self._room_for_rows(draft.unsent))
+        seq, draft.next_seq = draft.next_seq, draft.next_seq + 1
+        draft.positions[event.camera] = Position(event.frame_id, event.part_id)
+        if room > Room.AMPLE:
+            event = _without_verdict(event)
+            draft.full_parts += 1
+        if room is Room.NONE:
+            return self._store_in_gap(draft, seq, event)
+        row = self._row(draft, seq, event)
+        self._file.insert(row)
+        draft.unsent += 1
+        draft.gap = None
+        return row
+
+    def _row(self, draft: _Head, seq: int, event: Event) -> Row:
+        before = draft.alarms.get(event.camera, AlarmState())
+        decision = event.decision
+        after, happened = step(before, PartInspected(seq, event.captured_ns, decision.verdict, decision.score))
+        draft.alarms[event.camera] = after
+        events = tuple(messages.alarm_event_body(self._context, DEFECT, each, event) for each in happened)
+        return Row(seq, messages.result_body(self._context, seq, event), events)
+
+    def _store_in_gap(self, draft: _Head, seq: int, event: Event) -> Row:
+        if draft.gap is None:
+            draft.gap = messages.gap_body(self._context, seq, seq, OUTBOX_FULL, event.captured_ns)
+            self._file.insert(Row(seq, draft.gap))
+            draft.unsent += 1
+        else:
+            draft.gap = {**draft.gap, "seq_to": seq}
+            self._file.replace_gap(draft.gap)
+        draft.gap_parts += 1
+        return Row(seq, messages.result_body(self._context, seq, event), stored=False)
+
+    def _room_for_rows(self, unsent: int) -> Room:
+        if unsent < self._config.max_rows:
+            return Room.AMPLE
+        return Room.SCARCE if unsent < self._config.max_rows * 11 // 10 else Room.NONE
+
+    def _make_do(self, error: DiskFullError) -> None:
+        """Find room, or settle for less; the caller then tries again."""
+        if self._purge_sent():
+            return
+        if self._room is Room.NONE:
+            raise OutboxError(f"{error}; its reserve is used up as well") from error
+        self._room = Room(self._room + 1)
+        self._retry_at = time.monotonic() + _RETRY_S
+        self._set_limits()
+
+    def _purge_sent(self) -> bool:
+        try:
+            with self._file.transaction(durable=False):
+                return self._file.purge(_ANY_TIME_MS, _PURGE_ROWS) > 0
+        except DiskFullError:
+            return False
+
+    def _look_for_room(self) -> None:
+        if self._room is Room.AMPLE or time.monotonic() < self._retry_at:
+            return
+        self._retry_at = time.monotonic() + _RETRY_S
+        if self._file.used_pages() < self._max_pages(Room.AMPLE) - _FEW_PAGES and self._reserve.fill():
+            self._room = Room.AMPLE
+            self._set_limits()
+
+    def _set_limits(self) -> None:
+        self._reserve.shrink(_RESERVE_BYTES[self._room])
+        self._file.limit(self._max_pages(self._room), _LOG_PAGES[self._room])
+        if self._room > Room.AMPLE:
+            with suppress(DiskFullError):  # then the next write meets it, and knows what to do
+                self._file.empty_log()
+
+    def _max_pages(self, room: Room) -> int:
+        pages = self._config.max_mb * _MB // PAGE_BYTES
+        return pages + {Room.AMPLE: -_SCARCE_PAGES, Room.SCARCE: 0, Room.NONE: _FEW_PAGES}[room]
+
+    def _tell(self, full: bool) -> None:
+        """Log the change, once."""
+        if full and not self._told_full:
+            logger.error("outbox full ({} rows unsent): parts are not inspected", self._head.unsent)
+        elif self._told_full and not full:
+            logger.info("outbox: there is room again")
+        self._told_full = full
+
+
+def _without_verdict(event: Event) -> Event:
+    """The part as it is stored when there is no room: small, and never taken for good."""
+    return replace(event, decision=Decision("not_inspected", OUTBOX_FULL, None, None), latency_ms={})

@@ -1,0 +1,269 @@
+"""The publish thread: parts go to the outbox, and from there to the broker.
+
+    submit --> inbox --> outbox.append (one transaction for all that wait) --> delivery --> link
+                         outbox.mark_sent <-- rows that are done <-- acknowledgements <-----+
+
+A part is on the wire only after it is on disk. The inference thread waits when the disk does (`submit` is bounded), and
+never for the broker.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from dataclasses import dataclass
+
+from edge_ad.broker_state import BrokerState
+from edge_ad.channel import Channel
+from edge_ad.config import StationConfig
+from edge_ad.core import messages
+from edge_ad.core.alarms import DEFECT
+from edge_ad.core.delivery import Delivery, Outgoing, render
+from edge_ad.core.messages import Health, Message, StationContext
+from edge_ad.mqtt import Connection, MqttLink
+from edge_ad.outbox import Outbox
+from edge_ad.outbox_file import Position
+from edge_ad.progress import Progress
+from edge_ad.records import CameraState, Event
+
+OUTBOX_FILE = "outbox.db"
+INBOX_PARTS = 64  # parts that wait for the disk; then the inference thread waits
+TURN_S = 0.2  # a turn without news ends after so long
+HEALTH_FIGURES_S = 10.0  # health goes out when it changes, its figures so often
+GOODBYE_S = 1.0  # for the broker to acknowledge `stopped`
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherStats:
+    """The publisher in figures, since the start unless said otherwise.
+
+    Attributes:
+        unsent: rows that the broker has not acknowledged, at present.
+        sent: rows that it has.
+        full_parts: parts that became `not_inspected`, reason `outbox_full`, for want of room.
+        gap_parts: of those, parts that only a gap record speaks of.
+        commit_ms: what the last transaction took.
+    """
+
+    unsent: int
+    sent: int
+    full_parts: int
+    gap_parts: int
+    commit_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Submitted:
+    event: Event
+    deadline_s: float  # monotonic; until then its verdict may go to controllers
+
+
+class Publisher:
+    """Owns the outbox, the connection and the thread between them. The methods may be called from any thread."""
+
+    def __init__(self, config: StationConfig, context: StationContext, progress: Progress) -> None:
+        """Open the outbox; nothing is sent before `start`.
+
+        Raises:
+            ConfigError: the password file or a certificate file cannot be used.
+            OutboxError: the outbox cannot be opened.
+        """
+        self._config = config
+        self._context = context
+        self._progress = progress
+        self._news = threading.Event()
+        self._link = MqttLink(config.mqtt, config.station, messages.status(config.station, "offline"), self._news.set)
+        self._outbox = Outbox(config.state_dir / OUTBOX_FILE, context, config.outbox)
+        self._inbox: Channel[_Submitted] = Channel(INBOX_PARTS, "block")
+        self._told: queue.SimpleQueue[CameraState | Health] = queue.SimpleQueue()
+        self._delivery = Delivery(config.mqtt.backoff_min_s, config.mqtt.backoff_max_s)
+        self._delivery.states.put(messages.status(config.station, "online"))  # the first of each connection
+        self._show_alarm()
+        self._connection: Connection | None = None
+        self._health: Health | None = None
+        self._health_due_s = 0.0
+        self._refusal = ""
+        self._sent = 0
+        self._commit_ms = 0.0
+        self._stats = self._figures()
+        self._drain_until_s: float | None = None
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
+
+    def start(self) -> None:
+        """Begin to connect, store and send."""
+        self._link.start()
+        self._thread.start()
+
+    def stop(self, drain_s: float) -> None:
+        """Store all that was submitted, try for `drain_s` to send what is unsent, say `stopped`, and end."""
+        self._drain_until_s = time.monotonic() + drain_s
+        self._inbox.close()
+        self._news.set()
+        self._thread.join()
+        self._link.stop(farewell=False)  # if the thread failed, it has not
+
+    def submit(self, event: Event, timeout_s: float) -> bool:
+        """Hand over a part; False if the disk did not keep up for `timeout_s`, or the publisher has ended."""
+        age_s = max(0.0, (time.time_ns() - event.captured_ns) / 1e9)
+        deadline_s = time.monotonic() + self._config.plc.deadline_s - age_s
+        accepted = self._inbox.put(_Submitted(event, deadline_s), timeout_s)
+        self._news.set()
+        return accepted
+
+    def heartbeat(self, count: int) -> None:
+        """Publish the counter, now or never."""
+        self._link.publish(messages.heartbeat(self._config.station, count))
+
+    def set_camera(self, state: CameraState) -> None:
+        """Tell the state of a camera, now and on every connection."""
+        self._told.put(state)
+        self._news.set()
+
+    def set_health(self, health: Health) -> None:
+        """Tell how the station is, now and on every connection."""
+        self._told.put(health)
+        self._news.set()
+
+    def broker_state(self) -> BrokerState:
+        """How it stands with the broker."""
+        state, refusal = self._link.state(), self._refusal
+        return BrokerState("publish_refused", refusal) if state.name == "online" and refusal else state
+
+    def last_position(self, camera: str) -> Position | None:
+        """Where a camera was when its last part was stored; None if it never had one."""
+        return self._outbox.last_position(camera)
+
+    def stats(self) -> PublisherStats:
+        """The publisher in figures."""
+        return self._stats
+
+    def failure(self) -> BaseException | None:
+        """What ended a thread, if it was not `stop`."""
+        return self._failure or self._link.failure()
+
+    def _run(self) -> None:
+        try:
+            while not self._finished():
+                self._turn()
+            self._link.stop(farewell=self._say_stopped())
+            self._outbox.close()
+        except Exception as error:  # noqa: BLE001 - the daemon ends with it
+            self._failure = error
+            self._inbox.close()
+
+    def _finished(self) -> bool:
+        if self._drain_until_s is None or not self._inbox.finished:
+            return False
+        nothing_left = self._stats.unsent == 0 and self._delivery.in_flight == 0
+        return nothing_left or time.monotonic() >= self._drain_until_s
+
+    def _turn(self) -> None:
+        self._news.wait(TURN_S)
+        self._news.clear()
+        self._store()
+        self._follow_connection()
+        self._settle()
+        self._take_states()
+        self._feed()
+        self._stats = self._figures()
+
+    def _store(self) -> None:
+        """Commit all parts that wait, together: one fsync."""
+        submitted = self._inbox.get_all(0.0)
+        if not submitted:
+            return
+        began_s = time.monotonic()
+        with self._progress.stage("commit", self._config.limits.commit_s):
+            rows = self._outbox.append([each.event for each in submitted])
+        now_s = time.monotonic()
+        self._commit_ms = 1000 * (now_s - began_s)
+        for row, each in zip(rows, submitted, strict=True):
+            self._delivery.rows.put_fresh(row, each.deadline_s, now_s, online=self._delivery.online)
+        self._show_alarm()
+
+    def _follow_connection(self) -> None:
+        connection = self._link.connection()
+        if connection == self._connection:
+            return
+        self._connection = connection
+        if connection is None:
+            self._delivery.disconnected()
+        else:
+            self._delivery.connected(min(self._config.mqtt.in_flight, connection.receive_maximum))
+
+    def _settle(self) -> None:
+        """Take in the acknowledgements."""
+        now_s = time.monotonic()
+        for ack in self._link.acks():
+            self._delivery.acknowledged(ack.ticket, ack.refusal, now_s)
+        done = self._delivery.rows.take_done()
+        if done:
+            with self._progress.stage("commit", self._config.limits.commit_s):
+                self._outbox.mark_sent(done, _wall_ms())
+            self._sent += len(done)
+
+    def _take_states(self) -> None:
+        while not self._told.empty():
+            told = self._told.get()
+            if isinstance(told, CameraState):
+                self._delivery.states.put(messages.camera(self._context, told))
+            else:
+                self._health, self._health_due_s = told, 0.0
+        if self._refusal != self._delivery.refusal:
+            self._refusal, self._health_due_s = self._delivery.refusal, 0.0
+        self._show_health()
+
+    def _show_health(self) -> None:
+        now_s = time.monotonic()
+        if self._health is not None and now_s >= self._health_due_s:
+            self._health_due_s = now_s + HEALTH_FIGURES_S
+            health = messages.health(self._context, self._health, self._outbox.figures(), self._refusal)
+            self._delivery.states.put(health)
+
+    def _show_alarm(self) -> None:
+        camera = self._config.camera.name
+        self._delivery.states.put(messages.alarm_state(self._context, camera, DEFECT, self._outbox.alarm(camera)))
+
+    def _feed(self) -> None:
+        """Send as much as the window takes."""
+        while (outgoing := self._next()) is not None:
+            message = self._message(outgoing)
+            ticket = self._link.publish(message)
+            if ticket is None:
+                return  # the connection has just ended; on the next one all of it is due again
+            self._delivery.sent(ticket, outgoing, message.topic)
+
+    def _next(self) -> Outgoing | None:
+        now_s = time.monotonic()
+        wanted = self._delivery.wanted(now_s)
+        if wanted is not None:
+            self._delivery.rows.offer(self._outbox.unsent(wanted.after_seq, wanted.limit))
+        return self._delivery.next(now_s)
+
+    def _message(self, outgoing: Outgoing) -> Message:
+        if isinstance(outgoing, Message):
+            return outgoing
+        late = self._delivery.rows.is_late(outgoing.row.seq, time.monotonic())
+        historical_after_ms = round(1000 * self._config.outbox.historical_after_s)
+        return render(outgoing, late=late, published_ms=_wall_ms(), historical_after_ms=historical_after_ms)
+
+    def _say_stopped(self) -> bool:
+        """Tell that we end as planned; False if the broker did not acknowledge it: then the last will has to speak."""
+        ticket = self._link.publish(messages.status(self._config.station, "stopped"))
+        until_s = time.monotonic() + GOODBYE_S
+        while ticket is not None and time.monotonic() < until_s:
+            if any(ack.ticket == ticket and not ack.refusal for ack in self._link.acks()):
+                return True
+            self._news.wait(TURN_S)
+            self._news.clear()
+        return False
+
+    def _figures(self) -> PublisherStats:
+        figures = self._outbox.figures()
+        return PublisherStats(figures.unsent, self._sent, figures.full_parts, figures.gap_parts, self._commit_ms)
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
