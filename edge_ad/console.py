@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn, TextIO, TypeVar
 
 from edge_ad.errors import EdgeAdError
@@ -12,6 +13,7 @@ from edge_ad.errors import EdgeAdError
 Item = TypeVar("Item")
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
 BAR_CELLS = 30
 
 
@@ -27,20 +29,31 @@ def complain(line: str) -> None:
     sys.stderr.flush()
 
 
+def under_journal(environment: Mapping[str, str], stream: TextIO) -> bool:
+    """Whether journald reads a stream and takes a prefix <N> for the priority of a line (sd-daemon(3)).
+
+    Shells of a desktop session inherit the variables too, so a terminal never counts.
+    """
+    return ("JOURNAL_STREAM" in environment or "INVOCATION_ID" in environment) and not stream.isatty()
+
+
 def run_command(command: Callable[[], int]) -> int:
     """Run the body of a console script and return its exit code.
 
     An error of our own tree becomes one line and that error's exit code; Ctrl-C becomes one line and 130.
-    Anything else is a fault of the program and keeps its traceback.
+    A reader that went away (`| head`) ends it quietly. Anything else is a fault of the program and keeps its traceback.
     """
     try:
         return command()
     except EdgeAdError as error:
-        complain(f"error: {error}")
+        complain(f"{'<3>' if under_journal(os.environ, sys.stderr) else ''}error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it ends
+        return BROKEN_PIPE
 
 
 class Parser(argparse.ArgumentParser):

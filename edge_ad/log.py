@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from loguru import logger
 
+from edge_ad.console import under_journal
+
 if TYPE_CHECKING:
     from loguru import Message
 
@@ -28,7 +30,7 @@ def set_up(level: str = "INFO", environment: Mapping[str, str] = os.environ, str
     """Send the program's log from `level` up to stderr, in the form that its reader wants."""
     stream = sys.stderr if stream is None else stream
     logger.remove()
-    if "JOURNAL_STREAM" in environment or "INVOCATION_ID" in environment:
+    if under_journal(environment, stream):
         logger.add(_to_journal(stream), level=level, format="{message}", backtrace=False, diagnose=False)
     else:  # diagnose would print the values of variables: passwords among them
         logger.add(stream, level=level, format=HUMAN, backtrace=False, diagnose=False)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import pytest
 
-from edge_ad.console import INTERRUPTED, Parser, run_command, tracked
+from edge_ad.console import BROKEN_PIPE, INTERRUPTED, Parser, run_command, tracked
 from edge_ad.errors import BackendError, CalibrationError
 
 
@@ -66,3 +68,13 @@ def test_progress_is_at_most_ten_plain_lines_elsewhere(total: int, lines: int) -
     assert list(tracked(range(total), "work", stream)) == list(range(total))
     assert len(stream.getvalue().splitlines()) == lines
     assert "\r" not in stream.getvalue()
+
+
+def test_a_reader_that_went_away_is_no_error() -> None:
+    program = (
+        "from edge_ad.console import run_command, say\n"
+        "raise SystemExit(run_command(lambda: [say('line') for _ in range(100_000)] and 0))"
+    )
+    command = f'{sys.executable} -c "{program}" | head -1; exit ${{PIPESTATUS[0]}}'
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("line\n", "", BROKEN_PIPE)

@@ -1,0 +1,111 @@
+"""`edge-ad check`: everything that a station needs, tried once, before the line relies on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import cv2
+
+from edge_ad.backends.base import open_backend
+from edge_ad.bundle import open_bundle
+from edge_ad.calibration_watch import applicable
+from edge_ad.cameras.opencv import videoio
+from edge_ad.collect import next_frame, running
+from edge_ad.config import StationConfig
+from edge_ad.core.preprocess import crop
+from edge_ad.errors import BackendError, BundleError, CameraError, ConfigError, DataError
+from edge_ad.mqtt import probe
+
+SCHEMA = "edge-ad/check/1"
+EXIT_CODE = 2
+BROKER_TIMEOUT_S = 10.0
+
+State = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one try; a warning is what the station can run with, but should not."""
+
+    name: str
+    state: State
+    detail: str
+
+
+def examine(config: StationConfig) -> list[Finding]:
+    """Try each part of a station; a part that fails does not keep the others from being tried."""
+    return [
+        Finding("configuration", "ok", f"station {config.station}"),
+        _cv2(),
+        *_bundle(config),
+        _camera(config),
+        _broker(config),
+    ]
+
+
+def all_right(findings: Sequence[Finding]) -> bool:
+    """Whether the station can run."""
+    return all(finding.state != "failed" for finding in findings)
+
+
+def as_lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """For people."""
+    return (f"{finding.state:<7}  {finding.name}: {finding.detail}" for finding in findings)
+
+
+def as_json(findings: Sequence[Finding]) -> Iterator[str]:
+    """For programs: one line."""
+    body = {"schema": SCHEMA, "ok": all_right(findings), "findings": [asdict(finding) for finding in findings]}
+    yield json.dumps(body)
+
+
+def _cv2() -> Finding:
+    has = ", ".join(f"{name} {'yes' if built_in else 'no'}" for name, built_in in videoio().items())
+    return Finding("cv2", "ok", f"{cv2.__version__} at {cv2.__file__}: {has}")
+
+
+def _bundle(config: StationConfig) -> list[Finding]:
+    """The bundle in its engine, and the calibration for it."""
+    try:
+        bundle = open_bundle(config.bundle)
+        backend = open_backend(bundle, config.backend)
+    except (BundleError, BackendError) as error:
+        return [Finding("bundle", "failed", str(error))]
+    engine = f"{backend.name}/{backend.precision}"
+    backend.close()
+    proved = Finding("bundle", "ok", f"{bundle.digest[:12]} gives its golden outputs on {engine}")
+    return [proved, _calibration(config, bundle.digest)]
+
+
+def _calibration(config: StationConfig, digest: str) -> Finding:
+    thresholds, problem = applicable(config.store_dir(), digest, config.backend.precision, config.roi_record())
+    if thresholds is None:
+        return Finding("calibration", "warning", f"every part will be not_inspected: {problem}")
+    return Finding("calibration", "ok", f"record {thresholds.record}: a defect is a score above {thresholds.image:g}")
+
+
+def _camera(config: StationConfig) -> Finding:
+    """Open the camera and take one frame, each within its time-out."""
+    try:
+        with running(config.camera) as capture:
+            frame = next_frame(capture, config.camera)
+        crop(frame.image, config.roi_record())
+    except (CameraError, DataError) as error:
+        return Finding("camera", "failed", str(error))
+    height, width = frame.image.shape[:2]
+    return Finding("camera", "ok", f"{config.camera.name} ({config.camera.kind}) delivers {width}x{height}")
+
+
+def _broker(config: StationConfig) -> Finding:
+    """Connect under a name of our own: the station's would throw a running daemon off the broker."""
+    try:
+        state = probe(config.mqtt, f"{config.station}-check", BROKER_TIMEOUT_S)
+    except ConfigError as error:
+        return Finding("broker", "failed", str(error))
+    where = f"{config.mqtt.host}:{config.mqtt.port}"
+    if state.name == "online":
+        return Finding("broker", "ok", f"{where} accepts us over MQTT {config.mqtt.protocol}")
+    return Finding("broker", "failed", f"{where} {state.name}: {state.detail or 'no answer'}")

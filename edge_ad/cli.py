@@ -1,0 +1,125 @@
+"""The console script `edge-ad`: a table of subcommands. Each imports what it needs, so `--help` is fast."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_ad import __version__
+from edge_ad.console import Parser, run_command, say
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand: its name, one line of help, its arguments, and what it does; `run` returns the exit code."""
+
+    name: str
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `edge-ad`; returns the exit code."""
+    parsed = _parser().parse_args(arguments)
+    return run_command(lambda: parsed.run(parsed))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="edge-ad", description="Visual defect inspection on an edge device.")
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    for command in COMMANDS:
+        subparser = subparsers.add_parser(command.name, help=command.help, description=command.help)
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    return parser
+
+
+def _config_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", type=Path, help="the station's YAML file")
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_argument(parser)
+    parser.add_argument("--json", action="store_true", help="findings as JSON on standard output")
+
+
+def _capture_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_argument(parser)
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new or empty folder")
+    parser.add_argument("--count", metavar="N", type=_positive, required=True, help="how many frames")
+    parser.add_argument(
+        "--interval-s", metavar="S", type=_not_negative, default=0.0, help="pause between two frames (default: none)"
+    )
+
+
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", type=Path, nargs="?", help="a station's YAML file (optional)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return value
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from edge_ad import config, daemon, log
+
+    log.set_up()
+    daemon.run(config.load(arguments.config))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from edge_ad import check, config, log
+
+    log.set_up("CRITICAL")  # the findings say it all
+    findings = check.examine(config.load(arguments.config))
+    for line in check.as_json(findings) if arguments.json else check.as_lines(findings):
+        say(line)
+    return 0 if check.all_right(findings) else check.EXIT_CODE
+
+
+def _capture(arguments: argparse.Namespace) -> int:
+    from edge_ad import collect, config, log
+
+    log.set_up("WARNING")
+    collect.collect(config.load(arguments.config).camera, arguments.out, arguments.count, arguments.interval_s)
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from edge_ad import config, doctor
+
+    sections = [(title, facts()) for title, facts in doctor.SECTIONS]
+    if arguments.config is not None:
+        sections.append(("configuration", doctor.station(config.load(arguments.config))))
+    for title, facts in sections:
+        say(title)
+        for name, value in facts:
+            say(f"  {name}: {value}")
+    return 0
+
+
+COMMANDS = (
+    Command("run", "inspect until stopped", _config_argument, _run),
+    Command("check", "try camera, bundle, calibration and broker of a station", _check_arguments, _check),
+    Command("capture", "write full frames of the station's camera as PNG", _capture_arguments, _capture),
+    Command("doctor", "show the facts about this device", _doctor_arguments, _doctor),
+)
+
+if __name__ == "__main__":
+    sys.exit(main())

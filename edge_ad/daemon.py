@@ -1,0 +1,155 @@
+"""The daemon: how it starts, what it is made of, and how it ends.
+
+Threads: the main thread is the inference loop, one thread captures, one publishes. Told to stop, or at the end of its
+source, the daemon ends with exit code 0. What nobody foresaw, in whichever thread, ends the process at once, and
+systemd starts it again (docs/decisions/0001-crash-do-not-limp.md).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+import uuid
+from types import TracebackType
+from typing import NoReturn
+
+from loguru import logger
+
+from edge_ad import __version__
+from edge_ad.backends.base import Backend, open_backend
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.calibration_watch import CalibrationWatch
+from edge_ad.cameras.base import SIMULATED
+from edge_ad.cameras.capture import Capture
+from edge_ad.config import StationConfig
+from edge_ad.core.messages import Health, StationContext
+from edge_ad.errors import ConfigError, EdgeAdError
+from edge_ad.lock import locked
+from edge_ad.loop import InspectionLoop, Station
+from edge_ad.notify import Notifier
+from edge_ad.pipeline import Pipeline
+from edge_ad.progress import Progress
+from edge_ad.publisher import Publisher
+from edge_ad.recorder import Recorder
+
+DRAIN_S = 5.0  # for the broker to take what is unsent; the rest stays on disk
+JOIN_S = 3.0  # for the camera to come back from its read
+
+
+def run(config: StationConfig) -> None:
+    """Inspect until SIGTERM, SIGINT or the end of the source.
+
+    Raises:
+        EdgeAdError: something that the station needs cannot be used; nothing was started yet.
+    """
+    faulthandler.enable()  # the watchdog kills with SIGABRT: the stacks of all threads go to the journal
+    stop = _stop_on_signals()
+    notifier = Notifier()
+    _refuse_short_watchdog(notifier, config)
+    with locked(config.state_dir):
+        bundle = open_bundle(config.bundle)
+        backend = open_backend(bundle, config.backend)
+        with _EndsTheProcess() as failures:
+            station = _start(config, bundle, backend, notifier, failures)
+            notifier.ready("waiting for the first frame")
+            InspectionLoop(station, stop).run()
+            _end(station, backend)
+
+
+def _start(
+    config: StationConfig, bundle: Bundle, backend: Backend, notifier: Notifier, failures: _EndsTheProcess
+) -> Station:
+    """Start the threads, around an engine that has proved itself."""
+    context = StationContext(config.station, uuid.uuid4().hex, bundle.digest, config.camera.kind in SIMULATED)
+    health = Health(__version__, backend.name, backend.precision, None, "", time.time_ns())
+    calibration = CalibrationWatch(config.store_dir(), bundle.digest, backend.precision, config.roi_record())
+    calibration.refresh()
+    pipeline = Pipeline(backend, bundle.manifest.input, config.roi_record(), config.regions)
+    pipeline.thresholds = calibration.thresholds
+    pipeline.warm_up()
+    progress = Progress()
+    publisher = Publisher(config, context, progress)
+    publisher.start()
+    last = publisher.last_position(config.camera.name)
+    capture = Capture(config.camera) if last is None else Capture(config.camera, last.frame_id, last.part_id)
+    capture.start()
+    engine = f"{backend.name}/{backend.precision}"
+    logger.info("edge-ad {}: station {}, bundle {:.12}, {}", __version__, config.station, bundle.digest, engine)
+    recorder = Recorder(config.record) if config.record is not None else None
+    return Station(
+        capture, pipeline, publisher, calibration, recorder, progress, notifier, config.limits, health, failures.first
+    )
+
+
+def _end(station: Station, backend: Backend) -> None:
+    """Stop the threads in the order of the frame path."""
+    station.notifier.stopping()
+    camera_came_back = station.capture.stop(JOIN_S)
+    may_take_more = station.publisher.broker_state().name in ("connecting", "online")
+    station.publisher.stop(DRAIN_S if may_take_more else 0.0)
+    backend.close()
+    logger.info("stopped")
+    if not camera_came_back:  # to end the interpreter under a thread in a driver can abort, which is no exit code 0
+        _leave(0)
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    return stop
+
+
+def _refuse_short_watchdog(notifier: Notifier, config: StationConfig) -> None:
+    """An inference that may take as long as the watchdog waits would be killed although it is within its limit."""
+    watchdog_s, limit_s = notifier.watchdog_s, config.limits.inference_s
+    if watchdog_s is not None and watchdog_s <= limit_s:
+        raise ConfigError(
+            f"limits.inference_s is {limit_s:g} s, the unit's WatchdogSec {watchdog_s:g} s: raise the latter"
+        )
+
+
+class _EndsTheProcess:
+    """Within this context, an exception of any thread ends the process, whatever the other threads are doing."""
+
+    def __init__(self) -> None:
+        self._first: BaseException | None = None
+
+    def first(self) -> BaseException | None:
+        """What ended a thread other than the main one."""
+        return self._first
+
+    def __enter__(self) -> _EndsTheProcess:
+        threading.excepthook = self._note
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        threading.excepthook = threading.__excepthook__
+        if error is not None:
+            _crash(error)
+
+    def _note(self, arguments: threading.ExceptHookArgs) -> None:
+        if self._first is None:
+            self._first = arguments.exc_value
+
+
+def _crash(error: BaseException) -> NoReturn:
+    """Say why and end at once. No farewell to the broker: it announces us as offline."""
+    if isinstance(error, EdgeAdError):
+        logger.critical("{}", error)
+        _leave(error.exit_code)
+    logger.opt(exception=error).critical("unknown error: {}; the process ends", type(error).__name__)
+    _leave(1)
+
+
+def _leave(code: int) -> NoReturn:
+    """End without waiting for threads that may hang."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,101 @@
+"""`edge-ad doctor`: the facts about this device that one asks for first when something is wrong."""
+
+from __future__ import annotations
+
+import grp
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import onnxruntime
+
+from edge_ad import __version__
+from edge_ad.bundle import open_bundle
+from edge_ad.cameras.opencv import videoio
+from edge_ad.config import StationConfig, V4l2Camera
+from edge_ad.errors import BundleError
+
+Facts = list[tuple[str, str]]
+
+DISTRIBUTIONS = ("numpy", "paho-mqtt", "torch", "torch-tensorrt", "tensorrt", "pycuda", "openvino")
+DEVICE_GROUPS = ("video", "render")
+GIB = 2**30
+
+
+def system() -> Facts:
+    """Hardware, operating system and the groups that give access to cameras and the GPU."""
+    groups = {grp.getgrgid(number).gr_name for number in os.getgroups() if _has_name(number)}
+    return [
+        ("edge-ad", __version__),
+        ("device", _first_line(Path("/proc/device-tree/model")) or platform.machine()),
+        ("L4T", _first_line(Path("/etc/nv_tegra_release")) or "no (not a Jetson)"),
+        ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
+        ("CPU cores", str(len(os.sched_getaffinity(0)))),
+        ("memory", f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / GIB:.1f} GiB"),
+        ("groups", ", ".join(f"{name} {'yes' if name in groups else 'no'}" for name in DEVICE_GROUPS)),
+    ]
+
+
+def libraries() -> Facts:
+    """Which libraries run, and from where; nothing heavy is imported to find out."""
+    built_with = ", ".join(f"{name} {'yes' if has else 'no'}" for name, has in videoio().items())
+    versions = [(name, _version(name)) for name in DISTRIBUTIONS]
+    return [
+        ("cv2", f"{cv2.__version__} at {cv2.__file__}: {built_with}"),
+        ("onnxruntime", f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}"),
+        *((name, version) for name, version in versions if version is not None),
+    ]
+
+
+def station(config: StationConfig) -> Facts:
+    """What a configuration refers to, as far as it can be seen without opening the camera or the broker."""
+    return [
+        ("station", config.station),
+        ("bundle", _bundle(config)),
+        ("camera", f"{config.camera.name} ({config.camera.kind})"),
+        *([("device", _v4l2(config.camera))] if isinstance(config.camera, V4l2Camera) else []),
+        ("state_dir", _disk(config.state_dir)),
+        ("broker", f"{config.mqtt.host}:{config.mqtt.port}, MQTT {config.mqtt.protocol}"),
+    ]
+
+
+SECTIONS: Sequence[tuple[str, Callable[[], Facts]]] = (("system", system), ("libraries", libraries))
+
+
+def _first_line(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()[0].strip("\0 ")
+    except (OSError, IndexError):  # not this kind of device
+        return None
+
+
+def _has_name(number: int) -> bool:
+    return any(group.gr_gid == number for group in grp.getgrall())
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _bundle(config: StationConfig) -> str:
+    try:
+        bundle = open_bundle(config.bundle)
+    except BundleError as error:
+        return str(error)
+    return f"{config.bundle}: {bundle.manifest.method}/{bundle.manifest.profile}, {bundle.digest[:12]}"
+
+
+def _v4l2(camera: V4l2Camera) -> str:
+    return f"{camera.device}: {'present' if Path(camera.device).exists() else 'missing'}"
+
+
+def _disk(path: Path) -> str:
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    return f"{path}: {shutil.disk_usage(existing).free / GIB:.1f} GiB free"

@@ -1,0 +1,172 @@
+"""The inference loop and its signs of life.
+
+The loop's turns also do what must stop when the loop hangs: the heartbeat, the watchdog, the look after the other
+threads. So whoever sees these signs knows that parts are being inspected. A bounded wait that ends without a frame is
+a turn like any other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from edge_ad.calibration_watch import CalibrationWatch
+from edge_ad.cameras.capture import Capture
+from edge_ad.config import LimitsConfig
+from edge_ad.core.messages import Health
+from edge_ad.errors import OutboxError
+from edge_ad.notify import Notifier
+from edge_ad.pipeline import Pipeline
+from edge_ad.progress import Progress
+from edge_ad.publisher import Publisher
+from edge_ad.recorder import Recorder
+from edge_ad.records import CameraState, Event, Frame, Missed, Verdict
+
+TURN_S = 0.25  # a turn without a frame ends after so long
+LAST_SUBMIT_S = 5.0  # while stopping, the last part may wait so long for the disk
+CAMERA_FIGURES_S = 10.0  # the camera's state goes out at once, its counters so often
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """The parts of a running daemon.
+
+    Attributes:
+        health: as it was at the start; its calibration and detail are filled in as they change.
+        failure: what ended a thread that nobody expected to end; None while all is well.
+    """
+
+    capture: Capture
+    pipeline: Pipeline
+    publisher: Publisher
+    calibration: CalibrationWatch
+    recorder: Recorder | None
+    progress: Progress
+    notifier: Notifier
+    limits: LimitsConfig
+    health: Health
+    failure: Callable[[], BaseException | None]
+
+
+class InspectionLoop:
+    """Takes frames from the camera, inspects them, and hands the results over."""
+
+    def __init__(self, station: Station, stop: threading.Event) -> None:
+        """Prepare; `stop` ends `run` after the part in hand."""
+        self._station = station
+        self._stop = stop
+        self._signs = SignsOfLife(station)
+
+    def run(self) -> None:
+        """Inspect until told to stop, or until the source has ended and all of it is inspected.
+
+        Raises:
+            EdgeAdError: a fault that this process cannot get over.
+        """
+        frames = self._station.capture.frames
+        while not self._stop.is_set() and not frames.finished:
+            shot = frames.get(TURN_S)
+            if shot is not None:
+                self._inspect(shot)
+            self._turn()
+
+    def _inspect(self, shot: Frame | Missed) -> None:
+        with self._station.progress.stage("inference", self._station.limits.inference_s):
+            event = self._station.pipeline.step(shot)
+        self._hand_over(event)
+        self._signs.count(event)
+        if self._station.recorder is not None and isinstance(shot, Frame):
+            self._station.recorder.record(shot)
+
+    def _hand_over(self, event: Event) -> None:
+        """Wait until the result is safe; a disk that hangs shows in `progress` and ends the signs of life."""
+        while True:
+            stopping = self._stop.is_set()
+            if self._station.publisher.submit(event, LAST_SUBMIT_S if stopping else TURN_S):
+                return
+            if stopping:
+                raise OutboxError(f"frame {event.frame_id} has no result: the outbox is stuck")
+            self._turn()
+
+    def _turn(self) -> None:
+        failure = self._station.failure() or self._station.publisher.failure()
+        if failure is not None:
+            raise failure
+        self._station.capture.supervise()
+        if self._signs.turn() and self._station.calibration.refresh():
+            self._station.pipeline.thresholds = self._station.calibration.thresholds
+
+
+class SignsOfLife:
+    """Heartbeat, watchdog, status line, camera and health messages, in step with the loop's turns."""
+
+    def __init__(self, station: Station, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start counting; `clock` returns seconds."""
+        self._station = station
+        self._clock = clock
+        self._verdicts: Counter[Verdict] = Counter()
+        self._heartbeat = 0
+        self._next_second = self._last_second = clock()
+        self._parts_before = 0
+        self._next_feed = clock()
+        self._camera: CameraState | None = None
+        self._camera_due = clock()
+        self._health: Health | None = None
+
+    def count(self, event: Event) -> None:
+        """A part has its result."""
+        self._verdicts[event.decision.verdict] += 1
+
+    def turn(self) -> bool:
+        """The loop came by; True about once a second."""
+        now = self._clock()
+        self._feed_watchdog(now)
+        self._show_camera(now)
+        if now < self._next_second:
+            return False
+        self._next_second = now + 1.0
+        self._heartbeat += 1
+        self._station.publisher.heartbeat(self._heartbeat)
+        self._show_health()
+        self._station.notifier.status(self._status(now))
+        return True
+
+    def _feed_watchdog(self, now: float) -> None:
+        watchdog_s = self._station.notifier.watchdog_s
+        if watchdog_s is None or now < self._next_feed or self._station.progress.overdue():
+            return
+        self._next_feed = now + watchdog_s / 4
+        self._station.notifier.watchdog()
+
+    def _show_camera(self, now: float) -> None:
+        state = self._station.capture.state()
+        before = self._camera
+        if before is not None and before.since_ns == state.since_ns and now < self._camera_due:
+            return
+        self._camera = state
+        self._camera_due = now + CAMERA_FIGURES_S
+        self._station.publisher.set_camera(state)
+
+    def _show_health(self) -> None:
+        calibration = self._station.calibration
+        record = calibration.thresholds.record if calibration.thresholds is not None else None
+        health = replace(self._station.health, calibration=record, detail=calibration.problem)
+        if health != self._health:
+            self._health = health
+            self._station.publisher.set_health(health)
+
+    def _status(self, now: float) -> str:
+        """One line for whoever looks: rate, verdicts, camera, broker, calibration."""
+        parts = self._verdicts.total()
+        rate = (parts - self._parts_before) / max(now - self._last_second, 1e-9)
+        self._parts_before, self._last_second = parts, now
+        verdicts = ", ".join(f"{verdict} {self._verdicts[verdict]}" for verdict in ("ok", "defect", "not_inspected"))
+        camera, broker = self._station.capture.state(), self._station.publisher.broker_state()
+        calibration = self._station.calibration.thresholds
+        return (
+            f"{rate:.1f} fps; {verdicts}; camera {camera.state} {camera.detail}; broker {broker.name} {broker.detail}; "
+            f"{'uncalibrated' if calibration is None else f'calibration {calibration.record}'}"
+        )
