@@ -35,7 +35,10 @@ def _decode(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
-    image = cv2.imdecode(data, flags) if data.size else None
+    try:
+        image = cv2.imdecode(data, flags) if data.size else None
+    except cv2.error:  # a damaged header can claim more pixels than OpenCV allows
+        image = None
     if image is None:
         raise DataError(f"cannot decode {path}: not an image, or damaged; remove it or save it again")
     if image.dtype not in (np.uint8, np.uint16):
