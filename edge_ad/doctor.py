@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
-import onnxruntime
 
 from edge_ad import __version__
+from edge_ad.backends import onnxruntime
 from edge_ad.bundle import open_bundle
 from edge_ad.cameras.opencv import videoio
 from edge_ad.config import StationConfig, V4l2Camera
@@ -46,7 +46,7 @@ def libraries() -> Facts:
     versions = [(name, _version(name)) for name in DISTRIBUTIONS]
     return [
         ("cv2", f"{cv2.__version__} at {cv2.__file__}: {built_with}"),
-        ("onnxruntime", f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}"),
+        ("onnxruntime", onnxruntime.describe()),
         *((name, version) for name, version in versions if version is not None),
     ]
 

@@ -65,5 +65,10 @@ class OnnxRuntimeBackend:
         self._session = None
 
 
+def describe() -> str:
+    """This onnxruntime: its version and what it can run on."""
+    return f"{ort.__version__}: {', '.join(ort.get_available_providers())}"
+
+
 def _line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -102,9 +102,10 @@ def _csi(config: configuration.CsiCamera, _resume_after: str | None) -> Camera:
 
 
 def _rtsp(config: configuration.RtspCamera, _resume_after: str | None) -> Camera:
-    from edge_ad.cameras.opencv import LiveCamera, connect_rtsp, without_password
+    from edge_ad.cameras.opencv import LiveCamera, connect_rtsp, rtsp_url, without_password
 
-    return LiveCamera(without_password(config.url), lambda: connect_rtsp(config))
+    url = rtsp_url(config)  # here, not in the capture thread: a password file that is missing is the user's mistake
+    return LiveCamera(without_password(config.url), lambda: connect_rtsp(config, url))
 
 
 def _file(config: configuration.FileCamera, _resume_after: str | None) -> Camera:
@@ -136,5 +137,8 @@ def make_camera(config: configuration.Camera, resume_after: str | None = None) -
     Args:
         config: the station's camera.
         resume_after: part_id of the last part that has its result; only a folder can go on after it.
+
+    Raises:
+        ConfigError: its password file cannot be read.
     """
     return KINDS[config.kind](config, resume_after)

@@ -194,15 +194,14 @@ def connect_csi(config: CsiCamera) -> cv2.VideoCapture:
     return capture
 
 
-def connect_rtsp(config: RtspCamera) -> cv2.VideoCapture:
-    """Open an IP camera.
+def connect_rtsp(config: RtspCamera, url: str) -> cv2.VideoCapture:
+    """Open an IP camera at its URL with the password in it.
 
     Raises:
         CameraError: it cannot be reached, refused the password, or has no such stream.
-        ConfigError: the password file cannot be read.
     """
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"rtsp_transport;{config.transport}"
-    capture = cv2.VideoCapture(rtsp_url(config), cv2.CAP_FFMPEG, _timeouts(config))
+    capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, _timeouts(config))
     if not capture.isOpened():
         raise CameraError(
             f"cannot open {without_password(config.url)} over {config.transport}: check address, path, user and "
