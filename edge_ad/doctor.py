@@ -17,6 +17,7 @@ from edge_ad.backends import onnxruntime
 from edge_ad.bundle import open_bundle
 from edge_ad.cameras.opencv import videoio
 from edge_ad.config import StationConfig, V4l2Camera
+from edge_ad.cuda.device import describe
 from edge_ad.errors import BundleError
 
 Facts = list[tuple[str, str]]
@@ -36,6 +37,7 @@ def system() -> Facts:
         ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
         ("CPU cores", str(len(os.sched_getaffinity(0)))),
         ("memory", f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / GIB:.1f} GiB"),
+        ("GPU", describe()),
         ("groups", ", ".join(f"{name} {'yes' if name in groups else 'no'}" for name in DEVICE_GROUPS)),
     ]
 
