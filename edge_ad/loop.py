@@ -27,6 +27,7 @@ from edge_ad.records import CameraState, Event, Frame, Missed, Verdict
 
 TURN_S = 0.25  # a turn without a frame ends after so long
 LAST_SUBMIT_S = 5.0  # while stopping, the last part may wait so long for the disk
+VERDICTS: tuple[Verdict, ...] = ("ok", "defect", "not_inspected")
 CAMERA_FIGURES_S = 10.0  # the camera's state goes out at once, its counters so often
 
 
@@ -163,10 +164,9 @@ class SignsOfLife:
         parts = self._verdicts.total()
         rate = (parts - self._parts_before) / max(now - self._last_second, 1e-9)
         self._parts_before, self._last_second = parts, now
-        verdicts = ", ".join(f"{verdict} {self._verdicts[verdict]}" for verdict in ("ok", "defect", "not_inspected"))
+        verdicts = ", ".join(f"{verdict} {self._verdicts[verdict]}" for verdict in VERDICTS)
         camera, broker = self._station.capture.state(), self._station.publisher.broker_state()
         calibration = self._station.calibration.thresholds
-        return (
-            f"{rate:.1f} fps; {verdicts}; camera {camera.state} {camera.detail}; broker {broker.name} {broker.detail}; "
-            f"{'uncalibrated' if calibration is None else f'calibration {calibration.record}'}"
-        )
+        calibrated = "uncalibrated" if calibration is None else f"calibration {calibration.record}"
+        devices = (f"camera {camera.state} {camera.detail}", f"broker {broker.name} {broker.detail}")
+        return "; ".join(part.rstrip() for part in (f"{rate:.1f} fps", verdicts, *devices, calibrated))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 
 USEC_PER_S = 1_000_000
 
@@ -23,23 +24,28 @@ class Notifier:
 
     def status(self, status: str) -> None:
         """One line for `systemctl status`."""
-        self._send(f"STATUS={_line(status)}")
+        self._try_to_send(f"STATUS={_line(status)}")
 
     def watchdog(self) -> None:
         """We are alive; due more often than every `watchdog_s`."""
-        self._send("WATCHDOG=1")
+        self._try_to_send("WATCHDOG=1")
 
     def stopping(self) -> None:
         """We were told to stop and are about to."""
         self._send("STOPPING=1")
 
-    def _send(self, message: str) -> None:
+    def _try_to_send(self, message: str) -> None:
+        """Send unless the manager's queue is full: what it does not read in time must not hold up the inspection."""
+        with suppress(BlockingIOError):
+            self._send(message, socket.MSG_DONTWAIT)
+
+    def _send(self, message: str, flags: int = 0) -> None:
         if self._address is None:
             return
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address  # abstract namespace
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.connect(address)
-            channel.sendall(message.encode())
+            channel.send(message.encode(), flags)
 
 
 def _watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:

@@ -99,7 +99,7 @@ class ServiceManager:
         self._socket.settimeout(timeout_s)
         try:
             message = self._socket.recv(4096).decode()
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             return None
         self.seen.append(message)
         return message
