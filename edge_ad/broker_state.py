@@ -54,21 +54,20 @@ class BrokerState:
 
 def explain_dial_error(error: OSError | ValueError, config: MqttConfig) -> BrokerState:
     """Why no connection came about at all."""
-    where = f"{config.host}:{config.port}"
     if isinstance(error, ssl.SSLCertVerificationError):
         remedy = _CERTIFICATE_REMEDY.get(error.verify_code, "see mqtt.tls")
         return BrokerState("tls_failed", f"certificate verify failed: {error.verify_message}; {remedy}")
     if isinstance(error, ssl.SSLError):
-        return BrokerState("tls_failed", f"no TLS with {where} ({error.reason or error}): is it the broker's TLS port?")
+        return BrokerState("tls_failed", f"no TLS ({error.reason or error}): is {config.port} the broker's TLS port?")
     if isinstance(error, (socket.gaierror, UnicodeError)):
         return BrokerState("unreachable", f"name not resolved: {config.host}")
     if isinstance(error, TimeoutError):
-        return BrokerState("unreachable", f"time-out: no answer from {where}")
+        return BrokerState("unreachable", "time-out: no answer")
     if isinstance(error, ConnectionRefusedError):
-        return BrokerState("unreachable", f"connection refused by {where}: does the broker run, on this port?")
+        return BrokerState("unreachable", f"connection refused: does the broker run, on port {config.port}?")
     if config.tls is not None and isinstance(error, ConnectionError):
-        return BrokerState("tls_failed", f"{where} ended the TLS handshake: is it the broker's TLS port?")
-    return BrokerState("unreachable", f"{where}: {getattr(error, 'strerror', None) or error}")
+        return BrokerState("tls_failed", f"the TLS handshake was cut off: is {config.port} the broker's TLS port?")
+    return BrokerState("unreachable", str(getattr(error, "strerror", None) or error))
 
 
 def explain_refusal(code: int, said: str, config: MqttConfig) -> BrokerState:
@@ -103,11 +102,8 @@ def explain_loss(code: int, error: str, config: MqttConfig, *, accepted: bool) -
     if accepted:
         return BrokerState("lost", f"the connection broke{because}")
     tls = "with" if config.tls is not None else "without"
-    return BrokerState(
-        "refused",
-        f"{config.host}:{config.port} closed the connection at once{because}: "
-        f"is it a broker {tls} TLS that speaks MQTT {config.protocol}?",
-    )
+    question = f"is it a broker {tls} TLS that speaks MQTT {config.protocol}?"
+    return BrokerState("refused", f"the connection was closed at once{because}: {question}")
 
 
 def _login_fault(code: int, config: MqttConfig) -> str:

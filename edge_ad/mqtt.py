@@ -253,8 +253,8 @@ class MqttLink:
         if state != self._state:
             self._state = state
             expected = state.name in ("online", "stopped")
-            where = f"{self._config.host}:{self._config.port}"
-            logger.log("INFO" if expected else "WARNING", "broker {}: {} {}", where, state.name, state.detail)
+            where, what = f"{self._config.host}:{self._config.port}", state.detail or state.name
+            logger.log("INFO" if expected else "WARNING", "broker {}: {}", where, what)
         self._on_change()
 
 

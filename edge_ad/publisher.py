@@ -129,7 +129,7 @@ class Publisher:
     def broker_state(self) -> BrokerState:
         """How it stands with the broker."""
         state, refusal = self._link.state(), self._refusal
-        return BrokerState("publish_refused", refusal) if state.name == "online" and refusal else state
+        return BrokerState("publish_refused", refusal) if refusal and state.name in ("online", "lost") else state
 
     def last_position(self, camera: str) -> Position | None:
         """Where a camera was when its last part was stored; None if it never had one."""

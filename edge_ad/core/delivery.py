@@ -23,6 +23,7 @@ from edge_ad.core.backoff import Backoff
 from edge_ad.core.messages import AlarmEventBody, GapBody, Message, ResultBody
 
 BATCH_ROWS = 64  # rows taken from the outbox at a time
+SUSPICIOUS_LOSSES = 3  # connections that broke over the same topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +241,7 @@ class RowLane:
         return done
 
     def _begin(self, row: Row) -> None:
-        if row.seq in self._missing and row.seq not in self._refused:
-            return  # on its way already
+        """Send what is neither acknowledged nor on its way: nothing, if the row was begun and not refused."""
         self._refused.pop(row.seq, None)
         every = pieces(row)
         taken = {PLC} if row.seq in self._plc_taken else set()
@@ -265,15 +265,10 @@ class RowLane:
         self._backoff.reset()
         if self._retried == seq:
             self._retried = None
-            self._try_all_refused()
+            self._rows.clear()
+            self._cursor, self._exhausted = 0, False
         if not self._refused and self._retried is None:
             self.refusal = ""
-
-    def _try_all_refused(self) -> None:
-        if self._refused:
-            self._rows.clear()
-            self._cursor = min(self._refused) - 1
-            self._exhausted = False
 
 
 class Delivery:
@@ -284,7 +279,9 @@ class Delivery:
         self.states = StateLane(backoff_min_s, backoff_max_s)
         self.rows = RowLane(backoff_min_s, backoff_max_s)
         self._window = 0
-        self._flying: dict[Hashable, tuple[Outgoing, str]] = {}
+        self._flying: dict[Hashable, tuple[Outgoing, str]] = {}  # ticket -> what, and its topic; in order of sending
+        self._suspect = ""
+        self._losses = 0
 
     @property
     def online(self) -> bool:
@@ -299,19 +296,19 @@ class Delivery:
     @property
     def refusal(self) -> str:
         """What the broker refuses and why; empty if nothing."""
-        return self.rows.refusal or self.states.refusal
+        return self.rows.refusal or self.states.refusal or self._suspicion()
 
     def connected(self, window: int) -> None:
         """A new connection that bears `window` unacknowledged publishes: all that is not acknowledged is due again."""
+        self._lose_flying()
         self._window = window
-        self._flying.clear()
         self.states.restart()
         self.rows.restart()
 
     def disconnected(self) -> None:
         """The connection is gone, and with it every acknowledgement that was awaited."""
+        self._lose_flying()
         self._window = 0
-        self._flying.clear()
         self.rows.restart()
 
     def wanted(self, now_s: float) -> Wanted | None:
@@ -341,11 +338,24 @@ class Delivery:
     def acknowledged(self, ticket: Hashable, refusal: str, now_s: float) -> None:
         """The broker has answered: taken if `refusal` is empty. What an earlier connection sent is ignored."""
         outgoing, topic = self._flying.pop(ticket, (None, ""))
+        self._losses = 0 if topic == self._suspect else self._losses
         why = f"{topic}: {refusal}"
         if isinstance(outgoing, Message):
             self.states.refused(outgoing, why, now_s) if refusal else self.states.taken(outgoing)
         elif isinstance(outgoing, Parcel):
             self.rows.refused(outgoing, why, now_s) if refusal else self.rows.taken(outgoing)
+
+    def _lose_flying(self) -> None:
+        """Note what was first in line when the connection broke: some brokers hang up on what they do not allow."""
+        if self._flying:
+            _, topic = next(iter(self._flying.values()))
+            self._losses = self._losses + 1 if topic == self._suspect else 1
+            self._suspect = topic
+        self._flying.clear()
+
+    def _suspicion(self) -> str:
+        suspicious = self._losses >= SUSPICIOUS_LOSSES
+        return f"{self._suspect}: the broker ends the connection whenever it is sent" if suspicious else ""
 
 
 def render(parcel: Parcel, *, late: bool, published_ms: int, historical_after_ms: int) -> Message:

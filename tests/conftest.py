@@ -1,0 +1,51 @@
+"""Fixtures that several packages' tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.broker import Broker, Subscriber
+
+
+@pytest.fixture
+def make_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
+    """Starts brokers (arguments as `Broker`, less the folder); all are gone at the end of the test."""
+    brokers: list[Broker] = []
+
+    def make(**arguments: object) -> Broker:
+        brokers.append(Broker(tmp_path / f"broker{len(brokers)}", **arguments))  # type: ignore[arg-type]
+        brokers[-1].start()
+        return brokers[-1]
+
+    yield make
+    for broker in brokers:
+        broker.kill()
+
+
+@pytest.fixture
+def broker(make_broker: Callable[..., Broker]) -> Broker:
+    """A broker that lets everybody in."""
+    return make_broker()
+
+
+@pytest.fixture
+def make_subscriber(tmp_path: Path) -> Iterator[Callable[..., Subscriber]]:
+    """Starts subscribers to `edge-ad/#` (broker, then as `Subscriber`); all are gone at the end of the test."""
+    subscribers: list[Subscriber] = []
+
+    def make(broker: Broker, user: tuple[str, str] | None = None) -> Subscriber:
+        subscribers.append(Subscriber(broker, tmp_path / f"subscriber{len(subscribers)}", user))
+        return subscribers[-1]
+
+    yield make
+    for subscriber in subscribers:
+        subscriber.close()
+
+
+@pytest.fixture
+def subscriber(broker: Broker, make_subscriber: Callable[..., Subscriber]) -> Subscriber:
+    """Hears all that is published at `broker`."""
+    return make_subscriber(broker)

@@ -1,0 +1,314 @@
+"""The bookkeeping of delivery, against a simulated outbox and broker that acknowledge, refuse and break at will."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_ad.core import messages
+from edge_ad.core.alarms import DEFECT, AlarmEvent, PartInspected
+from edge_ad.core.delivery import PLC, RESULT, Delivery, Outgoing, Parcel, Piece, Row, pieces, render
+from edge_ad.core.messages import Message, StationContext
+from edge_ad.records import Decision, Event
+
+CONTEXT = StationContext("press-3", "boot", "digest", simulated=False)
+STATE = Message("edge-ad/press-3/health", b"1", 1, retain=True)
+
+
+def make_row(seq: int, *, alarm: bool = False) -> Row:
+    event = Event("top", seq, None, None, 0, Decision("ok", None, 0.1, 0.2))
+    happened = AlarmEvent("cleared", PartInspected(seq, 0, "ok", 0.1), 1)
+    events = (messages.alarm_event_body(CONTEXT, DEFECT, happened, event),) if alarm else ()
+    return Row(seq, messages.result_body(CONTEXT, seq, event), events)
+
+
+@dataclass
+class World:
+    """An outbox of unsent rows and a wire that remembers what was sent."""
+
+    delivery: Delivery = field(default_factory=lambda: Delivery(1.0, 8.0))
+    unsent: dict[int, Row] = field(default_factory=dict)
+    flying: dict[int, Outgoing] = field(default_factory=dict)
+    sent: list[Outgoing] = field(default_factory=list)
+    now_s: float = 0.0
+    window: int = 0
+    stored: set[int] = field(default_factory=set)
+
+    def store(self, row: Row, deadline_s: float = 0.0) -> None:
+        self.unsent[row.seq] = row
+        self.delivery.rows.put_fresh(row, deadline_s, self.now_s, online=self.delivery.online)
+
+    def connect(self, window: int) -> None:
+        self.flying.clear()
+        self.delivery.connected(window)
+
+    def feed(self) -> None:
+        while True:
+            wanted = self.delivery.wanted(self.now_s)
+            if wanted is not None:
+                later = [row for seq, row in sorted(self.unsent.items()) if seq > wanted.after_seq]
+                self.delivery.rows.offer(later[: wanted.limit])
+            outgoing = self.delivery.next(self.now_s)
+            if outgoing is None:
+                return
+            ticket = len(self.sent)
+            self.sent.append(outgoing)
+            self.flying[ticket] = outgoing
+            self.delivery.sent(ticket, outgoing, topic_of(outgoing))
+
+    def answer(self, ticket: int, refusal: str = "") -> None:
+        del self.flying[ticket]
+        self.delivery.acknowledged(ticket, refusal, self.now_s)
+        for seq in self.delivery.rows.take_done():
+            del self.unsent[seq]
+
+    def answer_all(self) -> None:
+        while self.flying:
+            self.answer(next(iter(self.flying)))
+            self.feed()
+
+    def pieces_sent(self) -> list[tuple[int, Piece]]:
+        return [(each.row.seq, each.piece) for each in self.sent if isinstance(each, Parcel)]
+
+    def act(self, action: str, value: int) -> None:
+        """One thing that can happen; `value` chooses which."""
+        if action == "store":
+            seq = max([0, *self.stored]) + 1
+            self.stored.add(seq)
+            self.store(make_row(seq, alarm=value % 2 == 1), self.now_s + 2)
+        elif action == "state":
+            self.delivery.states.put(Message(STATE.topic, str(value).encode(), 1, retain=True))
+        elif action == "connect":
+            self.window = value + 1
+            self.connect(self.window)
+        elif action == "disconnect":
+            self.window = 0
+            self.flying.clear()
+            self.delivery.disconnected()
+        elif action == "wait":
+            self.now_s += value
+        elif self.flying:
+            ticket = list(self.flying)[value % len(self.flying)]
+            self.answer(ticket, "Not authorized" if action == "refuse" else "")
+
+
+def topic_of(outgoing: Outgoing) -> str:
+    if isinstance(outgoing, Message):
+        return outgoing.topic
+    return render(outgoing, late=False, published_ms=0, historical_after_ms=0).topic
+
+
+ACTIONS = ["store", "state", "connect", "disconnect", "wait", "take", "refuse"]
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 30)), max_size=60))
+def test_whatever_happens_every_row_is_done_once_when_the_broker_takes_it(steps: list[tuple[str, int]]) -> None:
+    world = World()
+    for action, value in steps:
+        world.act(action, value)
+        world.feed()
+        assert len(world.flying) == world.delivery.in_flight <= world.window
+    if not world.delivery.online:
+        world.act("connect", 5)
+    for _ in range(200):
+        world.now_s += 10
+        world.feed()
+        world.answer_all()
+    assert not world.unsent  # and none was done twice, or `answer` would have failed
+    assert world.delivery.refusal == ""
+
+
+@given(st.lists(st.booleans(), max_size=80), st.integers(1, 40))
+def test_rows_leave_in_order_and_completely_and_once(alarms: list[bool], window: int) -> None:
+    world = World()
+    for seq, alarm in enumerate(alarms, start=1):
+        world.store(make_row(seq, alarm=alarm))
+    world.connect(window)
+    world.feed()
+    world.answer_all()
+    wanted = [(seq, piece) for seq, alarm in enumerate(alarms, start=1) for piece in pieces(make_row(seq, alarm=alarm))]
+    assert world.pieces_sent() == wanted
+    assert not world.unsent
+
+
+def test_a_fresh_plc_overtakes_the_backlog() -> None:
+    world = World()
+    for seq in range(1, 101):
+        world.store(make_row(seq))
+    world.connect(8)
+    world.feed()
+    world.store(make_row(101))
+    world.feed()
+    assert world.pieces_sent()[-1] == (101, PLC)
+    assert len(world.flying) <= 8
+
+
+def test_a_plc_that_was_acknowledged_ahead_is_not_sent_again_even_after_a_reconnect() -> None:
+    world = World()
+    world.connect(1)
+    world.store(make_row(1))
+    world.feed()
+    assert world.pieces_sent() == [(1, PLC)]
+    world.answer(0)
+    world.connect(1)
+    world.feed()
+    world.answer_all()
+    assert world.pieces_sent() == [(1, PLC), (1, RESULT)]
+    assert not world.unsent
+
+
+def test_a_part_that_only_a_gap_speaks_of_sends_its_plc_and_nothing_else() -> None:
+    world = World()
+    world.connect(4)
+    gap = messages.gap_body(CONTEXT, 1, 1, "outbox_full", 0)
+    world.unsent[1] = Row(1, gap)
+    world.delivery.rows.put_fresh(Row(1, make_row(1).body, stored=False), 1.0, 0.0, online=True)
+    world.feed()
+    world.answer_all()
+    assert world.pieces_sent() == [(1, PLC), (1, RESULT)]
+    assert not world.unsent
+
+
+def test_a_verdict_is_late_after_its_deadline_and_for_parts_of_another_process() -> None:
+    rows = Delivery(1.0, 8.0).rows
+    rows.put_fresh(make_row(7), 10.0, 9.0, online=False)
+    assert [rows.is_late(7, now_s) for now_s in (9.5, 10.0, 10.1)] == [False, False, True]
+    assert rows.is_late(6, 9.5)
+
+
+def test_a_refused_row_holds_up_no_other_and_is_tried_again_alone() -> None:
+    world = World()
+    for seq in range(1, 6):
+        world.store(make_row(seq))
+    world.connect(1)
+    world.feed()
+    world.answer(0, "Not authorized")
+    assert world.delivery.refusal == "edge-ad/press-3/result: Not authorized"
+    world.feed()
+    assert not world.flying  # a pause
+    world.now_s = 1.0
+    world.feed()
+    while 1 not in {seq for seq, _ in world.pieces_sent()[1:]}:
+        world.answer(next(iter(world.flying)))
+        world.feed()
+    assert sorted(world.unsent) == [1]  # the others went first
+    world.answer_all()
+    assert not world.unsent
+    assert world.delivery.refusal == ""
+
+
+def test_only_what_is_missing_of_a_refused_row_is_sent_again() -> None:
+    world = World()
+    world.store(make_row(1, alarm=True))
+    world.connect(4)
+    world.feed()
+    result, event, plc = list(world.flying)
+    world.answer(event, "Quota exceeded")
+    world.answer(result)
+    world.answer(plc)
+    world.now_s = 1.0
+    world.feed()
+    assert world.pieces_sent()[3:] == [(1, Piece("event", 0))]
+
+
+def test_when_a_refused_row_is_taken_at_last_all_refused_rows_are_sent_together() -> None:
+    world = World()
+    for seq in range(1, 4):
+        world.store(make_row(seq))
+    world.connect(12)
+    world.feed()
+    for ticket, outgoing in list(world.flying.items()):
+        world.answer(ticket, "Not authorized" if outgoing.piece == RESULT else "")  # type: ignore[union-attr]
+    world.now_s = 8.0
+    world.feed()
+    assert len(world.flying) == 1  # one is tried
+    world.answer(next(iter(world.flying)))
+    world.feed()
+    assert len(world.flying) == 2
+
+
+def test_the_delay_between_refusals_grows_and_is_bounded() -> None:
+    world = World()
+    world.store(make_row(1))
+    world.connect(1)
+    world.feed()
+    waits = []
+    for _ in range(6):
+        world.answer(next(iter(world.flying)), "Not authorized")
+        began_s = world.now_s
+        while not world.flying:
+            world.now_s += 0.5
+            world.feed()
+        waits.append(world.now_s - began_s)
+    assert waits == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+
+
+def test_of_a_state_only_the_newest_is_sent_and_one_at_a_time() -> None:
+    world = World()
+    world.connect(8)
+    world.delivery.states.put(STATE)
+    world.feed()
+    for payload in (b"2", b"3"):
+        world.delivery.states.put(Message(STATE.topic, payload, 1, retain=True))
+        world.feed()
+    assert world.sent == [STATE]
+    world.answer_all()
+    assert [message.payload for message in world.sent if isinstance(message, Message)] == [b"1", b"3"]
+
+
+def test_every_connection_begins_with_all_states_in_the_order_of_their_first_appearance() -> None:
+    world = World()
+    topics = ["edge-ad/press-3/status", "edge-ad/press-3/camera/top", "edge-ad/press-3/health"]
+    for topic in topics:
+        world.delivery.states.put(Message(topic, b"x", 1, retain=True))
+    world.store(make_row(1))
+    for _ in range(2):
+        world.connect(16)
+        world.feed()
+        assert [topic_of(each) for each in world.sent[:3]] == topics
+        world.sent.clear()
+
+
+def test_a_refused_state_is_tried_again_and_holds_up_nothing() -> None:
+    world = World()
+    world.delivery.states.put(STATE)
+    world.connect(8)
+    world.feed()
+    world.answer(0, "Not authorized")
+    world.store(make_row(1))
+    world.feed()
+    world.answer_all()
+    assert not world.unsent
+    assert world.delivery.refusal == "edge-ad/press-3/health: Not authorized"
+    world.now_s = 1.0
+    world.feed()
+    world.answer_all()
+    assert world.delivery.refusal == ""
+
+
+def test_a_topic_over_which_the_connection_keeps_breaking_is_named() -> None:
+    """A broker of MQTT 3.1.1 can say no only by hanging up."""
+    world = World()
+    world.store(make_row(1))
+    for _ in range(3):
+        assert world.delivery.refusal == ""
+        world.connect(4)
+        world.feed()
+        world.flying.clear()
+        world.delivery.disconnected()
+    assert world.delivery.refusal.startswith("edge-ad/press-3/result: the broker ends the connection")
+    world.connect(4)
+    world.feed()
+    world.answer_all()
+    assert world.delivery.refusal == ""
+
+
+def test_a_gap_record_is_one_message() -> None:
+    gap = messages.gap_body(CONTEXT, 5, 9, "outbox_full", 0)
+    assert pieces(Row(5, gap)) == [RESULT]
+    assert render(Parcel(Row(5, gap), RESULT), late=False, published_ms=1, historical_after_ms=1).topic.endswith(
+        "/result"
+    )

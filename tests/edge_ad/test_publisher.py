@@ -1,0 +1,435 @@
+"""From `submit` to an independent subscriber of a real broker: nothing is lost, copies agree, the states are told."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_ad.config import StationConfig
+from edge_ad.core.messages import Health, StationContext
+from edge_ad.progress import Progress
+from edge_ad.publisher import Publisher
+from edge_ad.records import CameraState, Decision, Event, Region, Verdict
+from tests.broker import Broker, Received, Subscriber, mqtt_config
+from tests.daemons import wait_until
+
+CONTEXT = StationContext("press-3", "boot-1", "digest", simulated=False)
+HEALTH = Health("0.1.0", "onnxruntime", "fp32", 1, "", 0)
+MakePublisher = Callable[..., Publisher]
+
+
+def station(folder: Path, mqtt: dict[str, Any], **sections: Any) -> StationConfig:
+    values = {
+        "station": "press-3",
+        "state_dir": str(folder / "state"),
+        "bundle": "bundle",
+        "camera": {"kind": "folder", "name": "top", "path": "parts"},
+        "mqtt": mqtt,
+        "plc": {"deadline_s": 30.0},
+        **sections,
+    }
+    return StationConfig.model_validate(values)
+
+
+def part(number: int, verdict: Verdict = "ok") -> Event:
+    regions = (Region(1, 2, 3, 4, 12, 0.75),) if verdict == "defect" else ()
+    decision = Decision(verdict, None, 0.25, 0.5, regions, calibration=1)
+    return Event("top", number, f"part-{number}", None, time.time_ns(), decision, {"engine": 1.5})
+
+
+def submit(publisher: Publisher, numbers: range, defects: frozenset[int] = frozenset()) -> None:
+    for number in numbers:
+        assert publisher.submit(part(number, "defect" if number in defects else "ok"), timeout_s=10)
+
+
+def bodies(messages: list[Received]) -> list[dict[str, Any]]:
+    return [json.loads(message.payload) for message in messages]
+
+
+def parts_of(messages: list[Received]) -> dict[int, list[dict[str, Any]]]:
+    """Number -> every copy of its result, without the two fields in which copies may differ."""
+    copies: dict[int, list[dict[str, Any]]] = {}
+    for body in bodies(messages):
+        del body["published_ms"], body["historical"]
+        copies.setdefault(body["seq"], []).append(body)
+    return copies
+
+
+def assert_complete(results: list[Received], count: int) -> None:
+    """Every part has a result, under one number each, and all copies of a number agree."""
+    copies = parts_of(results)
+    assert sorted(copies) == list(range(1, count + 1))
+    assert all(copy == same[0] for same in copies.values() for copy in same)
+    assert [copies[seq][0]["part_id"] for seq in sorted(copies)] == [f"part-{n}" for n in range(1, count + 1)]
+
+
+def publishes(broker: Broker) -> list[tuple[str, int]]:
+    """Topic and message id (from 1 on each connection) of all that the broker received from the station."""
+    found = re.findall(r"Received PUBLISH from press-3 \(d0, q1, r\d, m(\d+), '(.*?)'", broker.logged())
+    return [(topic, int(message_id)) for message_id, topic in found]
+
+
+@pytest.fixture
+def make_publisher() -> Iterator[MakePublisher]:
+    publishers: list[Publisher] = []
+
+    def make(config: StationConfig, context: StationContext = CONTEXT) -> Publisher:
+        publishers.append(Publisher(config, context, Progress()))
+        publishers[-1].start()
+        return publishers[-1]
+
+    yield make
+    for publisher in publishers:
+        publisher.stop(0.0)
+        assert publisher.failure() is None
+
+
+def delivered(publisher: Publisher, count: int) -> None:
+    wait_until(lambda: publisher.stats().sent == count or publisher.failure() is not None)
+    assert publisher.failure() is None
+
+
+def test_every_part_arrives_once_and_in_order(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher
+) -> None:
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    submit(publisher, range(1, 201))
+    delivered(publisher, 200)
+    results = subscriber.wait_for(lambda messages: len(messages) >= 200, "/result")
+    assert [body["seq"] for body in bodies(results)] == list(range(1, 201))
+    assert_complete(results, 200)
+    assert not any(message.retained for message in results)
+
+
+def test_plc_says_what_result_says(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher
+) -> None:
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    submit(publisher, range(1, 31), defects=frozenset({7, 8, 20}))
+    delivered(publisher, 30)
+    plc = bodies(subscriber.wait_for(lambda messages: len(messages) >= 30, "/plc"))
+    assert [(body["seq"], body["res"]) for body in plc] == [(n, 2 if n in {7, 8, 20} else 1) for n in range(1, 31)]
+
+
+def test_a_late_verdict_is_withheld_from_controllers(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher
+) -> None:
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker), plc={"deadline_s": 0.001}))
+    time.sleep(0.01)
+    old = part(1)
+    time.sleep(0.01)
+    assert publisher.submit(old, timeout_s=10)
+    delivered(publisher, 1)
+    (plc,) = bodies(subscriber.wait_for(lambda messages: len(messages) >= 1, "/plc"))
+    (result,) = bodies(subscriber.received("/result"))
+    assert (plc["res"], plc["rsn"]) == (0, "late")
+    assert result["verdict"] == "ok"
+
+
+def test_one_alarm_is_raised_and_cleared(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher
+) -> None:
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    submit(publisher, range(1, 9), defects=frozenset({3, 4, 5}))
+    delivered(publisher, 8)
+    events = bodies(subscriber.wait_for(lambda messages: len(messages) >= 2, "alarm/top/defect/event"))
+    assert [(event["event"], event["seq"], event["count"]) for event in events] == [("raised", 3, 1), ("cleared", 6, 3)]
+    subscriber.wait_for(lambda states: bodies(states)[-1]["seq"] == 6, "alarm/top/defect/state")
+    assert bodies(subscriber.received("alarm/top/defect/state"))[-1]["state"] == "normal"
+
+
+def test_birth_and_all_states_are_told_on_every_connection(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher
+) -> None:
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    publisher.set_camera(CameraState("top", "online", "", 0))
+    publisher.set_health(HEALTH)
+    topics = {"status", "alarm/top/defect/state", "camera/top", "health"}
+    told = {f"edge-ad/press-3/{topic}" for topic in topics}
+    subscriber.wait_for(lambda messages: told <= {message.topic for message in messages})
+    broker.restart()
+    wait_until(lambda: Counter(topic for topic, _ in publishes(broker)) == dict.fromkeys(told, 2))
+    assert [topic for topic, message_id in publishes(broker) if message_id == 1] == ["edge-ad/press-3/status"] * 2
+
+
+def test_states_are_retained_for_who_comes_later(
+    tmp_path: Path, broker: Broker, make_subscriber: Callable[..., Subscriber], make_publisher: MakePublisher
+) -> None:
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    publisher.set_camera(CameraState("top", "fault", "unplugged", 0))
+    submit(publisher, range(1, 3), defects=frozenset({2}))
+    delivered(publisher, 2)
+    late = make_subscriber(broker)
+    kept = {m.topic: m.payload for m in late.wait_for(lambda messages: len(messages) >= 3) if m.retained}
+    assert kept["edge-ad/press-3/status"] == "online"
+    assert json.loads(kept["edge-ad/press-3/camera/top"])["detail"] == "unplugged"
+    assert json.loads(kept["edge-ad/press-3/alarm/top/defect/state"])["state"] == "active"
+
+
+def test_nothing_is_lost_while_the_broker_is_away(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher
+) -> None:
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker), outbox={"historical_after_s": 0.05}))
+    submit(publisher, range(1, 101))
+    broker.stop()
+    submit(publisher, range(101, 201))
+    time.sleep(0.1)
+    broker.start()
+    submit(publisher, range(201, 301))
+    delivered(publisher, 300)
+    results = subscriber.wait_for(lambda messages: len(parts_of(messages)) >= 300, "/result")
+    assert_complete(results, 300)
+    assert any(body["historical"] for body in bodies(results))
+
+
+def test_nothing_is_lost_when_the_broker_goes_under_load(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher
+) -> None:
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    for begin in range(1, 601, 200):
+        submit(publisher, range(begin, begin + 200))
+        broker.restart()  # SIGTERM: it saves what it has acknowledged
+    delivered(publisher, 600)
+    assert_complete(subscriber.wait_for(lambda messages: len(parts_of(messages)) >= 600, "/result"), 600)
+
+
+def test_what_was_unsent_at_the_end_is_sent_by_the_next_run_and_late_for_controllers(
+    tmp_path: Path, broker: Broker, make_subscriber: Callable[..., Subscriber], make_publisher: MakePublisher
+) -> None:
+    subscriber = make_subscriber(broker)
+    broker.stop()
+    config = station(tmp_path, mqtt_config(broker))
+    first = make_publisher(config)
+    submit(first, range(1, 51), defects=frozenset({50}))
+    first.stop(0.0)
+    broker.start()
+    second = make_publisher(config, StationContext("press-3", "boot-2", "digest", simulated=False))
+    submit(second, range(51, 61))
+    delivered(second, 60)
+    results = subscriber.wait_for(lambda messages: len(parts_of(messages)) >= 60, "/result")
+    assert_complete(results, 60)
+    assert [body["boot_id"] for body in bodies(results)] == ["boot-1"] * 50 + ["boot-2"] * 10
+    plc = bodies(subscriber.wait_for(lambda messages: len(messages) >= 60, "/plc"))
+    assert {body["seq"]: body["rsn"] for body in plc} == {n: "late" if n <= 50 else "" for n in range(1, 61)}
+    events = bodies(subscriber.received("defect/event"))
+    assert [(event["event"], event["seq"]) for event in events] == [("raised", 50), ("cleared", 51)]
+
+
+def test_a_clean_stop_says_stopped(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher
+) -> None:
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    submit(publisher, range(1, 101))
+    publisher.stop(10.0)
+    assert publisher.stats().unsent == 0
+    assert publisher.broker_state().name == "stopped"
+    statuses = subscriber.wait_for(lambda messages: len(messages) >= 2, "/status")
+    assert [message.payload for message in statuses] == ["online", "stopped"]
+    assert_complete(subscriber.wait_for(lambda messages: len(messages) >= 100, "/result"), 100)
+
+
+def test_a_killed_station_is_told_as_offline_by_the_broker(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber
+) -> None:
+    program = f"""
+import time
+from pathlib import Path
+from edge_ad.progress import Progress
+from edge_ad.publisher import Publisher
+from tests.edge_ad.test_publisher import CONTEXT, station
+Publisher(station(Path({str(tmp_path)!r}), {mqtt_config(broker)!r}), CONTEXT, Progress()).start()
+time.sleep(60)
+"""
+    child = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        subscriber.wait_for(lambda messages: len(messages) >= 1, "/status")
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait(10)
+    statuses = subscriber.wait_for(lambda messages: len(messages) >= 2, "/status")
+    assert [message.payload for message in statuses] == ["online", "offline"]
+
+
+def test_the_heartbeat_is_now_or_never(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher
+) -> None:
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    wait_until(lambda: publisher.broker_state().name == "online")
+    publisher.heartbeat(1)
+    subscriber.wait_for(lambda messages: len(messages) == 1, "/heartbeat")
+    broker.stop()
+    wait_until(lambda: publisher.broker_state().name != "online")
+    publisher.heartbeat(2)
+    broker.start()
+    wait_until(lambda: publisher.broker_state().name == "online")
+    counter = itertools.count(3)
+    wait_until(lambda: publisher.heartbeat(next(counter)) or len(subscriber.received("/heartbeat")) > 1)
+    assert "2" not in [message.payload for message in subscriber.received("/heartbeat")]
+
+
+USERS = {"press-3": "station", "reader": "reader"}
+ALLOWED = "user reader\ntopic read edge-ad/#\nuser press-3\ntopic write edge-ad/press-3/#\n"
+
+
+def write_secret(tmp_path: Path, password: str) -> str:
+    (tmp_path / "password").write_text(f"{password}\n")
+    return str(tmp_path / "password")
+
+
+def test_a_wrong_password_is_called_that_and_the_right_one_is_tried_again(
+    tmp_path: Path, make_broker: Callable[..., Broker], make_publisher: MakePublisher
+) -> None:
+    broker = make_broker(users=USERS, acl=ALLOWED)
+    secret = write_secret(tmp_path, "hunter2")
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker, username="press-3", password_file=secret)))
+    wait_until(lambda: publisher.broker_state().name == "login_refused")
+    assert "wrong user name or password for press-3" in publisher.broker_state().detail
+    assert "hunter2" not in repr(publisher.broker_state())
+    submit(publisher, range(1, 11))
+    wait_until(lambda: publisher.stats().unsent == 10)
+    publisher.stop(0.0)
+
+    write_secret(tmp_path, "station")
+    second = make_publisher(station(tmp_path, mqtt_config(broker, username="press-3", password_file=secret)))
+    delivered(second, 10)
+
+
+def test_a_refused_topic_is_named_and_its_rows_stay_unsent(
+    tmp_path: Path,
+    make_broker: Callable[..., Broker],
+    make_subscriber: Callable[..., Subscriber],
+    make_publisher: MakePublisher,
+) -> None:
+    """MQTT 5 tells it in the PUBACK; the other topics go on, and once it is allowed all rows arrive."""
+    denied = "topic deny edge-ad/press-3/alarm/top/defect/event\n"
+    broker = make_broker(users=USERS, acl=ALLOWED + denied)
+    subscriber = make_subscriber(broker, ("reader", "reader"))
+    secret = write_secret(tmp_path, "station")
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker, username="press-3", password_file=secret)))
+    publisher.set_health(HEALTH)
+    submit(publisher, range(1, 61), defects=frozenset({10, 30}))
+    wait_until(lambda: publisher.stats().sent == 56)
+    wait_until(lambda: publisher.broker_state().name == "publish_refused")
+    refusal = publisher.broker_state().detail
+    assert "edge-ad/press-3/alarm/top/defect/event" in refusal
+    assert "Not authorized" in refusal
+    subscriber.wait_for(lambda messages: bodies(messages)[-1]["publish_refused"] == refusal, "/health")
+    assert publisher.stats().unsent == 4
+
+    (tmp_path / "broker0" / "acl").write_text(ALLOWED)
+    broker.restart()
+    delivered(publisher, 60)
+    events = bodies(subscriber.wait_for(lambda messages: len(messages) == 4, "defect/event"))
+    assert [event["seq"] for event in events] == [10, 11, 30, 31]
+    wait_until(lambda: publisher.broker_state().name == "online")
+    assert_complete(subscriber.received("/result"), 60)
+
+
+def test_a_refusal_that_ends_is_noticed_without_a_reconnect(
+    tmp_path: Path, make_broker: Callable[..., Broker], make_publisher: MakePublisher
+) -> None:
+    broker = make_broker(users=USERS, acl=ALLOWED + "topic deny edge-ad/press-3/result\n")
+    secret = write_secret(tmp_path, "station")
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker, username="press-3", password_file=secret)))
+    submit(publisher, range(1, 101))
+    wait_until(lambda: publisher.broker_state().name == "publish_refused" and publisher.stats().unsent == 100)
+    (tmp_path / "broker0" / "acl").write_text(ALLOWED)
+    broker.reload()
+    delivered(publisher, 100)
+    wait_until(lambda: publisher.broker_state().name == "online")
+
+
+def test_a_message_above_the_brokers_packet_size_is_named_and_holds_up_nothing(
+    tmp_path: Path, make_broker: Callable[..., Broker], make_publisher: MakePublisher
+) -> None:
+    broker = make_broker(options="max_packet_size 2000")
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    wait_until(lambda: publisher.broker_state().name == "online")
+    large = Decision("defect", None, 0.75, 0.5, (Region(1, 2, 3, 4, 5, 0.5),) * 99, 1)
+    assert publisher.submit(Event("top", 1, None, None, time.time_ns(), large), timeout_s=10)
+    submit(publisher, range(2, 51))
+    delivered(publisher, 49)
+    wait_until(lambda: publisher.broker_state().name == "publish_refused")
+    assert "edge-ad/press-3/result" in publisher.broker_state().detail
+    assert "2000" in publisher.broker_state().detail
+    assert publisher.stats().unsent == 1
+
+
+def test_a_window_of_one_publish_is_enough(
+    tmp_path: Path, make_broker: Callable[..., Broker], make_publisher: MakePublisher
+) -> None:
+    broker = make_broker(options="max_inflight_messages 1")  # the broker's receive maximum
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    submit(publisher, range(1, 101), defects=frozenset({50}))
+    delivered(publisher, 100)
+
+
+def test_mqtt_3_1_1_delivers_too(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher
+) -> None:
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker, protocol="3.1.1")))
+    submit(publisher, range(1, 101))
+    delivered(publisher, 100)
+    broker.restart()
+    submit(publisher, range(101, 201))
+    delivered(publisher, 200)
+    assert_complete(subscriber.wait_for(lambda messages: len(parts_of(messages)) >= 200, "/result"), 200)
+
+
+def test_the_embedded_broker_of_the_demo_works(tmp_path: Path, make_publisher: MakePublisher) -> None:
+    pytest.importorskip("amqtt")
+    from edge_ad.demo.broker import embedded_broker
+    from edge_ad.mqtt import Listener
+
+    heard: list[tuple[str, bytes]] = []
+    mqtt = {"backoff_min_s": 0.05, "protocol": "3.1.1"}
+    with (
+        embedded_broker() as port,
+        Listener("127.0.0.1", port, "edge-ad/#", lambda topic, payload: heard.append((topic, payload))),
+    ):
+        publisher = make_publisher(station(tmp_path, {**mqtt, "port": port}))
+        submit(publisher, range(1, 101), defects=frozenset({5}))
+        publisher.stop(20.0)
+        wait_until(lambda: ("edge-ad/press-3/status", b"stopped") in heard)
+    seqs = [json.loads(payload)["seq"] for topic, payload in heard if topic.endswith("/result")]
+    assert seqs == list(range(1, 101))
+
+
+def test_submit_after_the_end_is_refused(tmp_path: Path, broker: Broker, make_publisher: MakePublisher) -> None:
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    publisher.stop(0.0)
+    assert not publisher.submit(part(1), timeout_s=0.1)
+
+
+def test_the_position_is_that_of_the_last_stored_part(
+    tmp_path: Path, broker: Broker, make_publisher: MakePublisher
+) -> None:
+    config = station(tmp_path, mqtt_config(broker))
+    first = make_publisher(config)
+    assert first.last_position("top") is None
+    submit(first, range(1, 8))
+    first.stop(0.0)
+    position = make_publisher(config).last_position("top")
+    assert position is not None
+    assert (position.frame_id, position.part_id) == (7, "part-7")
+
+
+def test_what_ends_the_thread_is_reported(tmp_path: Path, broker: Broker) -> None:
+    publisher = Publisher(station(tmp_path, mqtt_config(broker)), CONTEXT, Progress())
+    publisher.start()
+    unknown = Event("top", 1, None, None, time.time_ns(), Decision("good", None, 0.1, 0.5))  # type: ignore[arg-type]
+    assert publisher.submit(unknown, timeout_s=10)
+    wait_until(lambda: publisher.failure() is not None)
+    assert not publisher.submit(part(2), timeout_s=0.1)
+    publisher.stop(0.0)
