@@ -18,8 +18,8 @@ class Daemon:
     """`edge-ad run` in a process of its own; its log goes to a file."""
 
     def __init__(self, config: Path, environment: Mapping[str, str] | None = None) -> None:
-        self.log = config.with_suffix(".log")
-        with self.log.open("ab") as log:
+        self._log = config.with_suffix(".log")
+        with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "edge_ad.cli", "run", str(config)],
                 stderr=log,
@@ -42,7 +42,7 @@ class Daemon:
 
     def logged(self) -> str:
         """All that it has logged."""
-        return self.log.read_text()
+        return self._log.read_text()
 
     def wait_for_log(self, text: str) -> None:
         """Wait until it has logged a text."""
