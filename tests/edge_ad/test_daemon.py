@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -14,11 +15,11 @@ import pytest
 
 from edge_ad.images import write_png
 from tests.bundles import STALL_PIXEL, make_bundle
-from tests.daemons import Daemon, ServiceManager, clean_environment, running_daemon
+from tests.daemons import DEADLINE_S, Daemon, ServiceManager, clean_environment, running_daemon
 from tests.station import calibrate, part, write_config, write_parts
 
-WATCHDOG_S = 2.0
-LIMITS = {"inference_s": 1.0}
+WATCHDOG_S = 1.0
+LIMITS = {"inference_s": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,18 @@ def test_a_hung_engine_ends_the_signs_of_life_and_the_abort_shows_where_it_hangs
         assert "onnxruntime.py" in daemon.logged()
 
 
+def test_under_systemd_every_line_of_its_log_has_a_priority(tmp_path: Path, bundle: Path, closed_port: int) -> None:
+    write_parts(tmp_path / "parts", 1)
+    config = configure(tmp_path, bundle, closed_port, folder(tmp_path, "stop"))
+    with running_daemon(config, {"INVOCATION_ID": "x"}) as daemon:
+        assert daemon.wait() == 0
+        assert [line for line in daemon.logged().splitlines() if not re.match("<[2-6]>", line)] == []
+    wrong = configure(tmp_path, tmp_path / "none", closed_port, folder(tmp_path))
+    with running_daemon(wrong, {"INVOCATION_ID": "x"}) as daemon:
+        assert daemon.wait() == 2
+        assert one_line(daemon).startswith("<3>error: ")
+
+
 def test_a_source_that_ends_ends_the_daemon_with_exit_code_0(tmp_path: Path, bundle: Path, closed_port: int) -> None:
     write_parts(tmp_path / "parts", 3)
     with running_daemon(configure(tmp_path, bundle, closed_port, folder(tmp_path, "stop"))) as daemon:
@@ -117,15 +130,18 @@ def test_an_unknown_error_in_any_thread_ends_the_process_with_1_and_its_tracebac
     write_parts(tmp_path / "parts", 1)
     config = configure(tmp_path, bundle, closed_port, folder(tmp_path))
     program = (
-        "import sys, threading\n"
+        "import sys, threading, time\n"
         "from pathlib import Path\n"
         "from edge_ad import config, daemon\n"
-        "threading.Timer(2.0, lambda: 1 / 0).start()\n"
+        "def fail():\n"
+        "    while threading.excepthook is threading.__excepthook__:\n"
+        "        time.sleep(0.01)\n"
+        "    1 / 0\n"
+        "threading.Thread(target=fail).start()\n"
         "daemon.run(config.load(Path(sys.argv[1])))\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program, str(config)], capture_output=True, text=True, env=clean_environment()
-    )
+    command = [sys.executable, "-c", program, str(config)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=DEADLINE_S)
     assert ended.returncode == 1
     assert "ZeroDivisionError" in ended.stderr
     assert "Traceback" in ended.stderr
