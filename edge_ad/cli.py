@@ -114,10 +114,24 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="DIR", type=Path, help="a new or empty folder (default: a temporary one)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here")
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from edge_ad import log
+    from edge_ad.demo.show import run_demo
+
+    log.set_up("WARNING")
+    return run_demo(arguments.out, arguments.json)
+
+
 COMMANDS = (
     Command("run", "inspect until stopped", _config_argument, _run),
     Command("check", "try camera, bundle, calibration and broker of a station", _check_arguments, _check),
     Command("capture", "write full frames of the station's camera as PNG", _capture_arguments, _capture),
+    Command("demo", "the whole line on this machine, on solar cells, with an embedded broker", _demo_arguments, _demo),
     Command("doctor", "show the facts about this device", _doctor_arguments, _doctor),
 )
 

@@ -29,11 +29,11 @@ class DataConfig(Strict):
 
     hold_out: Fraction = Field(0.2, description="share of the good images kept for calibration, never trained on")
     roi: RoiConfig | None = None
-    rotate_deg: float = Field(5.0, ge=0, le=180)
-    shift: Fraction = Field(0.03, description="of the image's size, each axis")
-    zoom: Fraction = Field(0.03, description="relative change of scale")
-    brightness: Fraction = Field(0.08, description="offset, of full scale")
-    contrast: Fraction = Field(0.1, description="relative change around mid grey")
+    rotate_deg: float = Field(1.0, ge=0, le=180)
+    shift: Fraction = Field(0.01, description="of the image's size, each axis")
+    zoom: Fraction = Field(0.01, description="relative change of scale")
+    brightness: Fraction = Field(0.03, description="offset, of full scale")
+    contrast: Fraction = Field(0.05, description="relative change around mid grey")
     flip: bool = Field(False, description="mirror in both axes; only for parts whose mirror image is as good")
 
 
@@ -121,6 +121,7 @@ class OptimConfig(Strict):
     ema: Fraction = Field(0.0, description="decay of the averaged weights that are exported; 0 = the last weights")
     precision: Literal["fp32", "bf16"] = "bf16"
     anomalous: Fraction = Field(0.5, description="share of each batch with synthetic anomalies")
+    half_size: Fraction = Field(0.0, description="first share of training, on images of half the size: 4 x as fast")
 
 
 class SynthesisConfig(Strict):
@@ -132,7 +133,8 @@ class SynthesisConfig(Strict):
     perlin_combined: Fraction = Field(0.0, description="share of Perlin masks that unite or intersect two")
     perlin_threshold: float = Field(0.5, gt=0, lt=1)
     texture: float = Field(0.5, ge=0, description="odds of a texture as source")
-    self_augment: float = Field(0.5, ge=0, description="odds of the image itself, shuffled and re-coloured")
+    self_augment: float = Field(0.5, ge=0, description="odds of the image itself, re-coloured and shuffled")
+    shuffle: Fraction = Field(1.0, description="share of self-augmented sources that are shuffled; the rest are stains")
     cut_paste: float = Field(0.0, ge=0, description="odds of another place of a good image")
     textures: Path | None = Field(None, description="folder of texture images; none: procedural textures")
     keep_min: Fraction = Field(0.2, description="least weight of the original under the mask")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -103,6 +103,77 @@ def _train_step(trainer: Trainer, batch: Any, optim: OptimConfig, progress: floa
     return {name: float(value.detach()) for name, value in losses.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of the training: until this share of it, on these samples."""
+
+    until: float
+    samples: Samples
+
+
+def _phases(run: Run) -> list[Phase]:
+    """Half the input size first, where configured, then the input size.
+
+    Raises:
+        DataError: a training image has gone or changed.
+    """
+    config = run.config
+    paths, textures = train_paths(run), load_textures(config.synthesis.textures)
+    roi = config.data.roi.record() if config.data.roi else None
+    plan = [(config.optim.half_size, 2), (1.0, 1)]
+    return [
+        Phase(
+            until,
+            Samples(load_inputs(paths, roi, size.height // divisor, size.width // divisor), textures, config, run.seed),
+        )
+        for until, divisor in plan
+        for size in (config.input,)
+        if until > 0
+    ]
+
+
+class Journal:
+    """Checkpoints, log lines and the progress bar of a training, each at its own pace."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._saved, self._logged = time.monotonic(), 0.0
+        form = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
+        self._bar = tqdm(total=100, desc="train", unit="%", disable=None, bar_format=form)
+        self.waited_s = 0.0  # for samples: the share of the time that synthesis is on the critical path
+
+    def note(self, losses: dict[str, float], progress: float) -> None:
+        """Take note of a step."""
+        now = time.monotonic()
+        if now - self._logged > _LOG_EVERY_S:
+            self._logged = now
+            self._log(losses, progress)
+        if now - self._saved > _SAVE_EVERY_S:
+            self._saved = now
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        save_checkpoint(self._trainer.run.path, self._trainer.state())
+
+    def close(self) -> None:
+        """End the progress bar and write the last checkpoint."""
+        self._bar.close()
+        self.save()
+
+    def _log(self, losses: dict[str, float], progress: float) -> None:
+        trainer, waited_s = self._trainer, round(self.waited_s, 1)
+        line = {"step": trainer.step, "seconds": round(trainer.seconds, 1), "waited_s": waited_s, **losses}
+        with (trainer.run.path / "log.jsonl").open("a", encoding="utf-8") as stream_:
+            stream_.write(json.dumps(line) + "\n")
+        text = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        if self._bar.disable:
+            logger.info("{:.0%} step {} {}", progress, trainer.step, text)
+        else:
+            self._bar.update(100 * progress - self._bar.n)
+            self._bar.set_postfix_str(text)
+
+
 def train(run: Run, device: torch.device, max_minutes: float | None, resume: bool, workers: int = 1) -> None:
     """Train until the configured steps or `max_minutes` are used up; the last averaged weights are the result.
 
@@ -111,48 +182,24 @@ def train(run: Run, device: torch.device, max_minutes: float | None, resume: boo
     Raises:
         DataError: a training image has gone or changed.
     """
-    config, trainer = run.config, Trainer(run, device)
+    trainer = Trainer(run, device)
     if resume:
         trainer.restore(load_checkpoint(run.path))
-    size = config.input
-    good = load_inputs(train_paths(run), config.data.roi.record() if config.data.roi else None, size.height, size.width)
-    samples = Samples(good, load_textures(config.synthesis.textures), config, run.seed)
-    logger.info("training on {} images, {} threads, {}", len(good), torch.get_num_threads(), device)
-    bar = tqdm(
-        total=100, desc="train", unit="%", disable=None, bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
-    )
+    phases = _phases(run)
+    logger.info("training on {} images, {} threads, {}", len(run.train_sha256), torch.get_num_threads(), device)
     trainer.model.train()
-    started, saved, logged = time.monotonic() - trainer.seconds, time.monotonic(), 0.0
-    waited = 0.0
+    journal, started = Journal(trainer), time.monotonic() - trainer.seconds
     try:
-        batches = stream(samples, config.optim.batch, trainer.step, config.optim.steps, workers)
-        while (progress := trainer.progress(max_minutes)) < 1:
-            asked = time.monotonic()
-            batch = next(batches)
-            waited += time.monotonic() - asked
-            losses = _train_step(trainer, batch, config.optim, progress)
-            now = time.monotonic()
-            trainer.seconds = now - started
-            if now - logged > _LOG_EVERY_S:
-                logged = now
-                _log(run.path, trainer, losses, waited, progress, bar)
-            if now - saved > _SAVE_EVERY_S:
-                saved = now
-                save_checkpoint(run.path, trainer.state())
+        for phase in phases:
+            batches = stream(phase.samples, run.config.optim.batch, trainer.step, run.config.optim.steps, workers)
+            while (progress := trainer.progress(max_minutes)) < phase.until:
+                asked = time.monotonic()
+                batch = next(batches)
+                journal.waited_s += time.monotonic() - asked
+                losses = _train_step(trainer, batch, run.config.optim, progress)
+                trainer.seconds = time.monotonic() - started
+                journal.note(losses, progress)
         trainer.done = True
     finally:
-        bar.close()
-        save_checkpoint(run.path, trainer.state())
+        journal.close()
     logger.info("trained {} steps in {:.1f} min", trainer.step, trainer.seconds / 60)
-
-
-def _log(path: Path, trainer: Trainer, losses: dict[str, float], waited: float, progress: float, bar: Any) -> None:
-    line = {"step": trainer.step, "seconds": round(trainer.seconds, 1), "waited_s": round(waited, 1), **losses}
-    with (path / "log.jsonl").open("a", encoding="utf-8") as stream_:
-        stream_.write(json.dumps(line) + "\n")
-    text = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
-    if bar.disable:
-        logger.info("{:.0%} step {} {}", progress, trainer.step, text)
-    else:
-        bar.update(100 * progress - bar.n)
-        bar.set_postfix_str(text)

@@ -27,7 +27,7 @@ def _source(
     odds = np.array([config.texture, config.self_augment, config.cut_paste], float)
     kind = rng.choice(3, p=odds / odds.sum())
     if kind == 1:
-        return sources.self_augmented(image, rng)
+        return sources.self_augmented(image, config.shuffle, rng)
     if kind == 2:
         return sources.other_place(good[int(rng.integers(len(good)))], rng)
     if textures:
