@@ -91,6 +91,9 @@ def _end(station: Station, backend: Backend) -> None:
     camera_came_back = station.capture.stop(JOIN_S)
     may_take_more = station.publisher.broker_state().name in ("connecting", "online")
     station.publisher.stop(DRAIN_S if may_take_more else 0.0)
+    failure = station.publisher.failure()
+    if failure is not None:  # the last parts may not be on disk
+        raise failure
     backend.close()
     logger.info("stopped")
     if not camera_came_back:  # to end the interpreter under a thread in a driver can abort, which is no exit code 0

@@ -69,7 +69,7 @@ class CameraState:
 
     Attributes:
         name: of the camera in the station's configuration.
-        state: "opening" (being opened, or waiting to be opened again), "online", "fault".
+        state: "opening" until the first frame or fault, "online", "fault" until the next frame.
         detail: one line that says why, for a fault; empty otherwise.
         since_ns: wall clock when `state` or `detail` last changed, nanoseconds since the epoch, UTC.
         frames: captures since the process started.

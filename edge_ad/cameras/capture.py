@@ -18,7 +18,7 @@ from edge_ad.cameras.base import Camera, EndOfFrames, Picture, Unreadable, make_
 from edge_ad.channel import Channel, Policy
 from edge_ad.config import Camera as CameraConfig
 from edge_ad.core.backoff import Backoff
-from edge_ad.errors import CameraError
+from edge_ad.errors import CameraError, ConfigError
 from edge_ad.records import CameraPhase, CameraState, Frame, Missed
 
 CAPACITY = 2  # one frame waits while one is inspected; more would only make results older
@@ -139,27 +139,27 @@ class Capture:
 
     def _attempt(self, worker: _Worker) -> None:
         """Read the camera until it fails, ends, or is no longer wanted."""
-        camera = self._make(self._config, self._part_id)
         try:
-            self._read_all(worker, camera)
+            self._read_all(worker, self._make(self._config, self._part_id))
         except EndOfFrames:
             if self._is_wanted(worker):
                 self.frames.close()
                 self._stop.set()
-        except CameraError as error:
+        except (CameraError, ConfigError) as error:  # ConfigError: its password file has gone since the start
             self._fail(worker, str(error))
+
+    def _read_all(self, worker: _Worker, camera: Camera) -> None:
+        try:
+            with self._calling(worker, "open", self._config.open_timeout_s):
+                camera.open()
+            while self._is_wanted(worker):
+                with self._calling(worker, "read", self._config.read_timeout_s):
+                    shot = camera.read()
+                if shot is not None:
+                    self._deliver(worker, shot)
         finally:
             with self._calling(worker, "close", self._config.open_timeout_s):
                 camera.close()
-
-    def _read_all(self, worker: _Worker, camera: Camera) -> None:
-        with self._calling(worker, "open", self._config.open_timeout_s):
-            camera.open()
-        while self._is_wanted(worker):
-            with self._calling(worker, "read", self._config.read_timeout_s):
-                shot = camera.read()
-            if shot is not None:
-                self._deliver(worker, shot)
 
     @contextmanager
     def _calling(self, worker: _Worker, name: str, limit_s: float) -> Iterator[None]:

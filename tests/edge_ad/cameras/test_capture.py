@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from edge_ad.config import Camera as CameraConfig
 from edge_ad.config import FolderCamera
 from edge_ad.errors import CameraError
 from edge_ad.records import CameraState, Frame, Missed
+from tests.station import config
 
 IMAGE = np.zeros((2, 3, 3), np.uint8)
 READ_TIMEOUT_S = 2.0
@@ -50,7 +52,7 @@ def capture_of(
     clock: Callable[[], float] = time.monotonic,
 ) -> Capture:
     """A capture whose camera follows the next script each time it is opened; `seen` collects resume_after."""
-    config = FolderCamera.model_validate(
+    folder = FolderCamera.model_validate(
         {
             "kind": "folder",
             "name": "top",
@@ -70,7 +72,7 @@ def capture_of(
             script = next(scripts)
         return ScriptedCamera(script, complete=complete)
 
-    return Capture(config, last_frame_id, last_part_id, make, clock)
+    return Capture(folder, last_frame_id, last_part_id, make, clock)
 
 
 def pictures(count: int) -> Iterator[Picture]:
@@ -217,3 +219,14 @@ def test_a_slow_reader_is_not_a_camera_fault() -> None:
     capture.supervise()
     assert capture.state().state == "online"
     assert capture.stop(1.0)
+
+
+def test_a_password_file_that_goes_away_while_running_is_a_camera_fault_not_the_end(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("secret")
+    fields = {"kind": "rtsp", "url": "rtsp://127.0.0.1:1/cam", "username": "u", "password_file": "password"}
+    capture = Capture(config(tmp_path, {**fields, "backoff_min_s": 0.01, "backoff_max_s": 0.01}).camera)
+    (tmp_path / "password").unlink()
+    capture.start()
+    fault = until(capture, lambda state: state.state == "fault")
+    assert "password" in fault.detail
+    assert capture.stop(5.0)
