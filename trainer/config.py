@@ -69,12 +69,26 @@ class UNetConfig(Strict):
     attention_factors: tuple[int, ...] = (8, 16, 32)
     heads: int = Field(4, ge=1)
 
+    def stride(self) -> int:
+        """What the image's size must be a multiple of, pixels."""
+        return 1 << (len(self.multipliers) - 1)
 
-class EdgeDenoiserConfig(Strict):
-    """The small denoiser (nets/edge.py)."""
+
+class _Folded(Strict):
+    """A network of nets/edge.py: its levels, and how many pixels it folds into channels along each axis."""
 
     kind: Literal["edge"]
     widths: Widths
+    fold: int = Field(ge=1, le=8)
+
+    def stride(self) -> int:
+        """What the image's size must be a multiple of, pixels."""
+        return self.fold << (len(self.widths) - 1)
+
+
+class EdgeDenoiserConfig(_Folded):
+    """The small denoiser (nets/edge.py)."""
+
     fold: int = Field(4, ge=1, le=8)
 
 
@@ -84,12 +98,14 @@ class PublishedSegmenterConfig(Strict):
     kind: Literal["draem"]
     base: int = Field(64, ge=8)
 
+    def stride(self) -> int:
+        """What the image's size must be a multiple of, pixels."""
+        return 32
 
-class EdgeSegmenterConfig(Strict):
+
+class EdgeSegmenterConfig(_Folded):
     """The small segmentation network (nets/edge.py)."""
 
-    kind: Literal["edge"]
-    widths: Widths
     fold: int = Field(2, ge=1, le=8)
 
 
@@ -168,6 +184,14 @@ class TrainConfig(Strict):
     loss: LossConfig = LossConfig()
     optim: OptimConfig
     synthesis: SynthesisConfig = SynthesisConfig()
+
+    @model_validator(mode="after")
+    def _divisible(self) -> TrainConfig:
+        """Every level halves the image: its size, and half of it where training uses that, must allow it."""
+        step = max(self.denoiser.stride(), self.segmenter.stride()) * (2 if self.optim.half_size > 0 else 1)
+        if self.input.height % step or self.input.width % step:
+            raise ValueError(f"input must be a multiple of {step} with these networks and this half_size")
+        return self
 
 
 def parse(values: dict[str, object], where: str) -> TrainConfig:

@@ -30,6 +30,7 @@ def test_a_dumped_configuration_loads_as_itself(tmp_path: Path) -> None:
         ("denoiser", {"kind": "transformer"}, "denoiser"),
         ("data", {"hold_out": 1.5}, "data.hold_out"),
         ("input", {"height": 100, "width": 96}, "input.height"),
+        ("denoiser", {"kind": "edge", "widths": [8] * 5}, "the file: Value error, input must be a multiple of 64"),
         ("synthesis", {"perlin": 0, "blob": 0, "scratch": 0}, "synthesis"),
         ("synthesis", {"texture": 0, "self_augment": 0}, "synthesis"),
         ("synthesis", {"keep_min": 0.9, "keep_max": 0.1}, "synthesis"),
