@@ -6,7 +6,7 @@ DEMO_VENV := .venv-demo
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check setup system-packages demo-bundle clean
+.PHONY: help demo test test-slow check bench setup system-packages demo-bundle clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -24,6 +24,9 @@ check: $(VENV)/.installed ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.installed ## timings, as ratios measured side by side (never asserted)
+	$(BIN)/python -m benchmarks.startup
 
 setup: $(VENV)/.installed ## everything to train, test and develop, in .venv
 
@@ -49,7 +52,7 @@ system-packages: ## what the tests use of Debian or Ubuntu (as root)
 	  gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav
 
 demo-bundle: $(VENV)/.installed ## train the bundle of the demo anew (about 25 minutes)
-	$(BIN)/python benchmarks/demo_bundle.py --work $(or $(WORK),build/demo)
+	$(BIN)/python -m benchmarks.demo_bundle --work $(or $(WORK),build/demo)
 
 clean: ## remove what the other targets made
 	rm -rf build dist *.egg-info $(VENV) $(DEMO_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """Train and export the bundle that ships with `edge-ad demo` (edge_ad/demo/bundle).
 
-    python benchmarks/demo_bundle.py --work DIR [--max-minutes 25] [--seed 0]
+    python -m benchmarks.demo_bundle --work DIR [--max-minutes 25] [--seed 0]
 
 Takes good monocrystalline cells of the `elpv-dataset` package; 168 of the 588 are never shown to training or
 calibration: the demo measures its false alarms on them. The split is drawn by the seed.

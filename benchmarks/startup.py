@@ -1,0 +1,88 @@
+"""Time from the daemon's start to its first result, and its resident memory, beside the bare imports.
+
+    python -m benchmarks.startup [--bundle DIR] [--repeats 5]
+
+Both sides run in turn, each in a process of its own; the bare side imports numpy, cv2 and onnxruntime and ends. The
+result is received by an independent subscriber (mosquitto_sub) from a real broker. Needs mosquitto.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from edge_ad.images import write_png
+from tests.broker import Broker, Subscriber, mqtt_config
+from tests.daemons import clean_environment, running_daemon
+from tests.station import write_config
+
+DEMO = Path(__file__).parent.parent / "edge_ad" / "demo" / "bundle"
+BARE = "import numpy, cv2, onnxruntime, psutil; print(psutil.Process().memory_info().rss)"
+POLL_S = 0.01
+
+
+def bare() -> tuple[float, float]:
+    """Seconds and MB of a process that imports what the device side cannot do without."""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=True)
+    return time.perf_counter() - started, int(done.stdout) / 1e6
+
+
+def daemon(folder: Path, bundle: Path) -> tuple[float, float]:
+    """Seconds to the first received result, and MB of the daemon after ten of them."""
+    images = folder / "images"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        write_png(images / f"{number:02d}.png", rng.integers(0, 256, (512, 512, 3), dtype=np.uint8))
+    broker = Broker(folder / "broker")
+    broker.start()
+    subscriber = Subscriber(broker, folder / "subscriber")
+    camera = {"kind": "folder", "path": str(images), "at_end": "wait"}
+    config = write_config(folder / "station.yaml", bundle, camera, {"mqtt": mqtt_config(broker)})
+    try:
+        started = time.perf_counter()
+        with running_daemon(config, clean_environment()) as process:
+            while not subscriber.received("/result"):
+                time.sleep(POLL_S)
+            seconds = time.perf_counter() - started
+            subscriber.wait_for(lambda messages: len(messages) == 10, "/result")
+            megabytes = psutil.Process(process.process.pid).memory_info().rss / 1e6
+            loaded = Path(f"/proc/{process.process.pid}/maps").read_text()
+            assert "libtorch" not in loaded, "the daemon loaded torch"
+    finally:
+        subscriber.close()
+        broker.stop()
+    return seconds, megabytes
+
+
+def main() -> None:
+    """Measure both sides in turn and print medians and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=DEMO)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    rows: dict[str, list[tuple[float, float]]] = {"bare imports": [], "daemon": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(arguments.repeats):
+            rows["bare imports"].append(bare())
+            rows["daemon"].append(daemon(Path(folder) / str(turn), arguments.bundle.absolute()))
+    medians = {
+        name: [statistics.median(column) for column in zip(*values, strict=True)] for name, values in rows.items()
+    }
+    for name, (seconds, megabytes) in medians.items():
+        print(f"{name:14} {seconds:6.2f} s  {megabytes:6.0f} MB")
+    ratios = [mine / base for mine, base in zip(medians["daemon"], medians["bare imports"], strict=True)]
+    print(f"{'ratio':14} {ratios[0]:6.2f}    {ratios[1]:6.2f}")
+
+
+if __name__ == "__main__":
+    main()
