@@ -27,7 +27,7 @@ IMPURE = {"asyncio", "io", "os", "pathlib", "queue", "random", "shutil", "socket
 IMPURE |= {"threading", "time", "loguru", "yaml", "pydantic"}
 
 ADAPTERS = {
-    "paho": ["edge_ad/mqtt.py", "edge_ad/listener.py"],
+    "paho": ["edge_ad/mqtt.py"],
     "amqtt": ["edge_ad/demo/broker.py"],
     "sqlite3": ["edge_ad/outbox_file.py"],
     "onnxruntime": ["edge_ad/backends/onnxruntime.py", "trainer/export.py"],

@@ -28,7 +28,7 @@ from edge_ad.demo.cells import defective_cells, good_cells, list_cells
 from edge_ad.demo.summary import Summary
 from edge_ad.errors import DataError, EdgeAdError
 from edge_ad.images import read_image, sha256_file, write_png
-from edge_ad.listener import Listener
+from edge_ad.mqtt import Listener
 from edge_ad.pictures import panel, sheet
 
 STATION = "demo"
