@@ -97,13 +97,19 @@ def explain_eviction(code: int, said: str) -> BrokerState:
 def explain_loss(code: int, error: str, config: MqttConfig, *, accepted: bool) -> BrokerState:
     """What a connection without a word of farewell means; `error` is the operating system's or TLS's text."""
     because = f" ({error})" if error else ""
-    if code == KEEP_ALIVE_TIMEOUT:
+    silent = code == KEEP_ALIVE_TIMEOUT
+    if accepted and silent:
         return BrokerState("lost", f"time-out: no sign of life from the broker for {config.keepalive_s} s")
     if accepted:
         return BrokerState("lost", f"the connection broke{because}")
+    what = "time-out: no answer to our CONNECT" if silent else f"the connection was closed at once{because}"
     tls = "with" if config.tls is not None else "without"
-    question = f"is it a broker {tls} TLS that speaks MQTT {config.protocol}?"
-    return BrokerState("refused", f"the connection was closed at once{because}: {question}")
+    return BrokerState("refused", f"{what}: is it a broker {tls} TLS that speaks MQTT {config.protocol}?")
+
+
+def suspect_a_namesake(state: BrokerState, client_id: str) -> BrokerState:
+    """What it means when one connection after the other breaks soon: few brokers say that they evict a client."""
+    return BrokerState(state.name, f"{state.detail}, again and again: does another client use the name {client_id}?")
 
 
 def _login_fault(code: int, config: MqttConfig) -> str:

@@ -22,7 +22,14 @@ from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTPro
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edge_ad.broker_state import BrokerState, explain_dial_error, explain_eviction, explain_loss, explain_refusal
+from edge_ad.broker_state import (
+    BrokerState,
+    explain_dial_error,
+    explain_eviction,
+    explain_loss,
+    explain_refusal,
+    suspect_a_namesake,
+)
 from edge_ad.config import MqttConfig, TlsConfig
 from edge_ad.core.backoff import Backoff
 from edge_ad.core.messages import Message
@@ -31,6 +38,7 @@ from edge_ad.secret import read_secret
 
 TURN_S = 0.2  # the network loop looks so often whether it shall stop
 FAREWELL_S = 2.0  # to get the DISCONNECT out
+SUSPICIOUS = 3  # connections in a row that break soon
 ANSWER_S = 10.0  # for whoever tries a broker once: paho's time-out for the connection is 5 s
 RECEIVE_MAXIMUM = 65_535  # MQTT 5: what a broker bears that does not say
 PACKET_OVERHEAD = 16  # bytes of a PUBLISH beside topic and payload, at most
@@ -138,11 +146,15 @@ class MqttLink:
 
     def _run(self) -> None:
         backoff = Backoff(self._config.backoff_min_s, self._config.backoff_max_s)
+        short = 0  # connections in a row that broke soon
         try:
             while not self._stop.is_set():
                 dialled_s = time.monotonic()
-                self._enter(self._connect_once())
-                if time.monotonic() - dialled_s > self._config.backoff_max_s:
+                state = self._connect_once()
+                lasted = time.monotonic() - dialled_s > self._config.backoff_max_s
+                short = short + 1 if state.name == "lost" and not lasted else 0
+                self._enter(suspect_a_namesake(state, self._client_id) if short >= SUSPICIOUS else state)
+                if lasted:
                     backoff.reset()  # not on every CONNACK: two stations of one name would evict each other in a spin
                 self._stop.wait(backoff.next_s())
         except Exception as error:  # noqa: BLE001 - the daemon ends with it

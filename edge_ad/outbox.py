@@ -10,11 +10,8 @@ parts become one gap record that grows in place and needs no further room.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from pathlib import Path
 
 from loguru import logger
@@ -25,30 +22,12 @@ from edge_ad.core.alarms import DEFECT, AlarmState, PartInspected, step
 from edge_ad.core.delivery import Row
 from edge_ad.core.messages import GapBody, OutboxFigures, StationContext
 from edge_ad.errors import OutboxError
-from edge_ad.outbox_file import PAGE_BYTES, DiskFullError, OutboxFile, Position
+from edge_ad.outbox_file import DiskFullError, OutboxFile, Position
 from edge_ad.records import Decision, Event
-from edge_ad.reserve import DiskReserve
+from edge_ad.room import Room, RoomKeeper
 
 OUTBOX_FULL = "outbox_full"
-_MB = 1 << 20
-_ANY_TIME_MS = 2**62
-_PURGE_ROWS = 2000
-_RETRY_S = 1.0  # how often to look whether there is room again
-
-
-class Room(IntEnum):
-    """How much room there is."""
-
-    AMPLE = 0  # for whole results
-    SCARCE = 1  # for parts without a verdict, from the reserve
-    NONE = 2  # for one gap record
-
-
-# What is left of the reserve file, and how many pages the log may gather: the file must be able to take them all.
-_RESERVE_BYTES = {Room.AMPLE: 6 * _MB, Room.SCARCE: 2 * _MB, Room.NONE: 0}
-_LOG_PAGES = {Room.AMPLE: 256, Room.SCARCE: 8, Room.NONE: 8}
-_SCARCE_PAGES = 4 * _MB // PAGE_BYTES  # of `max_mb`, kept for parts without a verdict
-_FEW_PAGES = 64  # above `max_mb`, for gap records
+MARK_ROWS = 64  # marked as sent in one transaction
 
 
 @dataclass(slots=True)
@@ -79,14 +58,12 @@ class Outbox:
         self._context = context
         self._config = config
         self._file = OutboxFile(path, context.station)
-        self._reserve = DiskReserve(path.with_suffix(".reserve"), _RESERVE_BYTES[Room.AMPLE])
+        self._keeper = RoomKeeper(self._file, path.with_suffix(".reserve"), config.max_mb)
         self._head = _Head(
             self._file.next_seq(), self._file.count_unsent(), self._file.positions(), self._file.alarms()
         )
+        self._unmarked: list[int] = []
         self._told_full = False
-        self._retry_at = 0.0
-        self._room = Room.AMPLE if self._reserve.fill() else Room.SCARCE
-        self._set_limits()
 
     def append(self, events: Sequence[Event]) -> list[Row]:
         """Store parts in one transaction; they are durable when this returns.
@@ -97,7 +74,7 @@ class Outbox:
         Raises:
             OutboxError: not even a gap record can be written.
         """
-        self._look_for_room()
+        self._keeper.look()
         while True:
             draft = self._head.copy()
             try:
@@ -105,7 +82,8 @@ class Outbox:
                     rows = [self._store(draft, event) for event in events]
                     self._file.write_state(draft.next_seq, draft.positions, draft.alarms)
             except DiskFullError as error:
-                self._make_do(error)
+                if not self._keeper.make_do():
+                    raise OutboxError(f"{error}; its reserve is used up as well") from error
             else:
                 self._tell(draft.full_parts > self._head.full_parts)
                 self._head = draft
@@ -124,19 +102,12 @@ class Outbox:
     def mark_sent(self, seqs: Sequence[int], at_ms: int) -> None:
         """Note that the broker has acknowledged all messages of these rows, and drop rows that were kept long enough.
 
-        Not durable by itself, which saves an fsync: after a power cut, some rows are sent once more.
+        Not durable by itself, which saves an fsync: after a power cut, some rows are sent once more. Where there is no
+        room even for the note, it is made with a later call.
         """
-        while True:
-            kept_ms = round(1000 * self._config.keep_sent_s) if self._room is Room.AMPLE else 0
-            try:
-                with self._file.transaction(durable=False):
-                    marked = self._file.mark_sent(seqs, at_ms)
-                    self._file.purge(at_ms - kept_ms, 2 * len(seqs))
-            except DiskFullError as error:
-                self._make_do(error)
-            else:
-                self._head.unsent -= marked
-                return
+        self._unmarked.extend(seqs)
+        while self._unmarked and self._mark(self._unmarked[:MARK_ROWS], at_ms):
+            del self._unmarked[:MARK_ROWS]
 
     def last_position(self, camera: str) -> Position | None:
         """Where a camera was when its last part was stored; None if it never had one."""
@@ -156,17 +127,17 @@ class Outbox:
         Raises:
             OutboxError: the file cannot be written.
         """
-        self._reserve.close()
+        self._keeper.close()
         self._file.close()
 
     def _store(self, draft: _Head, event: Event) -> Row:
-        room = max(self._room, self._room_for_rows(draft.unsent))
+        room = max(self._keeper.room, self._room_for_rows(draft.unsent))
         seq, draft.next_seq = draft.next_seq, draft.next_seq + 1
         draft.positions[event.camera] = Position(event.frame_id, event.part_id)
         if room > Room.AMPLE:
             event = _without_verdict(event)
             draft.full_parts += 1
-        if room is Room.NONE:
+        if room >= Room.NONE:
             return self._store_in_gap(draft, seq, event)
         row = self._row(draft, seq, event)
         self._file.insert(row)
@@ -198,41 +169,19 @@ class Outbox:
             return Room.AMPLE
         return Room.SCARCE if unsent < self._config.max_rows * 11 // 10 else Room.NONE
 
-    def _make_do(self, error: DiskFullError) -> None:
-        """Find room, or settle for less; the caller then tries again."""
-        if self._purge_sent():
-            return
-        if self._room is Room.NONE:
-            raise OutboxError(f"{error}; its reserve is used up as well") from error
-        self._room = Room(self._room + 1)
-        self._retry_at = time.monotonic() + _RETRY_S
-        self._set_limits()
-
-    def _purge_sent(self) -> bool:
-        try:
-            with self._file.transaction(durable=False):
-                return self._file.purge(_ANY_TIME_MS, _PURGE_ROWS) > 0
-        except DiskFullError:
-            return False
-
-    def _look_for_room(self) -> None:
-        if self._room is Room.AMPLE or time.monotonic() < self._retry_at:
-            return
-        self._retry_at = time.monotonic() + _RETRY_S
-        if self._file.used_pages() < self._max_pages(Room.AMPLE) - _FEW_PAGES and self._reserve.fill():
-            self._room = Room.AMPLE
-            self._set_limits()
-
-    def _set_limits(self) -> None:
-        self._reserve.shrink(_RESERVE_BYTES[self._room])
-        self._file.limit(self._max_pages(self._room), _LOG_PAGES[self._room])
-        if self._room > Room.AMPLE:
-            with suppress(DiskFullError):  # then the next write meets it, and knows what to do
-                self._file.empty_log()
-
-    def _max_pages(self, room: Room) -> int:
-        pages = self._config.max_mb * _MB // PAGE_BYTES
-        return pages + {Room.AMPLE: -_SCARCE_PAGES, Room.SCARCE: 0, Room.NONE: _FEW_PAGES}[room]
+    def _mark(self, seqs: Sequence[int], at_ms: int) -> bool:
+        while True:
+            kept_ms = round(1000 * self._config.keep_sent_s) if self._keeper.room is Room.AMPLE else 0
+            try:
+                with self._file.transaction(durable=False):
+                    marked = self._file.mark_sent(seqs, at_ms)
+                    self._file.purge(at_ms - kept_ms, 2 * len(seqs))
+            except DiskFullError:
+                if not self._keeper.make_do():
+                    return False
+            else:
+                self._head.unsent -= marked
+                return True
 
     def _tell(self, full: bool) -> None:
         """Log the change, once."""

@@ -151,12 +151,26 @@ class OutboxFile:
 
     def used_pages(self) -> int:
         """Pages of the file that hold something."""
-        return int(self._one("PRAGMA page_count")) - int(self._one("PRAGMA freelist_count"))
+        return int(self._one("PRAGMA page_count")) - self.free_pages()
+
+    def free_pages(self) -> int:
+        """Pages of the file that hold nothing any more."""
+        return int(self._one("PRAGMA freelist_count"))
 
     def limit(self, pages: int, log_pages: int) -> None:
         """Set the largest size of the file, and how many pages its log may gather before they move into the file."""
         self._execute(f"PRAGMA max_page_count={pages}")
         self._execute(f"PRAGMA wal_autocheckpoint={log_pages}")
+
+    def give_back(self, pages: int) -> None:
+        """Return up to so many free pages to the file system; the file gets shorter.
+
+        Raises:
+            DiskFullError: there is no room in the log for the pages that have to move.
+        """
+        with self._errors_named():
+            self._db.executescript(f"PRAGMA incremental_vacuum({pages})")  # execute() would stop after one page
+        self.empty_log()
 
     def empty_log(self) -> None:
         """Move all that is in the log into the file, so that the log's space is free again."""
@@ -172,8 +186,10 @@ class OutboxFile:
             self._db.close()
 
     def _prepare(self, station: str) -> None:
-        self._execute(f"PRAGMA page_size={PAGE_BYTES}")
-        self._execute("PRAGMA locking_mode=EXCLUSIVE")  # before WAL: then there is no shared-memory file
+        self._execute("PRAGMA locking_mode=EXCLUSIVE")  # before anything is read: then there is no shared-memory file
+        if self._one("PRAGMA page_count") == 0:  # these are chosen when the file is made
+            self._execute(f"PRAGMA page_size={PAGE_BYTES}")
+            self._execute("PRAGMA auto_vacuum=INCREMENTAL")
         self._execute("PRAGMA temp_store=MEMORY")
         if self._one("PRAGMA journal_mode=WAL") != "wal":
             raise OutboxError(f"the outbox {self._path} is on a file system without a write-ahead log: see state_dir")

@@ -1,0 +1,284 @@
+"""Every way in which a broker can say no is named; against real brokers, and sockets that misbehave."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_ad.broker_state import BrokerState
+from edge_ad.config import MqttConfig
+from edge_ad.core import messages
+from edge_ad.errors import ConfigError, PublishError
+from edge_ad.mqtt import Listener, MqttLink, tls_context, try_connect
+from tests.broker import Broker, Subscriber, free_port, make_tls, mqtt_config
+from tests.daemons import wait_until
+
+MakeLink = Callable[..., MqttLink]
+
+
+@pytest.fixture
+def make_link() -> Iterator[MakeLink]:
+    links: list[MqttLink] = []
+
+    def make(config: dict[str, Any], client_id: str = "press-3") -> MqttLink:
+        will = messages.status("press-3", "offline")
+        links.append(MqttLink(MqttConfig.model_validate(config), client_id, will, lambda: None))
+        links[-1].start()
+        return links[-1]
+
+    yield make
+    for link in links:
+        link.stop(farewell=True)
+        assert link.failure() is None
+
+
+def ends_up(link: MqttLink, name: str) -> BrokerState:
+    wait_until(lambda: link.state().name == name)
+    return link.state()
+
+
+def secret(folder: Path, password: str) -> str:
+    path = folder / "mqtt-password"
+    path.write_text(f"{password}\n")
+    return str(path)
+
+
+def test_a_broker_that_is_not_there_is_unreachable_and_tried_again(tmp_path: Path, make_link: MakeLink) -> None:
+    broker = Broker(tmp_path / "broker")
+    link = make_link(mqtt_config(broker))
+    assert "connection refused" in ends_up(link, "unreachable").detail
+    broker.start()
+    ends_up(link, "online")
+    broker.kill()
+    ends_up(link, "unreachable")
+
+
+def test_a_name_that_does_not_exist_is_named(make_link: MakeLink) -> None:
+    link = make_link({"host": "no-such-host.invalid"})
+    assert ends_up(link, "unreachable").detail == "name not resolved: no-such-host.invalid"
+
+
+def test_a_wrong_password_is_called_that(
+    tmp_path: Path, make_broker: Callable[..., Broker], make_link: MakeLink
+) -> None:
+    broker = make_broker(users={"press-3": "right"})
+    for protocol in ("5", "3.1.1"):
+        wrong = secret(tmp_path, "wrong-secret")
+        link = make_link(mqtt_config(broker, username="press-3", password_file=wrong, protocol=protocol))
+        state = ends_up(link, "login_refused")
+        assert "wrong user name or password for press-3" in state.detail
+        assert "wrong-secret" not in f"{state} {link!r} {vars(link)['_config']!r}"
+
+
+def test_a_missing_login_is_called_that(make_broker: Callable[..., Broker], make_link: MakeLink) -> None:
+    broker = make_broker(users={"press-3": "right"})
+    assert "mqtt.username" in ends_up(make_link(mqtt_config(broker)), "login_refused").detail
+
+
+def test_the_right_password_comes_from_a_file_or_from_systemds_credentials(
+    tmp_path: Path, make_broker: Callable[..., Broker], make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = make_broker(users={"press-3": "right"})
+    link = make_link(mqtt_config(broker, username="press-3", password_file=secret(tmp_path, "right")))
+    ends_up(link, "online")
+    (tmp_path / "credentials").mkdir()
+    secret(tmp_path / "credentials", "right")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
+    link = make_link(
+        mqtt_config(broker, username="press-3", password_file=secret(tmp_path, "wrong")), client_id="other"
+    )
+    ends_up(link, "online")
+
+
+def test_a_missing_password_file_is_the_users_mistake(broker: Broker) -> None:
+    config = MqttConfig.model_validate(mqtt_config(broker, username="press-3", password_file="/no/such/file"))
+    with pytest.raises(ConfigError, match="/no/such/file"):
+        MqttLink(config, "press-3", None, lambda: None)
+
+
+def test_two_stations_of_one_name_are_found_out(broker: Broker, make_link: MakeLink) -> None:
+    """They evict each other for ever; mosquitto does not tell them why."""
+    first, second = make_link(mqtt_config(broker)), make_link(mqtt_config(broker))
+    wait_until(lambda: "another client use the name press-3" in first.state().detail + second.state().detail)
+
+
+def test_tls_with_the_right_authority_connects(
+    tmp_path: Path, make_broker: Callable[..., Broker], make_link: MakeLink
+) -> None:
+    tls = make_tls(tmp_path / "tls")
+    broker = make_broker(tls=tls)
+    ends_up(make_link(mqtt_config(broker, tls={"ca_file": str(tls.ca)})), "online")
+
+
+def test_a_certificate_of_another_authority_is_refused(
+    tmp_path: Path, make_broker: Callable[..., Broker], make_link: MakeLink
+) -> None:
+    broker = make_broker(tls=make_tls(tmp_path / "tls"))
+    other = make_tls(tmp_path / "other")
+    state = ends_up(make_link(mqtt_config(broker, tls={"ca_file": str(other.ca)})), "tls_failed")
+    assert "certificate verify failed" in state.detail
+    assert "mqtt.tls.ca_file" in state.detail
+
+
+def test_a_certificate_for_another_name_is_refused(
+    tmp_path: Path, make_broker: Callable[..., Broker], make_link: MakeLink
+) -> None:
+    tls = make_tls(tmp_path / "tls", name="broker.example")
+    broker = make_broker(tls=tls)
+    state = ends_up(make_link(mqtt_config(broker, tls={"ca_file": str(tls.ca)})), "tls_failed")
+    assert "Hostname mismatch" in state.detail
+    assert "mqtt.host" in state.detail
+
+
+def test_tls_to_a_plain_port_is_named(tmp_path: Path, broker: Broker, make_link: MakeLink) -> None:
+    tls = make_tls(tmp_path / "tls")
+    state = ends_up(make_link(mqtt_config(broker, tls={"ca_file": str(tls.ca)})), "tls_failed")
+    assert "TLS port" in state.detail
+
+
+def test_plain_to_a_tls_port_is_named(tmp_path: Path, make_broker: Callable[..., Broker], make_link: MakeLink) -> None:
+    broker = make_broker(tls=make_tls(tmp_path / "tls"))
+    assert "without TLS" in ends_up(make_link(mqtt_config(broker)), "refused").detail
+
+
+def test_a_client_certificate_that_is_wanted_and_missing_is_named(
+    tmp_path: Path, make_broker: Callable[..., Broker], make_link: MakeLink
+) -> None:
+    tls = make_tls(tmp_path / "tls")
+    broker = make_broker(tls=tls, options="require_certificate true")
+    state = ends_up(make_link(mqtt_config(broker, tls={"ca_file": str(tls.ca)})), "refused")
+    assert "certificate required" in state.detail
+    with_certificate = {"ca_file": str(tls.ca), "client_cert_file": str(tls.cert), "client_key_file": str(tls.key)}
+    ends_up(make_link(mqtt_config(broker, tls=with_certificate)), "online")
+
+
+@pytest.mark.parametrize("files", [{"ca_file": "/no/such/ca"}, {"client_cert_file": "/x", "client_key_file": "/y"}])
+def test_a_certificate_file_that_cannot_be_used_is_the_users_mistake(files: dict[str, str]) -> None:
+    config = MqttConfig.model_validate({"tls": files})
+    assert config.tls is not None
+    with pytest.raises(ConfigError, match=r"/no/such/ca|/x"):
+        tls_context(config.tls)
+
+
+def test_a_broker_without_mqtt_5_is_named_with_the_remedy() -> None:
+    pytest.importorskip("amqtt")
+    from edge_ad.demo.broker import embedded_broker
+
+    with embedded_broker() as port, pytest.raises(PublishError, match=r"set mqtt.protocol to '3\.1\.1'"):
+        try_connect(MqttConfig(port=port), "press-3-check")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x20\x00",  # a CONNACK that is too short
+        b"\x20\x03\x00\x00\xff\xff",  # and one whose properties are cut off
+        b"\xff" * 64,
+    ],
+)
+def test_whatever_answers_the_link_lives_on(answer: bytes, make_link: MakeLink) -> None:
+    with talker(answer) as port:
+        link = make_link({"port": port, "backoff_min_s": 0.05, "backoff_max_s": 0.1})
+        assert "is it a broker" in ends_up(link, "refused").detail
+
+
+def test_a_broker_that_says_nothing_is_a_time_out(make_link: MakeLink) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        link = make_link({"port": silent.getsockname()[1], "keepalive_s": 5})
+        assert "time-out" in ends_up(link, "refused").detail
+
+
+class talker:  # noqa: N801 - used as a context manager
+    """A server that answers every connection with the same bytes and hangs up."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> int:
+        self._thread.start()
+        port: int = self._server.getsockname()[1]
+        return port
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._server.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                peer, _ = self._server.accept()
+            except OSError:
+                return
+            with peer:
+                peer.recv(4096)
+                peer.sendall(self._answer)
+
+
+def test_a_publish_is_answered_under_its_ticket(broker: Broker, subscriber: Subscriber, make_link: MakeLink) -> None:
+    link = make_link(mqtt_config(broker))
+    ends_up(link, "online")
+    ticket = link.publish(messages.Message("edge-ad/press-3/x", b"1", 1, retain=False))
+    answers: list[Any] = []
+    wait_until(lambda: answers.extend(link.acks()) or bool(answers))
+    assert [(ack.ticket, ack.refusal) for ack in answers] == [(ticket, "")]
+    subscriber.wait_for(lambda received: len(received) == 1, "/x")
+
+
+def test_without_a_connection_a_publish_is_not_taken(make_link: MakeLink) -> None:
+    link = make_link({"port": free_port()})
+    assert link.publish(messages.Message("edge-ad/press-3/x", b"1", 1, retain=False)) is None
+
+
+def test_the_brokers_limits_are_known(make_broker: Callable[..., Broker], make_link: MakeLink) -> None:
+    broker = make_broker(options="max_inflight_messages 7\nmax_packet_size 5000")
+    link = make_link(mqtt_config(broker))
+    ends_up(link, "online")
+    connection = link.connection()
+    assert connection is not None
+    assert (connection.receive_maximum, connection.max_packet) == (7, 5000)
+
+
+@pytest.mark.parametrize(("farewell", "will"), [(True, []), (False, ["offline"])])
+def test_the_last_will_speaks_only_without_a_farewell(
+    broker: Broker, subscriber: Subscriber, make_link: MakeLink, farewell: bool, will: list[str]
+) -> None:
+    link = make_link(mqtt_config(broker))
+    ends_up(link, "online")
+    link.stop(farewell=farewell)
+    wait_until(lambda: "press-3 disconnected" in broker.logged() or "press-3 closed" in broker.logged())
+    subscriber.wait_for(lambda received: [message.payload for message in received] == will, "/status")
+
+
+def test_try_connect_says_yes_or_why_not(broker: Broker) -> None:
+    try_connect(MqttConfig.model_validate(mqtt_config(broker)), "press-3-check")
+    with pytest.raises(PublishError, match="connection refused"):
+        try_connect(MqttConfig(port=free_port()), "press-3-check")
+
+
+def test_a_listener_hears_everything_from_its_start_on(broker: Broker) -> None:
+    heard: list[tuple[str, bytes]] = []
+    with Listener("127.0.0.1", broker.port, "edge-ad/#", lambda *message: heard.append(message)):
+        link = MqttLink(MqttConfig.model_validate(mqtt_config(broker)), "press-3", None, lambda: None)
+        link.start()
+        ends_up(link, "online")
+        link.publish(messages.Message("edge-ad/press-3/x", b"1", 1, retain=False))
+        wait_until(lambda: heard == [("edge-ad/press-3/x", b"1")])
+        link.stop(farewell=True)
+
+
+def test_a_listener_without_a_broker_says_so() -> None:
+    with (
+        pytest.raises(PublishError, match="cannot reach"),
+        Listener("127.0.0.1", free_port(), "edge-ad/#", lambda _topic, _payload: None),
+    ):
+        pass

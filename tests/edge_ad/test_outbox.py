@@ -1,0 +1,416 @@
+"""The outbox: numbers without a gap, durable, and honest when there is no room left."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge_ad import outbox_file
+from edge_ad.config import OutboxConfig
+from edge_ad.core.delivery import Row
+from edge_ad.core.messages import StationContext
+from edge_ad.errors import OutboxError
+from edge_ad.outbox import Outbox
+from edge_ad.outbox_file import Position
+from edge_ad.records import Decision, Event, Region, Verdict
+
+CONTEXT = StationContext("press-3", "boot-1", "digest", simulated=False)
+MB = 1 << 20
+
+
+def part(number: int, verdict: Verdict = "ok", n_regions: int = 1, part_id: str | None = None) -> Event:
+    regions = (Region(1000, 1000, 1000, 1000, 999_999, 0.123456),) * n_regions if verdict == "defect" else ()
+    decision = Decision(verdict, None, 0.25, 0.5, regions, calibration=1)
+    return Event("top", number, part_id or f"part-{number}", None, number * 1_000_000, decision, {"engine": 1.5})
+
+
+def large(number: int) -> Event:
+    return part(number, "defect", n_regions=150)  # about 10 kB
+
+
+def numbers_of(rows: list[Row]) -> list[int]:
+    """Every number that the rows speak of, gap records included."""
+    return [seq for row in rows for seq in (spanned(row) if "seq_from" in row.body else [row.seq])]
+
+
+def spanned(row: Row) -> range:
+    assert "seq_from" in row.body
+    return range(row.body["seq_from"], row.body["seq_to"] + 1)
+
+
+def reasons(rows: list[Row]) -> list[str | None]:
+    return [row.body["reason"] for row in rows]
+
+
+def all_unsent(outbox: Outbox) -> list[Row]:
+    return outbox.unsent(0, 1_000_000)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "outbox.db"
+
+
+def opened(path: Path, **limits: float) -> Outbox:
+    return Outbox(path, CONTEXT, OutboxConfig.model_validate(limits))
+
+
+def test_parts_are_numbered_from_one_without_a_gap_and_keep_their_order(path: Path) -> None:
+    outbox = opened(path)
+    first = outbox.append([part(1), part(2)])
+    second = outbox.append([part(3)])
+    assert [row.seq for row in first + second] == [1, 2, 3]
+    assert all_unsent(outbox) == first + second
+    assert [row.body["part_id"] for row in all_unsent(outbox)] == ["part-1", "part-2", "part-3"]  # type: ignore[typeddict-item]
+
+
+def test_all_of_it_survives_a_restart(path: Path) -> None:
+    outbox = opened(path)
+    rows = outbox.append([part(1), part(2, "defect")])
+    alarm = outbox.alarm("top")
+    outbox.close()
+    again = opened(path)
+    assert all_unsent(again) == rows
+    assert again.alarm("top") == alarm
+    assert again.last_position("top") == Position(2, "part-2")
+    assert again.append([part(3)])[0].seq == 3
+
+
+def test_numbering_goes_on_after_everything_was_sent_and_dropped(path: Path) -> None:
+    outbox = opened(path, keep_sent_s=0)
+    outbox.append([part(n) for n in range(1, 11)])
+    outbox.mark_sent(range(1, 11), at_ms=1)
+    assert outbox.figures().unsent == 0
+    outbox.close()
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT COUNT(*) FROM row").fetchone() == (0,)
+    database.close()
+    assert opened(path).append([part(11)])[0].seq == 11
+
+
+def test_sent_rows_stay_for_the_configured_time(path: Path) -> None:
+    outbox = opened(path, keep_sent_s=60)
+    outbox.append([part(n) for n in range(1, 5)])
+    outbox.mark_sent([1, 2], at_ms=1_000)
+    outbox.mark_sent([3], at_ms=61_000)
+    outbox.close()
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT seq, sent_ms FROM row ORDER BY seq").fetchall() == [(3, 61_000), (4, None)]
+    database.close()
+
+
+def test_a_row_is_counted_as_sent_once(path: Path) -> None:
+    outbox = opened(path)
+    outbox.append([part(1), part(2)])
+    outbox.mark_sent([1, 1], at_ms=1)
+    outbox.mark_sent([1], at_ms=2)
+    assert outbox.figures().unsent == 1
+    assert [row.seq for row in all_unsent(outbox)] == [2]
+
+
+def test_the_events_of_an_alarm_are_stored_with_the_part_that_caused_them(path: Path) -> None:
+    rows = opened(path).append([part(1), part(2, "defect"), part(3, "defect"), part(4)])
+    assert [[event["event"] for event in row.events] for row in rows] == [[], ["raised"], [], ["cleared"]]
+
+
+def test_an_alarm_goes_on_over_a_restart(path: Path) -> None:
+    outbox = opened(path)
+    outbox.append([part(1, "defect")])
+    outbox.close()
+    again = opened(path)
+    assert again.append([part(2, "defect")])[0].events == ()
+    assert again.alarm("top").count == 2
+
+
+def test_a_part_id_that_is_no_text_comes_back_as_it_was(path: Path) -> None:
+    name = os.fsdecode(b"part-\xff.png")
+    outbox = opened(path)
+    outbox.append([part(1, part_id=name)])
+    outbox.close()
+    assert opened(path).last_position("top") == Position(1, name)
+
+
+def test_a_transaction_that_fails_leaves_nothing_behind(path: Path) -> None:
+    outbox = opened(path)
+    outbox.append([part(1)])
+    broken = Event("top", 3, None, None, 0, Decision("good", None, 0.1, 0.5, (None,)))  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        outbox.append([part(2, "defect"), broken])
+    assert outbox.alarm("top").condition == "normal"
+    assert [row.seq for row in outbox.append([part(2)])] == [2]
+    assert [row.seq for row in all_unsent(outbox)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (b"not a database at all" * 100, "damaged"),
+        (b"SQLite format 3\x00" + bytes(100), "damaged"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line(path: Path, damage: bytes, said: str) -> None:
+    path.parent.mkdir()
+    path.write_bytes(damage)
+    with pytest.raises(OutboxError, match=said) as refusal:
+        opened(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_page_that_was_overwritten_is_noticed(path: Path) -> None:
+    outbox = opened(path)
+    outbox.append([large(n) for n in range(1, 200)])
+    outbox.close()
+    with path.open("r+b") as file:
+        file.seek(40 * outbox_file.PAGE_BYTES)
+        file.write(b"\xa5" * (100 * outbox_file.PAGE_BYTES))
+    with pytest.raises(OutboxError, match="damaged"):
+        opened(path)
+
+
+def test_a_second_daemon_is_refused(path: Path) -> None:
+    outbox = opened(path)
+    with pytest.raises(OutboxError, match="in use"):
+        opened(path)
+    outbox.close()
+
+
+def test_the_outbox_of_another_station_is_refused(path: Path) -> None:
+    opened(path).close()
+    with pytest.raises(OutboxError, match="belongs to station press-3"):
+        Outbox(path, StationContext("press-4", "boot", "digest", simulated=False), OutboxConfig())
+
+
+def test_a_layout_of_another_version_is_refused(path: Path) -> None:
+    opened(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version=9")
+    database.close()
+    with pytest.raises(OutboxError, match="layout 9"):
+        opened(path)
+
+
+def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutboxError, match="state_dir"):
+        opened(tmp_path / "file" / "state" / "outbox.db")
+
+
+def test_beyond_max_rows_parts_are_not_inspected_and_then_one_gap_record(path: Path) -> None:
+    outbox = opened(path, max_rows=100)
+    stored = [outbox.append([part(n, "defect")])[0] for n in range(1, 201)]
+    assert reasons(stored) == [None] * 100 + ["outbox_full"] * 100
+    assert [row.body["verdict"] for row in stored[100:]] == ["not_inspected"] * 100  # type: ignore[typeddict-item]
+    rows = all_unsent(outbox)
+    assert numbers_of(rows) == list(range(1, 201))
+    assert [row.seq for row in rows if "seq_from" in row.body] == [111]
+    assert outbox.figures().full_parts == 100
+    assert outbox.figures().gap_parts == 90
+    assert outbox.last_position("top") == Position(200, "part-200")
+    assert outbox.alarm("top").count == 100  # a part without a verdict changes no alarm
+
+
+def test_when_rows_were_sent_parts_are_inspected_again(path: Path) -> None:
+    outbox = opened(path, max_rows=100)
+    outbox.append([part(n) for n in range(1, 151)])
+    outbox.mark_sent([row.seq for row in all_unsent(outbox)], at_ms=1)
+    row = outbox.append([part(151, "defect")])[0]
+    assert (row.seq, row.body["reason"]) == (151, None)
+
+
+def test_a_gap_record_that_was_handed_out_grows_no_more(path: Path) -> None:
+    outbox = opened(path, max_rows=100)
+    outbox.append([part(n) for n in range(1, 121)])
+    handed_out = all_unsent(outbox)[-1]
+    outbox.append([part(n) for n in range(121, 131)])
+    assert all_unsent(outbox)[-2] == handed_out
+    assert [list(spanned(row)) for row in all_unsent(outbox)[-2:]] == [list(range(111, 121)), list(range(121, 131))]
+
+
+def test_rows_kept_for_a_replay_give_way_before_a_part_does(path: Path) -> None:
+    outbox = opened(path, max_mb=16, keep_sent_s=10**6)
+    for begin in range(1, 2401, 40):  # 24 MB in all
+        rows = outbox.append([large(n) for n in range(begin, begin + 40)])
+        assert reasons(rows) == [None] * 40
+        outbox.mark_sent([row.seq for row in rows], at_ms=begin)
+    assert path.stat().st_size <= 16 * MB
+
+
+def append_until_gap(outbox: Outbox, batch: int) -> list[str]:
+    """What became of each part until there was not even room for a part without a verdict."""
+    kinds: list[str] = []
+    while kinds[-1:] != ["gap"]:
+        rows = outbox.append([large(len(kinds) + 1 + i) for i in range(batch)])
+        kinds.extend("gap" if not row.stored else row.body["reason"] or "whole" for row in rows)
+    return kinds
+
+
+def test_beyond_max_mb_parts_are_not_inspected_and_the_file_stays_in_bounds(path: Path) -> None:
+    outbox = opened(path, max_mb=16)
+    kinds = append_until_gap(outbox, batch=40)
+    assert list(dict.fromkeys(kinds)) == ["whole", "outbox_full", "gap"]
+    assert kinds.count("outbox_full") > 1000
+    outbox.append([large(n) for n in range(1, 101)])
+    assert numbers_of(all_unsent(outbox)) == list(range(1, len(kinds) + 101))
+    outbox.close()
+    assert path.stat().st_size <= 17 * MB
+
+
+def test_after_max_mb_there_is_room_again_once_rows_are_sent(path: Path) -> None:
+    outbox = opened(path, max_mb=16)
+    number = 0
+    while outbox.figures().full_parts == 0:
+        number += len(outbox.append([large(number + 1 + i) for i in range(40)]))
+    outbox.mark_sent([row.seq for row in all_unsent(outbox)], at_ms=1)
+    deadline = time.monotonic() + 30
+    while (row := outbox.append([large(number := number + 1)])[0]).body["reason"] is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert row.seq == number
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.one_of(st.integers(1, 60), st.sampled_from(["send", "send half", "reopen"])), max_size=12))
+def test_every_number_is_in_exactly_one_row_whatever_happens(tmp_path: Path, steps: list[int | str]) -> None:
+    path = tmp_path / f"{time.monotonic_ns()}" / "outbox.db"
+    outbox = opened(path, max_rows=100)
+    count, sent = 0, []
+    for step in steps:
+        if isinstance(step, int):
+            outbox.append([part(n, "defect" if n % 7 == 0 else "ok") for n in range(count + 1, count + step + 1)])
+            count += step
+        elif step == "reopen":
+            outbox.close()
+            outbox = opened(path, max_rows=100)
+        else:
+            rows = all_unsent(outbox)
+            rows = rows[: len(rows) // 2] if step == "send half" else rows
+            outbox.mark_sent([row.seq for row in rows], at_ms=1)
+            sent += numbers_of(rows)
+    unsent = all_unsent(outbox)
+    assert sorted(sent + numbers_of(unsent)) == list(range(1, count + 1))
+    assert outbox.figures().unsent == len(unsent)
+    assert outbox.last_position("top") == (Position(count, f"part-{count}") if count else None)
+    outbox.close()
+    shutil.rmtree(path.parent)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from tests.edge_ad.test_outbox import opened, part
+outbox = opened(Path(sys.argv[1]))
+position = outbox.last_position("top")
+frame_id = position.frame_id if position is not None else 0
+while True:
+    events = [part(frame_id + 1 + i, "defect" if (frame_id + i) % 3 == 0 else "ok") for i in range(frame_id % 5 + 1)]
+    rows = outbox.append(events)
+    frame_id += len(events)
+    print(rows[-1].seq, frame_id, flush=True)
+    outbox.mark_sent([row.seq for row in rows[:1]], at_ms=1)
+"""
+
+
+def test_a_kill_at_any_time_leaves_whole_parts_in_unbroken_order(path: Path) -> None:
+    """Whatever was reported as stored is there; number and position always agree."""
+    chance = random.Random(20260101)
+    for _ in range(8):
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert child.stdout.readline()
+        time.sleep(chance.uniform(0.0, 0.15))
+        child.kill()
+        reported = [line.split() for line in child.stdout.read().split("\n") if line]
+        child.wait(10)
+        last_seq, last_frame = (int(word) for word in reported[-1]) if reported else (0, 0)
+        assert last_seq == last_frame
+        outbox = opened(path)
+        position = outbox.last_position("top")
+        assert position is not None
+        assert position.frame_id >= last_frame
+        outbox.close()
+        with sqlite3.connect(path) as database:
+            stored = [seq for (seq,) in database.execute("SELECT seq FROM row ORDER BY seq")]
+            (next_seq,) = database.execute("SELECT next_seq FROM station").fetchone()
+        database.close()
+        assert stored == list(range(1, next_seq))
+        assert position == Position(next_seq - 1, f"part-{next_seq - 1}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root can mount a small file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_on_a_full_disk_every_part_is_still_accounted_for(small_disk: Path) -> None:
+    """First whole results, then parts without a verdict, then a gap; when there is room again, whole results."""
+    outbox = opened(small_disk / "outbox.db")
+    kinds = append_until_gap(outbox, batch=3)
+    assert list(dict.fromkeys(kinds)) == ["whole", "outbox_full", "gap"]
+    assert kinds.count("outbox_full") > 1000
+    fill_up(small_disk)
+    for _ in range(500):  # with not a byte left, a gap record still grows
+        outbox.append([large(1)])
+    outbox.mark_sent([row.seq for row in outbox.unsent(0, 200)], at_ms=1)
+    (small_disk / "filler").unlink()
+    outbox.mark_sent([], at_ms=1)
+    rows = all_unsent(outbox)
+    count = len(kinds) + 500
+    assert numbers_of(rows) == list(range(201, count + 1))
+    outbox.mark_sent([row.seq for row in rows], at_ms=1)
+    deadline = time.monotonic() + 30
+    while outbox.append([large(count := count + 1)])[0].body["reason"] is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    outbox.close()
+    again = opened(small_disk / "outbox.db")
+    assert again.append([part(0)])[0].seq == count + 1
+    again.close()
+
+
+def fill_up(folder: Path) -> None:
+    with (folder / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return
+
+
+def test_a_restart_on_a_full_disk_goes_on_in_the_gap(small_disk: Path) -> None:
+    outbox = opened(small_disk / "outbox.db")
+    count = len(append_until_gap(outbox, batch=40))
+    outbox.close()
+    fill_up(small_disk)
+    again = opened(small_disk / "outbox.db")
+    rows = again.append([large(count + 1), large(count + 2)])
+    assert [row.seq for row in rows] == [count + 1, count + 2]
+    assert reasons(rows) == ["outbox_full", "outbox_full"]
+    again.close()
+
+
+def test_where_nothing_at_all_can_be_written_the_error_says_so(small_disk: Path) -> None:
+    outbox = opened(small_disk / "outbox.db")
+    append_until_gap(outbox, batch=40)
+    outbox.close()
+    (small_disk / "outbox.reserve").unlink()
+    fill_up(small_disk)
+    with pytest.raises(OutboxError, match="free some disk space"):
+        opened(small_disk / "outbox.db").append([part(1)])
