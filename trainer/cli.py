@@ -41,6 +41,14 @@ def _parser() -> Parser:
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     train.add_argument("--resume", action="store_true", help="continue the run in --out")
 
+    preview = commands.add_parser("preview", help="draw the synthetic defects that a training would see")
+    preview.add_argument("--data", type=Path, required=True, help="as for train")
+    preview.add_argument("--out", type=Path, required=True, help="the picture, a PNG file")
+    preview.add_argument("--config", type=Path, help="a training configuration; instead of --profile")
+    preview.add_argument("--profile", default="edge")
+    preview.add_argument("--seed", type=int, default=0)
+    preview.add_argument("--count", type=int, default=32)
+
     evaluate = commands.add_parser("evaluate", help="measure a run or a bundle on test images")
     evaluate.add_argument("subject", type=Path, metavar="RUN_OR_BUNDLE")
     evaluate.add_argument("--data", type=Path, required=True, help="MVTec layout, or a plain folder (scores only)")
@@ -72,7 +80,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.resume:
         run = open_run(arguments.out)
     else:
-        config = _config(arguments)
+        config = _config(arguments).model_copy(update={"method": arguments.method})
         split = split_good(arguments.data, config.data.hold_out, arguments.seed)
         run = create(arguments.out, config, split, arguments.seed)
     torch.set_float32_matmul_precision("highest")
@@ -85,9 +93,21 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _preview(arguments: argparse.Namespace) -> int:
+    from trainer.preview import preview
+
+    if arguments.count < 1:
+        raise ConfigError(f"--count must be at least 1, got {arguments.count}")
+    config = _config(arguments)
+    if round(config.optim.anomalous * config.optim.batch) == 0:
+        raise ConfigError("this configuration has no synthetic defects: optim.anomalous x optim.batch rounds to 0")
+    preview(arguments.data, config, arguments.seed, arguments.count, arguments.out)
+    say(f"look at {arguments.out}")
+    return 0
+
+
 def _config(arguments: argparse.Namespace) -> TrainConfig:
-    config = configs.load(arguments.config) if arguments.config else configs.profile(arguments.profile)
-    return config.model_copy(update={"method": arguments.method})
+    return configs.load(arguments.config) if arguments.config else configs.profile(arguments.profile)
 
 
 def _device(name: str) -> torch.device:
@@ -120,4 +140,4 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "export": _export}
+COMMANDS = {"train": _train, "preview": _preview, "evaluate": _evaluate, "export": _export}

@@ -97,6 +97,17 @@ def test_without_masks_the_pixel_figures_are_null(root: Path, tmp_path: Path) ->
     assert (result["pixel_ap"], result["aupro"]) == (None, None)
 
 
+def test_a_preview_shows_what_training_would_see(root: Path, tmp_path: Path) -> None:
+    """Two pictures a defect, four defects a row, a caption above each."""
+    config, out = tmp_path / "c.yaml", tmp_path / "sheet.png"
+    config.write_text(configs.dump(tiny_config()))
+    arguments = ("preview", "--data", root / "data", "--config", config, "--count", 6)
+    assert _command(*arguments, "--out", out) == 0
+    assert read_image(out).shape == (2 * (32 + 22), 4 * 64, 3)
+    assert _command(*arguments, "--out", tmp_path / "again.png") == 0
+    assert (tmp_path / "again.png").read_bytes() == out.read_bytes()
+
+
 def _mistakes(root: Path, tmp: Path) -> dict[str, tuple[list[object], str]]:
     (tmp / "empty").mkdir()
     (tmp / "broken").mkdir()

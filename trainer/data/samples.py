@@ -77,9 +77,20 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         order = np.random.default_rng([self._seed, 3, epoch]).permutation(len(self._good))
         clean = vary(self._good[order[place]], self._config.data, rng)
         image, mask = clean, np.zeros(clean.shape[:2], bool)
-        if index % self._config.optim.batch < self._anomalous:  # a fixed share of every batch
+        if self._is_anomalous(index):
             image, mask = anomalous(list(self._good), clean, self._textures, self._grey, self._config.synthesis, rng)
         return torch.from_numpy(clean), torch.from_numpy(image), torch.from_numpy(mask.astype(np.uint8))
+
+    def anomalous_indices(self, count: int) -> list[int]:
+        """The first `count` places of the stream that get a synthetic anomaly; none if the configuration has none."""
+        if self._anomalous == 0:
+            return []
+        batches = -(-count // self._anomalous)
+        return [i for i in range(batches * self._config.optim.batch) if self._is_anomalous(i)][:count]
+
+    def _is_anomalous(self, index: int) -> bool:
+        """A fixed share of every batch."""
+        return index % self._config.optim.batch < self._anomalous
 
 
 def _collate(samples: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,38 @@
+"""A contact sheet of synthetic defects, to be looked at before hours of training go into them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edge_ad.console import tracked
+from edge_ad.images import write_png
+from edge_ad.pictures import Picture, captioned, outlined, sheet
+from trainer.config import TrainConfig
+from trainer.data.folder import load_inputs, load_textures, split_good
+from trainer.data.samples import Samples
+
+COLUMNS = 4
+
+
+def preview(data: Path, config: TrainConfig, seed: int, count: int, out: Path) -> None:
+    """Draw the first `count` synthetic defects that a training with this seed would see, outlined in green.
+
+    Raises:
+        DataError: as in training: no images, an unreadable one, grey mixed with colour.
+    """
+    split = split_good(data, config.data.hold_out, seed)
+    roi = config.data.roi.record() if config.data.roi else None
+    good = load_inputs(split.train, roi, config.input.height, config.input.width)
+    samples = Samples(good, load_textures(config.synthesis.textures), config, seed)
+    indices = samples.anomalous_indices(count)
+    write_png(out, sheet([_drawn(samples, index) for index in tracked(indices, "preview")], COLUMNS))
+
+
+def _drawn(samples: Samples, index: int) -> Picture:
+    """The defect and, beside it, the same with its mask outlined."""
+    _, image, mask = samples[index]
+    picture = np.ascontiguousarray(image.numpy()[:, :, ::-1])
+    share = float(mask.float().mean())
+    return captioned(np.hstack([picture, outlined(picture, mask.numpy().astype(bool))]), f"{share:.2%} of the image")
