@@ -170,12 +170,11 @@ class MqttLink:
         client = self._new_client()
         try:
             self._dial(client)
-            while not self._stop.is_set() and client.loop(TURN_S) == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                pass
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
             return explain_dial_error(error, self._config)
-        finally:
-            self._live = None
+        while not self._stop.is_set() and client.loop(TURN_S) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            pass
+        self._live = None
         if self._stop.is_set():
             self._leave(client)
             return BrokerState("stopped")
@@ -284,10 +283,12 @@ def tls_context(config: TlsConfig) -> ssl.SSLContext:
         raise ConfigError(f"cannot use mqtt.tls.ca_file {config.ca_file}: {error}") from error
     if config.client_cert_file is not None:
         try:
-            context.load_cert_chain(config.client_cert_file, config.client_key_file)
+            context.load_cert_chain(config.client_cert_file, config.client_key_file, password="")  # or it would ask
         except OSError as error:
             files = f"{config.client_cert_file} and {config.client_key_file}"
-            raise ConfigError(f"cannot use the client certificate {files}: {error}") from error
+            raise ConfigError(
+                f"cannot use the client certificate {files}, which must be PEM without a passphrase: {error}"
+            ) from error
     return context
 
 

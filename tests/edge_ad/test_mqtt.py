@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 import pytest
 
 from edge_ad.broker_state import BrokerState
-from edge_ad.config import MqttConfig
+from edge_ad.config import MqttConfig, TlsConfig
 from edge_ad.core import messages
 from edge_ad.errors import ConfigError, PublishError
 from edge_ad.mqtt import Listener, MqttLink, tls_context, try_connect
-from tests.broker import Broker, Subscriber, free_port, make_tls, mqtt_config
+from tests.broker import Broker, Subscriber, free_port, make_tls, mqtt_config, needs
 from tests.daemons import wait_until
 
 MakeLink = Callable[..., MqttLink]
@@ -163,6 +164,15 @@ def test_a_certificate_file_that_cannot_be_used_is_the_users_mistake(files: dict
     assert config.tls is not None
     with pytest.raises(ConfigError, match=r"/no/such/ca|/x"):
         tls_context(config.tls)
+
+
+def test_a_client_key_with_a_passphrase_is_refused_and_not_asked_for(tmp_path: Path) -> None:
+    needs("openssl")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-passout", "pass:abc", "-subj", "/CN=x"]
+    subprocess.run([*command, "-keyout", tmp_path / "key", "-out", tmp_path / "cert"], check=True, capture_output=True)
+    config = TlsConfig.model_validate({"client_cert_file": tmp_path / "cert", "client_key_file": tmp_path / "key"})
+    with pytest.raises(ConfigError, match="without a passphrase"):
+        tls_context(config)
 
 
 def test_a_broker_without_mqtt_5_is_named_with_the_remedy() -> None:

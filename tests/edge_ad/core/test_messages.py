@@ -43,7 +43,7 @@ RESULT_FIELDS = [
 PLC_FIELDS = ["v", "cam", "seq", "part", "trg", "res", "rsn", "sc", "thr", "t", "sim"]
 
 any_float = st.floats()
-texts = st.text(alphabet=st.characters(codec=None), max_size=400)  # lone surrogates too: file names hold any bytes
+texts = st.text(alphabet=st.characters(codec=None), max_size=80)  # lone surrogates too: file names hold any bytes
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", fullmatch=True)
 sequence_numbers = st.integers(1, 2**63 - 1)
 moments_ns = st.integers(-(2**63), 2**63 - 1)
