@@ -35,7 +35,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet -e ".[train,demo,dev]"
+	$(BIN)/pip install --quiet -e ".[train,demo,dev,openvino]"
 	@touch $@
 
 $(DEMO_VENV)/.installed: pyproject.toml

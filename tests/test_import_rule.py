@@ -33,7 +33,7 @@ ADAPTERS = {
     "onnxruntime": ["edge_ad/backends/onnxruntime.py", "trainer/export.py"],
     "openvino": ["edge_ad/backends/openvino.py"],
     "pycuda": ["edge_ad/cuda"],
-    "torch": ["edge_ad/backends/torch_tensorrt.py", "trainer"],
+    "torch": ["edge_ad/backends/torch.py", "edge_ad/backends/torch_tensorrt.py", "trainer"],
     "torch_tensorrt": ["edge_ad/backends/torch_tensorrt.py"],
     "tensorrt": ["edge_ad/backends/torch_tensorrt.py"],
 }
