@@ -257,7 +257,7 @@ def append_until_gap(outbox: Outbox, batch: int) -> list[str]:
 
 def test_beyond_max_mb_parts_are_not_inspected_and_the_file_stays_in_bounds(path: Path) -> None:
     outbox = opened(path, max_mb=16)
-    kinds = append_until_gap(outbox, batch=40)
+    kinds = append_until_gap(outbox, batch=200)
     assert list(dict.fromkeys(kinds)) == ["whole", "outbox_full", "gap"]
     assert kinds.count("outbox_full") > 1000
     outbox.append([large(n) for n in range(1, 101)])
