@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.broker import Broker, Subscriber
+
+# No deadline for an example: a test says what holds, never how fast this machine happens to be.
+hypothesis.settings.register_profile("edge-ad", deadline=None)
+hypothesis.settings.load_profile("edge-ad")
 
 
 @pytest.fixture

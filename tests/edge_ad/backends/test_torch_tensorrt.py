@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch", reason="torch is not installed (edge-ad[train])")
+
 from torch import Tensor, nn
 
 from edge_ad.backends.base import open_backend
