@@ -13,9 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-torch = pytest.importorskip("torch", reason="torch is not installed (edge-ad[train])")
-
+import torch
 from torch import Tensor, nn
 
 from edge_ad.backends.base import open_backend
