@@ -212,10 +212,12 @@ class MqttLink:
         where = (self._config.host, self._config.port, self._config.keepalive_s)
         if self._config.protocol == "3.1.1":
             client.connect(*where)
-            return
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.SessionExpiryInterval = self._expiry_s
-        client.connect(*where, clean_start=self._expiry_s == 0, properties=properties)
+        elif self._expiry_s == 0:
+            client.connect(*where, clean_start=True)
+        else:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = self._expiry_s
+            client.connect(*where, clean_start=False, properties=properties)
 
     @property
     def _expiry_s(self) -> int:
