@@ -144,6 +144,33 @@ def _demo(arguments: argparse.Namespace) -> int:
     return run_demo(arguments.out, arguments.json)
 
 
+def _session_s(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, and less than 2^32, got {text}")
+    return value
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="DIR", type=Path, help="a new or empty folder (default: a temporary one)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here")
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from edge_ad import log
+    from edge_ad.demo.show import run_demo
+
+    log.set_up("WARNING")
+    return run_demo(arguments.out, arguments.json)
+
+
+def _session_s(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, and less than 2^32, got {text}")
+    return value
+
+
 def _plc_sim_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("station", metavar="STATION", help="the station's name")
     parser.add_argument("--count", metavar="N", type=_positive, help="end after N parts (default: Ctrl-C)")
@@ -160,7 +187,11 @@ def _plc_sim_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--client-key-file", metavar="FILE", type=Path)
     parser.add_argument("--client-id", metavar="ID", help="of its session at the broker (default: STATION-plc-sim)")
     parser.add_argument(
-        "--session-s", metavar="S", type=int, default=3600, help="the broker keeps the session so long (default: 3600)"
+        "--session-s",
+        metavar="S",
+        type=_session_s,
+        default=3600,
+        help="the broker keeps what it owes us for so long while we are away (default: 3600)",
     )
     parser.add_argument(
         "--stall-s", metavar="S", type=_not_negative, default=3.0, help="limit of the heartbeat (default: 3)"
@@ -196,9 +227,6 @@ COMMANDS = (
     Command("check", "try camera, bundle, calibration and broker of a station", _check_arguments, _check),
     Command("capture", "write full frames of the station's camera as PNG", _capture_arguments, _capture),
     Command("bench", "measure a bundle on every engine that this machine has", _bench_arguments, _bench),
-    Command(
-        "plc-sim", "a virtual PLC: listen to a station, and say if it can be trusted", _plc_sim_arguments, _plc_sim
-    ),
     Command("demo", "the whole line on this machine, on solar cells, with an embedded broker", _demo_arguments, _demo),
     Command("doctor", "show the facts about this device", _doctor_arguments, _doctor),
 )
