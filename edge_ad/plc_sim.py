@@ -25,7 +25,8 @@ from pydantic import ValidationError
 
 from edge_ad.config import NAME_PATTERN, MqttConfig, first_problem
 from edge_ad.console import say
-from edge_ad.core.consumer import HEALING, Arrival, Check, Consumer, Limits, News, Part, Report
+from edge_ad.core.consumer import Check, Consumer
+from edge_ad.core.heard import HEALING, Arrival, Limits, News, Part, Report
 from edge_ad.core.messages import PREFIX, Message, iso8601
 from edge_ad.errors import ConfigError
 from edge_ad.mqtt import Listener, Subscription

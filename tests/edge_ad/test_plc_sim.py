@@ -15,7 +15,7 @@ import pytest
 from edge_ad import plc_sim
 from edge_ad.cli import main
 from edge_ad.config import MqttConfig
-from edge_ad.core import messages
+from edge_ad.core import consumer, messages
 from edge_ad.core.messages import Message
 from edge_ad.mqtt import MqttLink
 from tests.broker import Broker, free_port, make_tls, mqtt_config
@@ -138,7 +138,9 @@ def _matches(levels: list[str], pattern: list[str]) -> bool:
 
 def test_without_jsonschema_its_own_rules_check(monkeypatch: pytest.MonkeyPatch) -> None:
     check, name = plc_sim._schema_check()
-    assert (name, check("edge-ad/plc/1", {"v": 2})) != ("the JSON Schemas", "")
+    assert name == "the JSON Schemas"
+    for schema in (consumer.PLC_SCHEMA, *(each for schemas in consumer.SCHEMAS.values() for each in schemas)):
+        assert "required" in check(schema, {})
     assert check("edge-ad/plc/1", json.loads(PLC.payload)) == ""
     monkeypatch.setitem(sys.modules, "jsonschema", None)
     check, name = plc_sim._schema_check()

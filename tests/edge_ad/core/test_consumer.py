@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from edge_ad.core import messages
 from edge_ad.core.alarms import DEFECT, AlarmState, PartInspected, step
-from edge_ad.core.consumer import Arrival, Consumer, Limits, Report
+from edge_ad.core.consumer import Consumer
+from edge_ad.core.heard import Arrival, Limits, Report
 from edge_ad.core.messages import Message, OutboxFigures, StationContext
 from edge_ad.records import CameraState, Decision, Event, Region, Verdict
 
