@@ -43,8 +43,10 @@ def station(broker: Broker, **values: Any) -> Iterator[Callable[[list[Message]],
     link.stop(farewell=True)
 
 
-def test_a_station_that_keeps_its_promises_is_trusted(tmp_path: Path, broker: Broker) -> None:
-    with station(broker) as send, PlcSim(tmp_path, broker, "press-3", "--count", "1", *PATIENT) as plc:
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_station_that_keeps_its_promises_is_trusted(tmp_path: Path, broker: Broker, protocol: str) -> None:
+    arguments = ["press-3", "--count", "1", "--protocol", protocol, *PATIENT]
+    with station(broker) as send, PlcSim(tmp_path, broker, *arguments) as plc:
         plc.wait_until_it_said("listening")
         send(GOOD)
         assert plc.wait() == 0, plc.said()
