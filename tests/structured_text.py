@@ -62,15 +62,11 @@ class FunctionBlock:
     def __init__(self, source: str) -> None:
         head, *methods = re.split(r"^METHOD ", COMMENT.sub(" ", source), flags=re.MULTILINE)
         names = [method.split()[0] for method in methods]
-        self._declared, body = _split(head)
+        declared, body = _split(head)
         self._run = self._compile("Body", {}, body)
-        self._methods = {
-            name: self._compile(name, *_split(method)) for name, method in zip(names, methods, strict=True)
-        }
-
-        self.variables = SimpleNamespace(**{name: ZERO[kind]() for name, kind in self._declared.items()})
-        for name, method in self._methods.items():
-            setattr(self.variables, name, partial(method, self.variables))
+        self.variables = SimpleNamespace(**{name: ZERO[kind]() for name, kind in declared.items()})
+        for name, method in zip(names, methods, strict=True):
+            setattr(self.variables, name, partial(self._compile(name, *_split(method)), self.variables))
 
     def call(self, **inputs: Any) -> SimpleNamespace:
         """Run the body on these inputs; returns all variables."""
@@ -79,7 +75,7 @@ class FunctionBlock:
         return self.variables
 
     def _compile(self, name: str, local: dict[str, str], body: str) -> Callable[..., Any]:
-        """A method as a Python function of the block and the method's inputs, which are its first variables."""
+        """A method as a Python function of the block's variables and its own inputs, its first local variables."""
         lines = [f"    {line}" for line in _statements(tokens(body), {*local, name})]
         scope: dict[str, Any] = {**FUNCTIONS, "String": String}
         exec("\n".join(["def run(s, l):", *lines, "    return"]), scope)
