@@ -84,14 +84,23 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, data: P
     config.write_text(configs.dump(tiny_config(optim={"steps": 10**6, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3})))
     command = [sys.executable, "-m", "trainer", "train", "--data", data, "--out", tmp_path / "run", "--config", config]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell ignores SIGINT for what it runs in the background, these tests perhaps; a terminal's child does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     log = tmp_path / "run" / "log.jsonl"
     deadline = time.monotonic() + 120
-    while not log.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        while not log.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert "--resume" in out
     assert "Traceback" not in err
