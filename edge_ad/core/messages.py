@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Literal, TypedDict, final
 
-from edge_ad.core.alarms import AlarmEvent, AlarmState
+from edge_ad.core.alarm_board import Announcement
+from edge_ad.core.alarms import AlarmRules, AlarmState, shown
 from edge_ad.records import CameraState, Event, Region, Verdict
 
 PREFIX = "edge-ad"
@@ -155,20 +156,23 @@ class GapBody(TypedDict):
 
 @final
 class AlarmEventBody(TypedDict):
-    """The payload of `alarm/<camera>/<id>/event`; `seq` is the part that caused it."""
+    """The payload of `alarm/<camera>/<id>/event`; `seq` is the part that caused it, None where none did."""
 
     schema: str
     station: str
     camera: str
     alarm: str
     event: str
+    state: str
+    priority: str
     boot_id: str
-    seq: int
+    seq: int | None
     part_id: str | None
     trigger_id: str | None
     count: int
     score: float | None
     threshold: float | None
+    by: str | None
     captured_at: str
     captured_ms: int
     published_ms: int | None
@@ -231,23 +235,29 @@ def gap_body(context: StationContext, seq_from: int, seq_to: int, reason: str, c
     }
 
 
-def alarm_event_body(context: StationContext, alarm: str, happened: AlarmEvent, event: Event) -> AlarmEventBody:
-    """What is stored of an alarm event; `event` is the part that caused it."""
+def alarm_event_body(
+    context: StationContext, camera: str, announced: Announcement, event: Event | None
+) -> AlarmEventBody:
+    """What is stored of an alarm event; `event` is the part that caused it, if one did."""
+    happened = announced.event
     return {
         "schema": ALARM_EVENT_SCHEMA,
         "station": context.station,
-        "camera": event.camera,
-        "alarm": alarm,
+        "camera": camera,
+        "alarm": announced.alarm,
         "event": happened.kind,
+        "state": happened.state,
+        "priority": announced.priority,
         "boot_id": context.boot_id,
-        "seq": happened.part.seq,
-        "part_id": _text(event.part_id),
-        "trigger_id": _text(event.trigger_id),
+        "seq": happened.seq,
+        "part_id": _text(event.part_id) if event is not None else None,
+        "trigger_id": _text(event.trigger_id) if event is not None else None,
         "count": happened.count,
-        "score": _finite(event.decision.score),
-        "threshold": _finite(event.decision.threshold),
-        "captured_at": iso8601(event.captured_ns),
-        "captured_ms": event.captured_ns // 1_000_000,
+        "score": _finite(happened.score),
+        "threshold": _finite(event.decision.threshold) if event is not None else None,
+        "by": _text(happened.by),
+        "captured_at": iso8601(happened.at_ns),
+        "captured_ms": happened.at_ns // 1_000_000,
         "published_ms": None,
         "historical": None,
         "simulated": context.simulated,
@@ -271,21 +281,39 @@ def stamped(body: ResultBody | GapBody | AlarmEventBody, published_ms: int, hist
     return to_json({**body, "published_ms": published_ms, "historical": historical})
 
 
-def alarm_state(context: StationContext, camera: str, alarm: str, state: AlarmState) -> Message:
-    """The retained present state of an alarm."""
-    body = {
+def alarm_state_body(
+    context: StationContext, camera: str, alarm: str, state: AlarmState, rules: AlarmRules
+) -> dict[str, object]:
+    """The present state of an alarm."""
+    shelved_until_ns = state.shelved_ns[1] if state.shelved_ns is not None else None
+    return {
         "schema": ALARM_STATE_SCHEMA,
         "station": context.station,
         "camera": camera,
         "alarm": alarm,
-        "state": state.condition,
-        "since_at": iso8601(state.since_ns) if state.since_ns is not None else None,
-        "since_ms": state.since_ns // 1_000_000 if state.since_ns is not None else None,
-        "count": state.count,
+        "state": shown(state, rules),
+        "condition": state.condition,
+        "priority": rules.priority,
+        "since_at": _moment(state.since_ns),
+        "since_ms": _milliseconds(state.since_ns),
+        "count": state.count if state.condition != "normal" else 0,
         "seq": state.seq,
         "score": _finite(state.score),
+        "raised_at": _moment(state.raised_ns),
+        "raised_ms": _milliseconds(state.raised_ns),
+        "acknowledged_at": _moment(state.acknowledged_ns),
+        "acknowledged_ms": _milliseconds(state.acknowledged_ns),
+        "acknowledged_by": _text(state.acknowledged_by),
+        "shelved_until_at": _moment(shelved_until_ns),
+        "shelved_until_ms": _milliseconds(shelved_until_ns),
+        "withheld": state.withheld,
         "simulated": context.simulated,
     }
+
+
+def alarm_state(context: StationContext, camera: str, alarm: str, state: AlarmState, rules: AlarmRules) -> Message:
+    """The retained present state of an alarm."""
+    body = alarm_state_body(context, camera, alarm, state, rules)
     return Message(_topic(context.station, "alarm", camera, alarm, "state"), to_json(body), 1, retain=True)
 
 
@@ -351,6 +379,14 @@ def iso8601(ns: int) -> str:
     """Nanoseconds since the epoch as ISO 8601, UTC, to the millisecond: 2026-11-22T04:55:33.123Z."""
     moment = _EPOCH + timedelta(milliseconds=ns // 1_000_000)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def _moment(ns: int | None) -> str | None:
+    return iso8601(ns) if ns is not None else None
+
+
+def _milliseconds(ns: int | None) -> int | None:
+    return ns // 1_000_000 if ns is not None else None
 
 
 def to_json(body: Mapping[str, object]) -> bytes:
