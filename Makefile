@@ -1,6 +1,7 @@
 # One command per task, the same for a person and for CI.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+BUNDLE ?= edge_ad/demo/bundle
 VENV := .venv
 DEMO_VENV := .venv-demo
 BIN := $(VENV)/bin
@@ -26,7 +27,8 @@ check: $(VENV)/.installed ## formatting, lint and types
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed ## timings, as ratios measured side by side (never asserted)
-	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.startup --bundle $(BUNDLE)
+	$(BIN)/edge-ad bench $(BUNDLE) --json build/bench/bench.json --out build/bench $(ARGS)
 
 setup: $(VENV)/.installed ## everything to train, test and develop, in .venv
 
@@ -35,7 +37,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet -e ".[train,demo,dev]"
+	$(BIN)/pip install --quiet -e ".[train,demo,dev,openvino]"
 	@touch $@
 
 $(DEMO_VENV)/.installed: pyproject.toml

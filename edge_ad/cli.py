@@ -114,6 +114,23 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    parser.add_argument("--backend", metavar="NAME", default="all", help="one back-end (default: all)")
+    parser.add_argument(
+        "--repeats", metavar="N", type=_positive, default=5, help="rounds; each starts every engine anew (default: 5)"
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="draw the times into this folder")
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from edge_ad.bench.show import run_bench
+
+    run_bench(arguments.bundle, arguments.backend, arguments.repeats, arguments.json, arguments.out)
+    return 0
+
+
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, help="a new or empty folder (default: a temporary one)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here")
@@ -127,10 +144,72 @@ def _demo(arguments: argparse.Namespace) -> int:
     return run_demo(arguments.out, arguments.json)
 
 
+def _session_s(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, and less than 2^32, got {text}")
+    return value
+
+
+def _plc_sim_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("station", metavar="STATION", help="the station's name")
+    parser.add_argument("--count", metavar="N", type=_positive, help="end after N parts (default: Ctrl-C)")
+    parser.add_argument("--seconds", metavar="S", type=_not_negative, help="end after S seconds")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the report here")
+    parser.add_argument("--host", help="of the broker (default: 127.0.0.1)")
+    parser.add_argument("--port", type=_positive, help="of the broker (default: 1883)")
+    parser.add_argument("--protocol", choices=("5", "3.1.1"), help="of MQTT (default: 5)")
+    parser.add_argument("--username", metavar="NAME")
+    parser.add_argument("--password-file", metavar="FILE", type=Path)
+    parser.add_argument("--tls", action="store_true", help="TLS by the system's certificate authorities")
+    parser.add_argument("--ca-file", metavar="FILE", type=Path, help="TLS by this certificate authority")
+    parser.add_argument("--client-cert-file", metavar="FILE", type=Path)
+    parser.add_argument("--client-key-file", metavar="FILE", type=Path)
+    parser.add_argument("--client-id", metavar="ID", help="of its session at the broker (default: STATION-plc-sim)")
+    parser.add_argument(
+        "--session-s",
+        metavar="S",
+        type=_session_s,
+        default=3600,
+        help="the broker keeps what it owes us for so long while we are away (default: 3600)",
+    )
+    parser.add_argument(
+        "--stall-s", metavar="S", type=_not_negative, default=3.0, help="limit of the heartbeat (default: 3)"
+    )
+    parser.add_argument(
+        "--deadline-s", metavar="S", type=_not_negative, default=2.0, help="plc: capture to arrival (default: 2)"
+    )
+
+
+def _plc_sim(arguments: argparse.Namespace) -> int:
+    from edge_ad import log, plc_sim
+    from edge_ad.core.consumer import Limits
+
+    log.set_up("CRITICAL")  # what it prints says it all
+    files = {key: getattr(arguments, key) for key in ("ca_file", "client_cert_file", "client_key_file")}
+    tls = files if arguments.tls or any(files.values()) else None
+    keys = ("host", "port", "protocol", "username", "password_file")
+    options = plc_sim.Options(
+        arguments.station,
+        plc_sim.broker({**{key: getattr(arguments, key) for key in keys}, "tls": tls}),
+        arguments.client_id or f"{arguments.station}-plc-sim",
+        arguments.session_s,
+        Limits(arguments.stall_s, arguments.deadline_s),
+        arguments.count,
+        arguments.seconds,
+        arguments.json,
+    )
+    return plc_sim.run_plc_sim(options)
+
+
 COMMANDS = (
     Command("run", "inspect until stopped", _config_argument, _run),
     Command("check", "try camera, bundle, calibration and broker of a station", _check_arguments, _check),
     Command("capture", "write full frames of the station's camera as PNG", _capture_arguments, _capture),
+    Command("bench", "measure a bundle on every engine that this machine has", _bench_arguments, _bench),
+    Command(
+        "plc-sim", "a virtual PLC: listen to a station, and say if it can be trusted", _plc_sim_arguments, _plc_sim
+    ),
     Command("demo", "the whole line on this machine, on solar cells, with an embedded broker", _demo_arguments, _demo),
     Command("doctor", "show the facts about this device", _doctor_arguments, _doctor),
 )

@@ -43,7 +43,7 @@ class _WithPaths(Strict):
 class BackendConfig(Strict):
     """Which engine runs the graph, and how."""
 
-    name: Literal["onnxruntime", "torch_tensorrt"] = "onnxruntime"
+    name: Literal["onnxruntime", "openvino", "torch", "torch_tensorrt"] = "onnxruntime"
     precision: Literal["fp32", "int8"] = "fp32"
     device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     threads: int = Field(0, ge=0, le=256, description="CPU threads of the engine; 0 = one per core")

@@ -6,6 +6,7 @@ import grp
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,11 +36,23 @@ def system() -> Facts:
         ("device", _first_line(Path("/proc/device-tree/model")) or platform.machine()),
         ("L4T", _first_line(Path("/etc/nv_tegra_release")) or "no (not a Jetson)"),
         ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
-        ("CPU cores", str(len(os.sched_getaffinity(0)))),
+        ("CPU", f"{_cpu() or platform.machine()}, {len(os.sched_getaffinity(0))} cores"),
+        ("CPU clock", clock(Path("/sys/devices/system/cpu/cpu0/cpufreq"))),
+        *((("power mode", mode),) if (mode := _first_line(Path("/var/lib/nvpmodel/status"))) else ()),
         ("memory", f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / GIB:.1f} GiB"),
         ("GPU", describe()),
         ("groups", ", ".join(f"{name} {'yes' if name in groups else 'no'}" for name in DEVICE_GROUPS)),
     ]
+
+
+def clock(folder: Path) -> str:
+    """Governor and frequencies of a core, from its cpufreq folder; a virtual machine has none."""
+    governor = _first_line(folder / "scaling_governor")
+    khz = [_first_line(folder / name) for name in ("scaling_cur_freq", "scaling_max_freq")]
+    if governor is None:
+        return "not readable"
+    now, most = (f"{int(value) // 1000}" if value else "?" for value in khz)
+    return f"{governor}, {now} of {most} MHz"
 
 
 def libraries() -> Facts:
@@ -73,6 +86,12 @@ def _first_line(path: Path) -> str | None:
         return path.read_text(encoding="utf-8").splitlines()[0].strip("\0 ")
     except (OSError, IndexError):  # not this kind of device
         return None
+
+
+def _cpu() -> str | None:
+    """The CPU's name; ARM kernels do not tell it."""
+    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else None
 
 
 def _has_name(number: int) -> bool:

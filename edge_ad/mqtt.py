@@ -12,15 +12,17 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from loguru import logger
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_ad.broker_state import (
     BrokerState,
@@ -71,11 +73,36 @@ class Ack:
     refusal: str
 
 
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What a listener wants to hear.
+
+    Attributes:
+        filters: topic filters, each with the highest quality of service wanted.
+        take: is called with each message, on the link's thread, and acknowledged to the broker afterwards.
+        expiry_s: for so long the broker keeps what it owes us while we are away; 0: not at all. MQTT 3.1.1 knows no
+            such time: there, anything but 0 is as long as the broker likes.
+    """
+
+    filters: tuple[tuple[str, Literal[0, 1]], ...]
+    take: Callable[[Message], None]
+    expiry_s: int = 0
+
+
 class MqttLink:
     """One connection after the other. `publish`, `acks` and the states may be called from any thread."""
 
-    def __init__(self, config: MqttConfig, client_id: str, will: Message | None, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: MqttConfig,
+        client_id: str,
+        will: Message | None,
+        on_change: Callable[[], None],
+        subscription: Subscription | None = None,
+    ) -> None:
         """Prepare; `on_change` is called, on the link's thread, whenever there is an acknowledgement or a new state.
+
+        With a subscription, it is `online` once the broker has accepted that.
 
         Raises:
             ConfigError: the password file or a certificate file cannot be used.
@@ -84,6 +111,7 @@ class MqttLink:
         self._client_id = client_id
         self._will = will
         self._on_change = on_change
+        self._subscription = subscription
         self._password = read_secret(config.password_file) if config.password_file is not None else None
         self._tls = tls_context(config.tls) if config.tls is not None else None
         self._acks: deque[Ack] = deque()
@@ -170,12 +198,11 @@ class MqttLink:
         client = self._new_client()
         try:
             self._dial(client)
-            while not self._stop.is_set() and client.loop(TURN_S) == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                pass
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
             return explain_dial_error(error, self._config)
-        finally:
-            self._live = None
+        while not self._stop.is_set() and client.loop(TURN_S) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            pass
+        self._live = None
         if self._stop.is_set():
             self._leave(client)
             return BrokerState("stopped")
@@ -183,10 +210,18 @@ class MqttLink:
 
     def _dial(self, client: Client) -> None:
         where = (self._config.host, self._config.port, self._config.keepalive_s)
-        if self._config.protocol == "5":
+        if self._config.protocol == "3.1.1":
+            client.connect(*where)
+        elif self._expiry_s == 0:
             client.connect(*where, clean_start=True)
         else:
-            client.connect(*where)
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = self._expiry_s
+            client.connect(*where, clean_start=False, properties=properties)
+
+    @property
+    def _expiry_s(self) -> int:
+        return self._subscription.expiry_s if self._subscription is not None else 0
 
     def _leave(self, client: Client) -> None:
         if self._farewell:
@@ -200,7 +235,7 @@ class MqttLink:
 
     def _new_client(self) -> Client:
         protocol = PROTOCOLS[self._config.protocol]
-        clean_session = True if self._config.protocol == "3.1.1" else None
+        clean_session = self._expiry_s == 0 if self._config.protocol == "3.1.1" else None
         client = Client(
             CallbackAPIVersion.VERSION2, self._client_id, clean_session, protocol=protocol, reconnect_on_failure=False
         )
@@ -214,6 +249,8 @@ class MqttLink:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
         client.on_log = self._on_log
         # With a handler for it, publish() on another thread only queues and wakes loop(), which alone writes.
         client.on_socket_register_write = lambda _client, _userdata, _socket: None
@@ -231,7 +268,31 @@ class MqttLink:
             getattr(properties, "MaximumPacketSize", None),
         )
         self._live = (connection, client)
-        self._enter(BrokerState("online"))
+        if self._subscription is None:
+            self._enter(BrokerState("online"))
+        else:
+            self._subscribe(client, self._subscription.filters)
+
+    def _subscribe(self, client: Client, filters: Sequence[tuple[str, int]]) -> None:
+        if self._config.protocol == "5":
+            client.subscribe([(topic, SubscribeOptions(qos)) for topic, qos in filters])
+        else:
+            client.subscribe(list(filters))
+
+    def _on_subscribe(
+        self, client: Client, _userdata: Any, _mid: int, reasons: list[ReasonCode], properties: Properties | None
+    ) -> None:
+        refused = [reason for reason in reasons if reason.is_failure]
+        if not refused:
+            self._enter(BrokerState("online"))
+            return
+        self._ending = BrokerState("refused", f"the broker does not let us subscribe: {_said(refused[0], properties)}")
+        client.disconnect()
+
+    def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
+        if self._subscription is not None:
+            qos: Literal[0, 1] = 1 if message.qos else 0
+            self._subscription.take(Message(message.topic, bytes(message.payload), qos, message.retain))
 
     def _on_disconnect(
         self,
@@ -284,10 +345,12 @@ def tls_context(config: TlsConfig) -> ssl.SSLContext:
         raise ConfigError(f"cannot use mqtt.tls.ca_file {config.ca_file}: {error}") from error
     if config.client_cert_file is not None:
         try:
-            context.load_cert_chain(config.client_cert_file, config.client_key_file)
+            context.load_cert_chain(config.client_cert_file, config.client_key_file, password="")  # or it would ask
         except OSError as error:
             files = f"{config.client_cert_file} and {config.client_key_file}"
-            raise ConfigError(f"cannot use the client certificate {files}: {error}") from error
+            raise ConfigError(
+                f"cannot use the client certificate {files}, which must be PEM without a passphrase: {error}"
+            ) from error
     return context
 
 
@@ -302,54 +365,51 @@ def try_connect(config: MqttConfig, client_id: str) -> None:
         PublishError: it does not accept us; the message says why.
         ConfigError: as `MqttLink`.
     """
-    answered = threading.Event()
-    link = MqttLink(config, client_id, None, answered.set)
-    link.start()
-    answered.wait(ANSWER_S)
-    state = link.state()
-    link.stop(farewell=True)
-    if state.name == "connecting":
-        raise PublishError(f"broker {config.host}:{config.port}: no answer within {ANSWER_S:g} s")
-    if state.name != "online":
-        raise PublishError(f"broker {config.host}:{config.port}: {state.detail}")
+    with Listener(config, client_id, None):
+        pass
 
 
 class Listener:
-    """A plain subscriber for the length of a `with` block; speaks MQTT 3.1.1, which every broker does."""
+    """A subscriber for the length of a `with` block; when the connection ends, it connects again."""
 
-    def __init__(self, host: str, port: int, topic_filter: str, take: Callable[[str, bytes], None]) -> None:
-        """Prepare; `take` is called with topic and payload of each message, on the listener's thread."""
-        self._where = (host, port)
-        self._filter = topic_filter
-        self._ready = threading.Event()
-        self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
-        self._client.on_connect = lambda client, *_: client.subscribe(self._filter, qos=1)
-        self._client.on_subscribe = lambda *_: self._ready.set()
-        self._client.on_message = lambda _client, _userdata, message: take(message.topic, bytes(message.payload))
+    def __init__(self, config: MqttConfig, client_id: str, subscription: Subscription | None) -> None:
+        """Prepare.
+
+        Raises:
+            ConfigError: as `MqttLink`.
+        """
+        self._config = config
+        self._answered = threading.Event()
+        self._link = MqttLink(config, client_id, None, self._answered.set, subscription)
 
     def __enter__(self) -> Listener:
         """Connect; from here on, no message is missed.
 
         Raises:
-            PublishError: the broker cannot be reached, or did not accept the subscription in time.
+            PublishError: the broker does not accept us; the message says why.
         """
-        host, port = self._where
-        try:
-            self._client.connect(host, port)
-        except OSError as error:
-            raise PublishError(f"cannot reach the broker {host}:{port}: {error}") from error
-        self._client.loop_start()
-        if not self._ready.wait(ANSWER_S):
-            self._leave()
-            raise PublishError(f"the broker {host}:{port} did not accept a subscription within {ANSWER_S:g} s")
+        self._link.start()
+        self._answered.wait(ANSWER_S)
+        state = self._link.state()
+        if state.name != "online":
+            self._link.stop(farewell=True)
+            what = f"no answer within {ANSWER_S:g} s" if state.name == "connecting" else state.detail
+            raise PublishError(f"broker {self._config.host}:{self._config.port}: {what}")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._leave()
+        self._link.stop(farewell=True)
 
-    def _leave(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+    def state(self) -> BrokerState:
+        """How it stands with the broker.
+
+        Raises:
+            Exception: what ended the thread, if it was not the end of the block.
+        """
+        failure = self._link.failure()
+        if failure is not None:
+            raise failure
+        return self._link.state()
 
 
 def _said(reason: ReasonCode, properties: Properties | None) -> str:

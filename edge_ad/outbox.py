@@ -32,7 +32,7 @@ from edge_ad.core.alarm_board import (
 )
 from edge_ad.core.alarms import AlarmInput
 from edge_ad.core.delivery import Row
-from edge_ad.core.messages import GapBody, OutboxFigures, StationContext
+from edge_ad.core.messages import AlarmEventBody, GapBody, OutboxFigures, StationContext
 from edge_ad.errors import OutboxError
 from edge_ad.outbox_file import DiskFullError, OutboxFile, Position
 from edge_ad.records import Decision, Event
@@ -49,6 +49,7 @@ class _Head:
 
     next_seq: int
     next_id: int
+    next_event: int
     unsent: int
     positions: dict[str, Position]
     alarms: dict[str, Alarms]
@@ -78,6 +79,7 @@ class Outbox:
         self._head = _Head(
             self._file.next_seq(),
             self._file.next_id(),
+            self._file.next_event(),
             self._file.count_unsent(),
             self._file.positions(),
             self._file.alarms(),
@@ -163,7 +165,7 @@ class Outbox:
             try:
                 with self._file.transaction():
                     made = write(draft)
-                    self._file.write_numbers(draft.next_seq, draft.next_id)
+                    self._file.write_numbers(draft.next_seq, draft.next_id, draft.next_event)
                     self._file.write_positions(draft.positions)
                     self._write_alarms(draft.alarms)
             except DiskFullError as error:
@@ -189,8 +191,7 @@ class Outbox:
         draft.alarms[camera] = after
         if not told or self._room(draft) >= Room.NONE:
             return False
-        events = tuple(messages.alarm_event_body(self._context, camera, each, None) for each in told)
-        self._insert(draft, Row(draft.next_id, None, events))
+        self._insert(draft, Row(draft.next_id, None, self._events(draft, camera, told, None)))
         draft.gap = None  # it stands before these events, and its end would come after them
         return True
 
@@ -216,8 +217,15 @@ class Outbox:
     def _row(self, draft: _Head, seq: int, event: Event) -> Row:
         before = draft.alarms.get(event.camera, NO_ALARMS)
         draft.alarms[event.camera], told = take_part(before, seq, event.captured_ns, event.decision, self._rules)
-        events = tuple(messages.alarm_event_body(self._context, event.camera, each, event) for each in told)
+        events = self._events(draft, event.camera, told, event)
         return Row(draft.next_id, messages.result_body(self._context, seq, event), events)
+
+    def _events(
+        self, draft: _Head, camera: str, told: Sequence[Announcement], event: Event | None
+    ) -> tuple[AlarmEventBody, ...]:
+        first, draft.next_event = draft.next_event, draft.next_event + len(told)
+        numbered = enumerate(told, start=first)
+        return tuple(messages.alarm_event_body(self._context, camera, number, each, event) for number, each in numbered)
 
     def _store_in_gap(self, draft: _Head, seq: int, event: Event) -> Row:
         if draft.gap is None:

@@ -26,7 +26,8 @@ _BUSY = "database is locked"
 _FULL = "database or disk is full"  # SQLITE_FULL; Python 3.10 does not tell the code
 
 _TABLES = """
-CREATE TABLE station (name TEXT NOT NULL, next_seq INTEGER NOT NULL, next_id INTEGER NOT NULL);
+CREATE TABLE station (name TEXT NOT NULL, next_seq INTEGER NOT NULL, next_id INTEGER NOT NULL,
+  next_event INTEGER NOT NULL);
 CREATE TABLE row (id INTEGER PRIMARY KEY, seq INTEGER, body TEXT NOT NULL, events TEXT NOT NULL, sent_ms INTEGER);
 CREATE INDEX row_unsent ON row (id) WHERE sent_ms IS NULL;
 CREATE INDEX row_sent ON row (sent_ms) WHERE sent_ms IS NOT NULL;
@@ -102,9 +103,9 @@ class OutboxFile:
         """Write a gap record over its earlier, shorter form."""
         self._execute("UPDATE row SET body = ? WHERE id = ?", (_dump(gap), row_id))
 
-    def write_numbers(self, next_seq: int, next_id: int) -> None:
-        """Write the next part's number and the next row's id."""
-        self._execute("UPDATE station SET next_seq = ?, next_id = ?", (next_seq, next_id))
+    def write_numbers(self, next_seq: int, next_id: int, next_event: int) -> None:
+        """Write the next part's number, the next row's id and the next alarm event's number."""
+        self._execute("UPDATE station SET next_seq = ?, next_id = ?, next_event = ?", (next_seq, next_id, next_event))
 
     def write_positions(self, positions: Mapping[str, Position]) -> None:
         """Write where each camera is."""
@@ -144,6 +145,10 @@ class OutboxFile:
     def next_id(self) -> int:
         """The next row's id."""
         return int(self._one("SELECT next_id FROM station"))
+
+    def next_event(self) -> int:
+        """The next alarm event's number."""
+        return int(self._one("SELECT next_event FROM station"))
 
     def positions(self) -> dict[str, Position]:
         """Camera -> its last part."""
@@ -215,7 +220,7 @@ class OutboxFile:
         with self.transaction():
             for statement in filter(str.strip, _TABLES.split(";")):
                 self._execute(statement)
-            self._execute("INSERT INTO station VALUES (?, 1, 1)", (station,))
+            self._execute("INSERT INTO station VALUES (?, 1, 1, 1)", (station,))
             self._execute(f"PRAGMA user_version={LAYOUT}")
 
     def _check(self, station: str) -> None:

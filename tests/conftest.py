@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.broker import Broker, Subscriber
+
+# No deadline for an example: a test says what holds, never how fast this machine happens to be.
+hypothesis.settings.register_profile("edge-ad", deadline=None)
+hypothesis.settings.load_profile("edge-ad")
+
+# The device side is tested without torch too; then what needs it is left out, and the header says so.
+NEED_TORCH = ["trainer", "edge_ad/backends/test_torch_tensorrt.py"]
+collect_ignore = NEED_TORCH if importlib.util.find_spec("torch") is None else []
+
+
+def pytest_report_header() -> list[str]:
+    return [f"torch is not installed, left out: {', '.join(NEED_TORCH)}"] if collect_ignore else []
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ ADAPTERS = {
     "onnxruntime": ["edge_ad/backends/onnxruntime.py", "trainer/export.py"],
     "openvino": ["edge_ad/backends/openvino.py"],
     "pycuda": ["edge_ad/cuda"],
-    "torch": ["edge_ad/backends/torch_tensorrt.py", "trainer"],
+    "torch": ["edge_ad/backends/torch.py", "edge_ad/backends/torch_tensorrt.py", "trainer"],
     "torch_tensorrt": ["edge_ad/backends/torch_tensorrt.py"],
     "tensorrt": ["edge_ad/backends/torch_tensorrt.py"],
 }
@@ -107,7 +108,10 @@ def modules_after(program: str, *arguments: str) -> set[str]:
     return set(ended.stdout.split())
 
 
-def test_the_daemon_on_onnxruntime_never_loads_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_daemon_on_a_cpu_engine_never_loads_torch(tmp_path: Path, engine: str) -> None:
+    if importlib.util.find_spec(engine) is None:
+        pytest.skip(f"{engine} is not installed")
     program = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -115,10 +119,10 @@ def test_the_daemon_on_onnxruntime_never_loads_torch(tmp_path: Path) -> None:
         "from edge_ad.backends.base import open_backend\n"
         "from edge_ad.bundle import open_bundle\n"
         "from edge_ad.config import BackendConfig\n"
-        "open_backend(open_bundle(Path(sys.argv[1])), BackendConfig(threads=1))\n"
+        "open_backend(open_bundle(Path(sys.argv[1])), BackendConfig(name=sys.argv[2], threads=1))\n"
     )
-    loaded = modules_after(program, str(make_bundle(tmp_path / "bundle")))
-    assert "onnxruntime" in loaded
+    loaded = modules_after(program, str(make_bundle(tmp_path / "bundle")), engine)
+    assert engine in loaded
     assert not loaded & {"torch", "onnx", "amqtt", "trainer", "calibration"}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_ad.backends.base import Backend, open_backend
+from edge_ad.backends.base import OPENERS, Backend, open_backend
 from edge_ad.bundle import MANIFEST, Precision, open_bundle
 from edge_ad.config import BackendConfig, default_store
 from edge_ad.console import say, tracked
@@ -111,8 +111,8 @@ def _open_run(path: Path) -> Subject:
 
 
 def _open_bundle(path: Path, backend: str, store: Path | None) -> Subject:
-    if backend not in ("onnxruntime", "torch_tensorrt"):
-        raise BackendError(f"no backend {backend!r}: choose onnxruntime or torch_tensorrt")
+    if backend not in OPENERS:
+        raise BackendError(f"no backend {backend!r}: choose one of {', '.join(OPENERS)}")
     bundle = open_bundle(path)
     config = BackendConfig.model_validate({"name": backend})
     manifest = bundle.manifest

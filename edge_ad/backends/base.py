@@ -13,6 +13,8 @@ from edge_ad.config import BackendConfig
 from edge_ad.errors import BackendError, BundleError
 from edge_ad.records import RawOutput
 
+INSTEAD = "or set backend: {name: onnxruntime}"  # the way out of every refusal: this engine is always installed
+
 
 class Backend(Protocol):
     """A loaded graph. `run` gives the same output for the same input, and leaves the input as it was."""
@@ -37,6 +39,18 @@ def _open_onnxruntime(bundle: Bundle, config: BackendConfig) -> Backend:
     return OnnxRuntimeBackend(bundle, config)
 
 
+def _open_openvino(bundle: Bundle, config: BackendConfig) -> Backend:
+    from edge_ad.backends.openvino import OpenVinoBackend
+
+    return OpenVinoBackend(bundle, config)
+
+
+def _open_torch(bundle: Bundle, config: BackendConfig) -> Backend:
+    from edge_ad.backends.torch import TorchBackend
+
+    return TorchBackend(bundle, config)
+
+
 def _open_torch_tensorrt(bundle: Bundle, config: BackendConfig) -> Backend:
     from edge_ad.backends.torch_tensorrt import TorchTensorRTBackend
 
@@ -46,6 +60,8 @@ def _open_torch_tensorrt(bundle: Bundle, config: BackendConfig) -> Backend:
 # Imported on opening, so that a station loads only the vendor library it uses.
 OPENERS: dict[str, Callable[[Bundle, BackendConfig], Backend]] = {
     "onnxruntime": _open_onnxruntime,
+    "openvino": _open_openvino,
+    "torch": _open_torch,
     "torch_tensorrt": _open_torch_tensorrt,
 }
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.backends.base import check_input
+from edge_ad.backends.base import INSTEAD, check_input
 from edge_ad.bundle import PROGRAM, Bundle, Precision
 from edge_ad.config import BackendConfig
 from edge_ad.cuda.buffers import FrameBuffer
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
     from torch.nn import Module
-
-INSTEAD = "or set backend: {name: onnxruntime}"
 
 
 class TorchTensorRTBackend:

@@ -166,6 +166,7 @@ class AlarmEventBody(TypedDict):
     state: str
     priority: str
     boot_id: str
+    event_no: int
     seq: int | None
     part_id: str | None
     trigger_id: str | None
@@ -236,9 +237,9 @@ def gap_body(context: StationContext, seq_from: int, seq_to: int, reason: str, c
 
 
 def alarm_event_body(
-    context: StationContext, camera: str, announced: Announcement, event: Event | None
+    context: StationContext, camera: str, number: int, announced: Announcement, event: Event | None
 ) -> AlarmEventBody:
-    """What is stored of an alarm event; `event` is the part that caused it, if one did."""
+    """What is stored of an alarm event, the station's `number`-th; `event` is the part that caused it, if one did."""
     happened = announced.event
     return {
         "schema": ALARM_EVENT_SCHEMA,
@@ -249,6 +250,7 @@ def alarm_event_body(
         "state": happened.state,
         "priority": announced.priority,
         "boot_id": context.boot_id,
+        "event_no": number,
         "seq": happened.seq,
         "part_id": _text(event.part_id) if event is not None else None,
         "trigger_id": _text(event.trigger_id) if event is not None else None,

@@ -20,15 +20,16 @@ import yaml
 
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import Bundle, open_bundle
-from edge_ad.config import BackendConfig
+from edge_ad.config import BackendConfig, MqttConfig
 from edge_ad.console import say
+from edge_ad.core.messages import Message
 from edge_ad.core.preprocess import preprocess
 from edge_ad.demo.broker import embedded_broker
 from edge_ad.demo.cells import defective_cells, good_cells, list_cells
 from edge_ad.demo.summary import Summary
 from edge_ad.errors import DataError, EdgeAdError
 from edge_ad.images import read_image, sha256_file, write_png
-from edge_ad.mqtt import Listener
+from edge_ad.mqtt import Listener, Subscription
 from edge_ad.pictures import panel, sheet
 
 STATION = "demo"
@@ -48,15 +49,16 @@ class Ledger:
     alarms: int = 0
     last: threading.Event = field(default_factory=threading.Event)
 
-    def take(self, topic: str, payload: bytes) -> None:
+    def take(self, message: Message) -> None:
         """Note a message, and print it if it is an alarm."""
+        topic, payload = message.topic, message.payload
         if topic.endswith("/status") and payload == b"stopped":
             self.last.set()
         elif topic.endswith("/result"):
             body = json.loads(payload)
             with self.lock:
                 self.results[body["seq"]] = body
-        elif topic.endswith("/event"):
+        elif topic.endswith("/defect/event"):
             body = json.loads(payload)
             if body["event"] == "raised":
                 with self.lock:
@@ -81,7 +83,8 @@ def run_demo(out: Path | None, json_path: Path | None) -> int:
             say(f"calibrating on good cells that training never saw, wish: {FALSE_ALARM_RATE:.0%} false alarms")
             _calibrate(config, folder, path)
             say(f"inspecting {len(truth)} cells; alarms as they arrive over MQTT:")
-            with Listener("127.0.0.1", port, f"edge-ad/{STATION}/#", ledger.take):
+            heard = Subscription(((f"edge-ad/{STATION}/#", 1),), ledger.take)
+            with Listener(MqttConfig(port=port, protocol="3.1.1"), f"{STATION}-show", heard):
                 _inspect(config)
                 ledger.last.wait(SETTLE_S)
         summary = _summary(truth, ledger)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 
 from edge_ad.broker_state import BrokerState
-from edge_ad.config import MqttConfig
+from edge_ad.config import MqttConfig, TlsConfig
 from edge_ad.core import messages
+from edge_ad.core.messages import Message
 from edge_ad.errors import ConfigError, PublishError
-from edge_ad.mqtt import Listener, MqttLink, tls_context, try_connect
-from tests.broker import Broker, Subscriber, free_port, make_tls, mqtt_config
+from edge_ad.mqtt import Listener, MqttLink, Subscription, tls_context, try_connect
+from tests.broker import Broker, Subscriber, free_port, make_tls, mqtt_config, needs
 from tests.daemons import wait_until
 
 MakeLink = Callable[..., MqttLink]
@@ -165,6 +167,15 @@ def test_a_certificate_file_that_cannot_be_used_is_the_users_mistake(files: dict
         tls_context(config.tls)
 
 
+def test_a_client_key_with_a_passphrase_is_refused_and_not_asked_for(tmp_path: Path) -> None:
+    needs("openssl")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-passout", "pass:abc", "-subj", "/CN=x"]
+    subprocess.run([*command, "-keyout", tmp_path / "key", "-out", tmp_path / "cert"], check=True, capture_output=True)
+    config = TlsConfig.model_validate({"client_cert_file": tmp_path / "cert", "client_key_file": tmp_path / "key"})
+    with pytest.raises(ConfigError, match="without a passphrase"):
+        tls_context(config)
+
+
 def test_a_broker_without_mqtt_5_is_named_with_the_remedy() -> None:
     pytest.importorskip("amqtt")
     from edge_ad.demo.broker import embedded_broker
@@ -265,20 +276,86 @@ def test_try_connect_says_yes_or_why_not(broker: Broker) -> None:
         try_connect(MqttConfig(port=free_port()), "press-3-check")
 
 
-def test_a_listener_hears_everything_from_its_start_on(broker: Broker) -> None:
-    heard: list[tuple[str, bytes]] = []
-    with Listener("127.0.0.1", broker.port, "edge-ad/#", lambda *message: heard.append(message)):
-        link = MqttLink(MqttConfig.model_validate(mqtt_config(broker)), "press-3", None, lambda: None)
-        link.start()
+def hearing(heard: list[Message], topic: str = "edge-ad/#", expiry_s: int = 0) -> Subscription:
+    return Subscription(((topic, 1),), heard.append, expiry_s)
+
+
+def said(*words: bytes) -> list[Message]:
+    return [Message("edge-ad/press-3/x", word, 1, retain=False) for word in words]
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_listener_hears_everything_from_its_start_on(broker: Broker, make_link: MakeLink, protocol: str) -> None:
+    heard: list[Message] = []
+    config = mqtt_config(broker, protocol=protocol)
+    with Listener(MqttConfig.model_validate(config), "ear", hearing(heard)) as listener:
+        link = make_link(config)
         ends_up(link, "online")
-        link.publish(messages.Message("edge-ad/press-3/x", b"1", 1, retain=False))
-        wait_until(lambda: heard == [("edge-ad/press-3/x", b"1")])
-        link.stop(farewell=True)
+        link.publish(*said(b"1"))
+        wait_until(lambda: heard == said(b"1"))
+        assert listener.state().name == "online"
+
+
+@pytest.mark.parametrize(("protocol", "expiry_s", "owed"), [("5", 60, [b"2"]), ("3.1.1", 60, [b"2"]), ("5", 0, [])])
+def test_what_comes_while_a_listener_is_away_waits_for_it_if_it_wants(
+    broker: Broker, make_link: MakeLink, protocol: str, expiry_s: int, owed: list[bytes]
+) -> None:
+    heard: list[Message] = []
+    config = MqttConfig.model_validate(mqtt_config(broker, protocol=protocol))
+    link = make_link(mqtt_config(broker))
+    ends_up(link, "online")
+    with Listener(config, "ear", hearing(heard, expiry_s=expiry_s)):
+        link.publish(*said(b"1"))
+        wait_until(lambda: heard == said(b"1"))
+    link.publish(*said(b"2"))
+    wait_until(lambda: bool(link.acks()))
+    with Listener(config, "ear", hearing(heard, expiry_s=expiry_s)):
+        link.publish(*said(b"3"))
+        wait_until(lambda: heard == said(b"1", *owed, b"3"))
+
+
+def test_a_listener_subscribes_again_at_a_broker_that_has_forgotten_it(broker: Broker, make_link: MakeLink) -> None:
+    heard: list[Message] = []
+    with Listener(MqttConfig.model_validate(mqtt_config(broker)), "ear", hearing(heard)) as listener:
+        broker.kill()
+        wait_until(lambda: listener.state().name != "online")
+        broker.start()
+        wait_until(lambda: listener.state().name == "online")
+        link = make_link(mqtt_config(broker))
+        ends_up(link, "online")
+        link.publish(*said(b"1"))
+        wait_until(lambda: heard == said(b"1"))
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_subscription_that_the_broker_denies_is_called_that(
+    tmp_path: Path, make_broker: Callable[..., Broker], protocol: str
+) -> None:
+    plugins = sorted(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so"))
+    if not plugins:
+        pytest.skip("mosquitto's dynamic security plugin is not installed")
+    (tmp_path / "security.json").write_text('{"defaultACLAccess": {"subscribe": false}}')
+    broker = make_broker(options=f"plugin {plugins[0]}\nplugin_opt_config_file {tmp_path / 'security.json'}")
+    denied = Listener(MqttConfig.model_validate(mqtt_config(broker, protocol=protocol)), "ear", hearing([]))
+    with pytest.raises(PublishError, match="does not let us subscribe"), denied:
+        pass
 
 
 def test_a_listener_without_a_broker_says_so() -> None:
-    with (
-        pytest.raises(PublishError, match="cannot reach"),
-        Listener("127.0.0.1", free_port(), "edge-ad/#", lambda _topic, _payload: None),
-    ):
+    listener = Listener(MqttConfig(port=free_port()), "ear", hearing([]))
+    with pytest.raises(PublishError, match="connection refused"), listener:
         pass
+
+
+def test_what_a_listener_is_told_to_do_and_cannot_ends_it(broker: Broker, make_link: MakeLink) -> None:
+    def fail(message: Message) -> None:
+        raise RuntimeError(message.topic)
+
+    link = make_link(mqtt_config(broker))
+    ends_up(link, "online")
+    config = MqttConfig.model_validate(mqtt_config(broker))
+    with Listener(config, "ear", Subscription((("edge-ad/#", 1),), fail)) as listener:
+        link.publish(*said(b"1"))
+        wait_until(lambda: listener._link.failure() is not None)
+        with pytest.raises(RuntimeError, match="edge-ad/press-3/x"):
+            listener.state()

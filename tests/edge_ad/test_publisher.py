@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from edge_ad.config import StationConfig
+from edge_ad.config import MqttConfig, StationConfig
 from edge_ad.core.alarm_board import ALARMS
 from edge_ad.core.messages import Health, StationContext
+from edge_ad.mqtt import Listener, Subscription
 from edge_ad.progress import Progress
 from edge_ad.publisher import Publisher
 from edge_ad.records import CameraState, Decision, Event, Region, Verdict
@@ -418,13 +419,13 @@ def test_mqtt_3_1_1_delivers_too(
 def test_the_embedded_broker_of_the_demo_works(tmp_path: Path, make_publisher: MakePublisher) -> None:
     pytest.importorskip("amqtt")
     from edge_ad.demo.broker import embedded_broker
-    from edge_ad.mqtt import Listener
 
     heard: list[tuple[str, bytes]] = []
+    ear = Subscription((("edge-ad/#", 1),), lambda message: heard.append((message.topic, message.payload)))
     mqtt = {"backoff_min_s": 0.05, "protocol": "3.1.1"}
     with (
         embedded_broker() as port,
-        Listener("127.0.0.1", port, "edge-ad/#", lambda topic, payload: heard.append((topic, payload))),
+        Listener(MqttConfig(port=port, protocol="3.1.1"), "ear", ear),
     ):
         publisher = make_publisher(station(tmp_path, {**mqtt, "port": port}))
         submit(publisher, range(1, 101), defects=frozenset({5}))

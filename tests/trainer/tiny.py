@@ -31,6 +31,20 @@ def tiny_config(**changes: object) -> TrainConfig:
     return parse({**TINY, **changes}, "tiny")
 
 
+def tiny_bundle(root: Path) -> Path:
+    """Train the tiny configuration for its six steps and export it, model.pt2 included; needs torch."""
+    import torch
+
+    from trainer.data.folder import split_good
+    from trainer.export import export
+    from trainer.run import create
+    from trainer.train import train
+
+    run = create(root / "run", tiny_config(), split_good(make_dataset(root / "data"), 0.25, 0), 0)
+    train(run, torch.device("cpu"), None, resume=False, workers=0)
+    return export(run.path, root / "bundle", program=True).path
+
+
 def part(seed: int, size: int = 48) -> NDArray[np.uint8]:
     """A good part: a bright disc on a dark ground, with grain."""
     rng = np.random.default_rng(seed)

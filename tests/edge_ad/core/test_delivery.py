@@ -21,7 +21,7 @@ STATE = Message("edge-ad/press-3/health", b"1", 1, retain=True)
 def make_row(seq: int, *, alarm: bool = False) -> Row:
     event = Event("top", seq, None, None, 0, Decision("ok", None, 0.1, 0.2))
     told = Announcement(DEFECT, "high", AlarmEvent("cleared", 0, "normal", 1, seq, 0.1))
-    events = (messages.alarm_event_body(CONTEXT, "top", told, event),) if alarm else ()
+    events = (messages.alarm_event_body(CONTEXT, "top", seq, told, event),) if alarm else ()
     return Row(seq, messages.result_body(CONTEXT, seq, event), events)
 
 

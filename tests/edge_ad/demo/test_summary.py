@@ -1,13 +1,14 @@
 """The demo's figures against an independent implementation."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from edge_ad.demo.summary import Summary, clopper_pearson
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_the_interval_is_that_of_scipy(case: tuple[int, int]) -> None:
     k, n = case

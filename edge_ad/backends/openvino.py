@@ -1,0 +1,97 @@
+"""OpenVINO: a second engine for the CPU, often the faster one.
+
+The precision is that of the bundle's file and nothing below it: left to itself, OpenVINO computes FP32 graphs in
+bfloat16 wherever the CPU can, without a word.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.backends.base import INSTEAD, check_input
+from edge_ad.bundle import Bundle
+from edge_ad.config import BackendConfig
+from edge_ad.errors import BackendError
+from edge_ad.records import RawOutput
+
+PRECISION_HINT = "INFERENCE_PRECISION_HINT"
+FP32 = "f32"
+
+
+class OpenVinoBackend:
+    """A compiled model on the CPU (implements `Backend`)."""
+
+    name = "openvino"
+
+    def __init__(self, bundle: Bundle, config: BackendConfig) -> None:
+        """Compile the graph.
+
+        Raises:
+            BackendError: openvino is missing, the device is not the CPU, or the graph or its precision was refused.
+        """
+        self.precision = config.precision
+        self._height, self._width = bundle.manifest.input.height, bundle.manifest.input.width
+        if config.device != "cpu":
+            raise BackendError(f"openvino runs on the CPU, not on {config.device}: set device: cpu")
+        openvino = load_vendor()
+        path = bundle.model_path(config.precision)
+        try:
+            model = openvino.Core().compile_model(path, "CPU", settings(config.threads))
+            granted = model.get_property(PRECISION_HINT).get_type_name()
+            request = model.create_infer_request()
+        except Exception as error:  # openvino raises RuntimeError and TypeError, with its C++ call stack as the text
+            raise BackendError(f"openvino refused {path}: {_line(error)}") from error
+        if granted != FP32:
+            raise BackendError(f"openvino would compute in {granted}, not in {FP32}: update it, {INSTEAD}")
+        self._request = request
+
+    def run(self, image: NDArray[np.uint8]) -> RawOutput:
+        """See `Backend.run`."""
+        check_input(image, self._height, self._width)
+        if self._request is None:
+            raise BackendError("this back-end is closed")
+        try:
+            found = self._request.infer({"image": image})  # copies in and out: the engine keeps its own tensors
+        except Exception as error:  # as above
+            raise BackendError(f"openvino failed: {_line(error)}") from error
+        return RawOutput(found["anomaly_map"], found["score"], found["reconstruction"])
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._request = None
+
+
+def load_vendor() -> ModuleType:
+    """Import openvino.
+
+    Raises:
+        BackendError: it is missing or does not load.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendError(f"openvino does not load ({error}): install edge-ad[openvino], {INSTEAD}") from error
+    module: ModuleType = openvino
+    return module
+
+
+def settings(threads: int) -> dict[str, str | int]:
+    """The few of OpenVINO's properties that we choose; `threads` 0 leaves their number to it.
+
+    The precision is for what is not quantised: an INT8 file stays INT8. ACCURACY keeps it from quantising on its own.
+    """
+    return {
+        PRECISION_HINT: FP32,
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        "PERFORMANCE_HINT": "LATENCY",  # one stream that has all threads: one frame at a time
+        "INFERENCE_NUM_THREADS": threads,
+    }
+
+
+def _line(error: Exception) -> str:
+    """The last line of an error: above it stands where in OpenVINO's sources it was raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

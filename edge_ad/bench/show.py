@@ -1,0 +1,56 @@
+"""`edge-ad bench`, step by step."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from edge_ad import doctor
+from edge_ad.bench.report import as_json, as_lines, bars, report
+from edge_ad.bench.rounds import choose, run_rounds
+from edge_ad.bundle import open_bundle
+from edge_ad.console import say
+from edge_ad.errors import DataError
+from edge_ad.images import write_png
+
+FRAMES = 50  # a round
+PLOT = "bench.png"
+STEERING = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")  # what of the environment changes the engines' speed
+
+
+def run_bench(path: Path, backend: str, rounds: int, json_path: Path | None, out: Path | None) -> None:
+    """Measure a bundle, print the table, write what was asked for.
+
+    Raises:
+        EdgeAdError: not a bundle, no such back-end, none could be measured, or a place that cannot be written.
+    """
+    bundle = open_bundle(path.absolute())
+    engines = choose(bundle, backend)
+    for folder in (out, json_path.parent if json_path is not None else None):
+        _make(folder)  # before the minutes of measuring
+    facts = machine()
+    found = report(bundle, run_rounds(bundle, engines, rounds, FRAMES), rounds, FRAMES, facts)
+    for line in as_lines(found):
+        say(line)
+    if json_path is not None:
+        json_path.write_text(json.dumps(as_json(found), indent=1) + "\n", encoding="utf-8")
+    if out is not None:
+        write_png(out / PLOT, bars(found))
+        say(f"plot: {out / PLOT}")
+
+
+def machine() -> dict[str, dict[str, str]]:
+    """What `edge-ad doctor` says, and what else was going on."""
+    facts = {title: dict(section()) for title, section in doctor.SECTIONS}
+    set_ = {name: os.environ[name] for name in STEERING if name in os.environ}
+    return {**facts, "at the start": {"load average, 1 min": f"{os.getloadavg()[0]:.2f}", **set_}}
+
+
+def _make(folder: Path | None) -> None:
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {folder}: {error.strerror}") from error

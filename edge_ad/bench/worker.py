@@ -1,0 +1,103 @@
+"""One engine, measured in a process of its own, so that its start and its memory are its own.
+
+    python -m edge_ad.bench.worker BUNDLE ENGINE FRAMES
+
+ENGINE is a `BackendConfig` as JSON. The last line on standard output is JSON: the measurement, or the reason why there
+is none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.backends.base import open_backend
+from edge_ad.bench.figures import STAGES
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.config import BackendConfig, RegionConfig
+from edge_ad.console import say
+from edge_ad.core.preprocess import preprocess
+from edge_ad.errors import EdgeAdError
+from edge_ad.pipeline import Pipeline
+from edge_ad.records import Frame, Thresholds
+
+FRAME_HEIGHT, FRAME_WIDTH = 1080, 1920
+WARM_UP_FRAMES = 5
+MARKED_SHARE = 0.01  # of the map, so that there are regions to find
+
+
+def main(bundle: str, engine: str, frames: str) -> int:
+    """Measure and report."""
+    try:
+        found = measure(open_bundle(Path(bundle)), BackendConfig.model_validate_json(engine), int(frames))
+    except EdgeAdError as error:
+        found = {"reason": str(error)}
+    say(json.dumps(found))
+    return 0
+
+
+def measure(bundle: Bundle, engine: BackendConfig, frames: int) -> dict[str, Any]:
+    """Run frames through the path that the daemon's take; `first_result_ns` is on the monotonic clock.
+
+    Raises:
+        EdgeAdError: the engine does not serve this bundle.
+    """
+    backend = open_backend(bundle, engine)
+    size = bundle.manifest.input
+    pipeline = Pipeline(backend, size, None, RegionConfig())
+    image = full_frame(bundle.golden().image[-1])
+    pipeline.step(_captured(0, image))
+    first_result_ns = time.monotonic_ns()
+    output = backend.run(preprocess(image, None, size.height, size.width))
+    pipeline.thresholds = always_a_defect(output.anomaly_map[0])
+    for number in range(WARM_UP_FRAMES):
+        pipeline.step(_captured(number, image))
+    ms: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    for number in range(frames):
+        for stage, value in timed_step(pipeline, image, number).items():
+            ms[stage].append(value)
+    resident, peak = memory_bytes()
+    return {"first_result_ns": first_result_ns, "ms": ms, "resident_bytes": resident, "peak_bytes": peak}
+
+
+def full_frame(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An (H, W, 3) RGB image as a camera of 1920 x 1080 would deliver it: BGR."""
+    grown = cv2.resize(image[:, :, ::-1], (FRAME_WIDTH, FRAME_HEIGHT), interpolation=cv2.INTER_LINEAR)
+    return grown.astype(np.uint8, copy=False)
+
+
+def always_a_defect(anomaly_map: NDArray[np.float32]) -> Thresholds:
+    """Thresholds below any score, so that the whole decision is measured: a hundredth of the pixels is marked."""
+    return Thresholds(image=-1.0, pixel=float(np.quantile(anomaly_map, 1 - MARKED_SHARE)), record=0)
+
+
+def timed_step(pipeline: Pipeline, image: NDArray[np.uint8], number: int) -> dict[str, float]:
+    """Inspect one frame; stage -> milliseconds."""
+    frame = _captured(number, image)
+    started_ns = time.monotonic_ns()
+    event = pipeline.step(frame)
+    step = (time.monotonic_ns() - started_ns) / 1e6
+    return {**{stage: event.latency_ms[stage] for stage in STAGES if stage != "step"}, "step": step}
+
+
+def memory_bytes() -> tuple[int, int]:
+    """Resident memory of this process, now and at its peak."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    found = {name: 1024 * int(kib) for name, kib in re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", status, re.MULTILINE)}
+    return found["VmRSS"], found["VmHWM"]
+
+
+def _captured(number: int, image: NDArray[np.uint8]) -> Frame:
+    return Frame("bench", number, image, time.time_ns(), time.monotonic_ns())
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,618 @@
+"""What a consumer makes of a station's messages: at least once becomes exactly once, every broken promise a fault.
+
+    arrival --> read --> parts and gap records   first copies in order, the others agree with them
+                     --> plc                     no verdict after its deadline
+                     --> alarms                  events, and the present state
+                     --> heartbeat               changes for as long as the station is online
+    report  --> numbers without a result; plc against result; alarm states against events
+
+docs/mqtt.md says what a station promises. Arrival times are arguments; what checks payloads against their JSON Schemas
+is handed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NoReturn, cast, get_args
+
+from edge_ad.core import messages
+from edge_ad.core.messages import StatusWord
+from edge_ad.records import Verdict
+
+PLC_SCHEMA = f"edge-ad/plc/{messages.PLC_VERSION}"
+MAY_DIFFER = ("published_ms", "historical")  # between the copies of a message
+MAX_DETAILS = 100  # faults that are kept with their words; beyond, they are only counted
+
+SCHEMAS: dict[str, tuple[str, ...]] = {  # kind of topic -> what may come on it
+    "result": (messages.RESULT_SCHEMA, messages.GAP_SCHEMA),
+    "event": (messages.ALARM_EVENT_SCHEMA,),
+    "state": (messages.ALARM_STATE_SCHEMA,),
+    "camera": (messages.CAMERA_SCHEMA,),
+    "health": (messages.HEALTH_SCHEMA,),
+}
+RETAINED = {"status", "state", "camera", "health"}
+
+FaultKind = Literal[
+    "malformed",  # a payload that is not what its topic promises
+    "retained",  # a message of a moment came as a retained one: a stale verdict would eject a good part
+    "disagreement",  # two copies differ in more than MAY_DIFFER
+    "order",  # a first copy came after one of a higher number
+    "overlap",  # a part has a result and a gap record, or two gap records
+    "missing",  # a part has neither
+    "plc",  # plc and result contradict each other
+    "stale",  # a verdict on plc arrived after its deadline
+    "stall",  # the heartbeat stood still while the station was online
+    "alarm",  # an alarm's state is not what its events leave behind
+]
+HEALING: frozenset[FaultKind] = frozenset({"missing", "alarm"})  # what is still on its way may put these right
+NewsKind = Literal["alarm", "verdict", "gap", "status", "camera", "health", "fault"]
+
+Check = Callable[[str, Mapping[str, object]], str]
+"""Schema name ("edge-ad/result/1") and payload -> what is wrong with it, "" if nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A message as it came.
+
+    Attributes:
+        topic, payload: of the message.
+        retained: the broker had kept it.
+        at_s: any monotonic clock, seconds.
+        at_ms: wall clock, milliseconds since the epoch, UTC.
+    """
+
+    topic: str
+    payload: bytes
+    retained: bool
+    at_s: float
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the consumer puts up with.
+
+    Attributes:
+        stall_s: the heartbeat may stand still for so long.
+        deadline_s: from capture to the arrival of a verdict on `plc`; the clocks of both sides count.
+    """
+
+    stall_s: float = 3.0
+    deadline_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something that whoever watches the line wants to see at once."""
+
+    kind: NewsKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A promise that was not kept."""
+
+    kind: FaultKind
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is kept of a result."""
+
+    seq: int
+    camera: str
+    part_id: str | None
+    verdict: Verdict
+    reason: str | None
+    captured_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A gap record: parts `first` to `last` were not inspected."""
+
+    first: int
+    last: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmView:
+    """An alarm as it was told.
+
+    Attributes:
+        camera, alarm: name it.
+        state: the last present state; None if none was heard.
+        events: how often each kind of event happened.
+        agrees: the state is what the last event leaves behind; None where that cannot be told: no event was heard, or
+            the state is ahead of the events, or some events are kept back (out of service, rate cap).
+    """
+
+    camera: str
+    alarm: str
+    state: str | None
+    events: dict[str, int]
+    agrees: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was heard, each thing once, and what was wrong with it.
+
+    Attributes:
+        station, status: its name, and its last word; None if it said none.
+        boots: runs of the daemon that were heard of.
+        messages: all that arrived, copies too.
+        verdicts: parts by verdict; parts of gap records count as not inspected.
+        first_seq, last_seq: lowest and highest number heard of; None without any.
+        duplicates: copies beyond the first, of results, gap records and alarm events.
+        historical: results whose first copy was history already.
+        gaps: the gap records, in order.
+        missing: (first, last) of each run of numbers in between that nothing speaks of.
+        plc_in_time, plc_late: parts whose verdict came on `plc`, and parts of which it only said `late`.
+        heartbeats, stalls: changes of the counter, and how often it stood still too long.
+        alarms: every alarm heard of.
+        faults: how many of each kind; empty if all promises were kept.
+        details: the faults in words, the first MAX_DETAILS of them.
+    """
+
+    station: str
+    status: StatusWord | None
+    boots: int
+    messages: int
+    verdicts: dict[Verdict, int]
+    first_seq: int | None
+    last_seq: int | None
+    duplicates: int
+    historical: int
+    gaps: tuple[Gap, ...]
+    missing: tuple[tuple[int, int], ...]
+    plc_in_time: int
+    plc_late: int
+    heartbeats: int
+    stalls: int
+    alarms: tuple[AlarmView, ...]
+    faults: dict[FaultKind, int]
+    details: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every promise was kept."""
+        return not self.faults
+
+
+class _MalformedError(ValueError):
+    """A payload that is not what its topic promises."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plc:
+    res: int
+    late: bool
+    captured_ms: int
+
+
+@dataclass(slots=True)
+class _Alarm:
+    state: str | None = None
+    state_seq: int | None = None  # the part that brought it about
+    since_ms: int = 0
+    complete: bool = True  # whether its events tell all of it
+    left_behind: str | None = None  # the state that the last event left behind
+    last_number: int = 0
+    last_ms: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+
+    def happened(self, event: str, number: int, left_behind: str, at_ms: int) -> None:
+        self.events[event] += 1
+        if number >= self.last_number:
+            self.last_number, self.left_behind, self.last_ms = number, left_behind, at_ms
+
+    def agrees(self, last_seq: int | None) -> bool | None:
+        """See `AlarmView.agrees`; `last_seq` is the highest number of which a result was heard."""
+        if self.left_behind is None or self.state is None or not self.complete:
+            return None
+        ahead = self.since_ms > self.last_ms if self.state_seq is None else self.state_seq > (last_seq or 0)
+        return None if ahead else self.state == self.left_behind
+
+
+class _Heart:
+    """The heartbeat: a counter that has to change while it is due."""
+
+    def __init__(self, stall_s: float) -> None:
+        self.beats = self.stalls = 0
+        self._stall_s = stall_s
+        self._count: int | None = None
+        self._since_s: float | None = None  # of the last change; None while none is due
+
+    def due_from(self, at_s: float | None) -> None:
+        """From here on it has to change; None: it need not."""
+        self._since_s = at_s
+
+    def beat(self, count: int, at_s: float) -> None:
+        if count != self._count:
+            self._count = count
+            self.beats += 1
+            self._since_s = at_s if self._since_s is not None else None
+
+    def stalls_at(self, at_s: float) -> bool:
+        """Whether it has stood still for too long; says so again after each further such time."""
+        if self._since_s is None or at_s - self._since_s <= self._stall_s:
+            return False
+        self._since_s = at_s
+        self.stalls += 1
+        return True
+
+
+class Consumer:
+    """The bookkeeping of one consumer of one station. It remembers every part, so its memory grows with them."""
+
+    def __init__(self, station: str, limits: Limits, check: Check) -> None:
+        """Nothing was heard yet; the heartbeat is due once we are `connected` and the station is online."""
+        self._station = station
+        self._limits = limits
+        self._check = check
+        self._parts: dict[int, Part] = {}
+        self._gaps: dict[int, Gap] = {}
+        self._plc: dict[int, _Plc] = {}
+        self._alarms: dict[tuple[str, str], _Alarm] = {}
+        self._heart = _Heart(limits.stall_s)
+        self._status: StatusWord | None = None
+        self._connected = False
+        self._boots: set[str] = set()
+        self._messages = self._duplicates = self._historical = 0
+        self._digests: dict[Hashable, bytes] = {}  # of the first copies
+        self._highest: dict[str, int] = {}  # topic -> number of its last first copy
+        self._last_told: dict[tuple[NewsKind, str], str] = {}
+        self._faults: Counter[FaultKind] = Counter()
+        self._details: list[str] = []
+        self._news: list[News] = []
+
+    def connected(self, at_s: float) -> None:
+        """There is a connection to the broker."""
+        self._connected = True
+        self._watch(at_s)
+
+    def disconnected(self) -> None:
+        """There is none: nothing can be said about the heartbeat."""
+        self._connected = False
+        self._heart.due_from(None)
+
+    def look(self, at_s: float) -> list[News]:
+        """Time has gone by; returns what there is to tell."""
+        if self._heart.stalls_at(at_s):
+            self._fault("stall", f"the heartbeat has stood still for {self._limits.stall_s:g} s")
+        news, self._news = self._news, []
+        return news
+
+    def take(self, arrival: Arrival) -> list[News]:
+        """Take in a message; returns what there is to tell."""
+        self._messages += 1
+        before = self.look(arrival.at_s)
+        try:
+            self._read(arrival)
+        except _MalformedError as error:
+            self._fault("malformed", f"{arrival.topic}: {error}")
+        return before + self.look(arrival.at_s)
+
+    def parts(self) -> dict[int, Part]:
+        """Every part that a result spoke of, by number."""
+        return dict(sorted(self._parts.items()))
+
+    def known(self) -> int:
+        """Parts that a result or a gap record spoke of."""
+        return len(self._parts) + sum(gap.last - gap.first + 1 for gap in self._gaps.values())
+
+    def report(self) -> Report:
+        """What was heard so far; numbers that are still on their way count as missing."""
+        spans = self._spans()
+        last_seq = max((last for _, last in spans), default=None)
+        faults = list(self._contradictions(spans))
+        alarms = tuple(
+            AlarmView(*name, seen.state, dict(seen.events), seen.agrees(last_seq))
+            for name, seen in sorted(self._alarms.items())
+        )
+        faults += [_disagrees(view) for view in alarms if view.agrees is False]
+        late = sum(plc.late for plc in self._plc.values())
+        return Report(
+            self._station,
+            self._status,
+            len(self._boots),
+            self._messages,
+            self._verdicts(),
+            spans[0][0] if spans else None,
+            last_seq,
+            self._duplicates,
+            self._historical,
+            tuple(gap for _, gap in sorted(self._gaps.items())),
+            tuple(_holes(spans)),
+            len(self._plc) - late,
+            late,
+            self._heart.beats,
+            self._heart.stalls,
+            alarms,
+            dict(self._faults + Counter(fault.kind for fault in faults)),
+            (*self._details, *(fault.detail for fault in faults))[:MAX_DETAILS],
+        )
+
+    def _read(self, arrival: Arrival) -> None:
+        kind = _kind(arrival.topic, self._station)
+        if arrival.retained and kind not in RETAINED:
+            self._fault("retained", f"{arrival.topic}: retained")
+        READERS[kind](self, arrival)
+
+    def _body(self, arrival: Arrival, schemas: Sequence[str]) -> _Body:
+        """The payload as JSON of one of these schemas, of our station."""
+        body = _Body(_parse(arrival.payload))
+        schema = body.one_of("schema", schemas)
+        self._checked(schema, body)
+        if body.text("station") != self._station:
+            raise _MalformedError(f"of station {body.text('station')}")
+        return body
+
+    def _checked(self, schema: str, body: _Body) -> None:
+        problem = self._check(schema, body.fields)
+        if problem:
+            raise _MalformedError(problem)
+
+    def _read_status(self, arrival: Arrival) -> None:
+        word = arrival.payload.decode("ascii", "replace")
+        if word not in get_args(StatusWord):
+            raise _MalformedError(f"not a status: {word[:20]!r}")
+        self._status = cast(StatusWord, word)
+        self._tell_change("status", "", word)
+        self._watch(arrival.at_s)
+
+    def _read_heartbeat(self, arrival: Arrival) -> None:
+        if not arrival.payload.isdigit() or len(arrival.payload) > 20:
+            raise _MalformedError(f"not a counter: {arrival.payload[:20]!r}")
+        self._heart.beat(int(arrival.payload), arrival.at_s)
+
+    def _read_result(self, arrival: Arrival) -> None:
+        body = self._body(arrival, SCHEMAS["result"])
+        self._boots.add(body.text("boot_id"))
+        historical = body.flag("historical")
+        if body.text("schema") == messages.GAP_SCHEMA:
+            self._take_gap(arrival.topic, body)
+        elif self._take_part(arrival.topic, body):
+            self._historical += historical
+
+    def _take_part(self, topic: str, body: _Body) -> bool:
+        part = Part(
+            body.number("seq", at_least=1),
+            body.text("camera"),
+            body.text_or_none("part_id"),
+            cast(Verdict, body.one_of("verdict", get_args(Verdict))),
+            body.text_or_none("reason"),
+            body.number("captured_ms"),
+        )
+        if not self._is_first(topic, part.seq, "result", body):
+            return False
+        self._parts[part.seq] = part
+        shown = part.verdict if part.reason is None else f"{part.verdict} ({part.reason})"
+        self._tell_change("verdict", part.camera, shown, f"seq {part.seq} {part.part_id or ''}")
+        return True
+
+    def _take_gap(self, topic: str, body: _Body) -> None:
+        first = body.number("seq_from", at_least=1)
+        gap = Gap(first, body.number("seq_to", at_least=first), body.text("reason"))
+        if self._is_first(topic, first, "gap record", body):
+            self._gaps[first] = gap
+            self._tell("gap", f"parts {gap.first} to {gap.last} have no result: {gap.reason}")
+
+    def _read_plc(self, arrival: Arrival) -> None:
+        body = _Body(_parse(arrival.payload))
+        self._checked(PLC_SCHEMA, body)
+        if len(arrival.payload) > messages.PLC_MAX_BYTES or b"\\" in arrival.payload:
+            raise _MalformedError("longer than a controller takes, or with an escape")
+        seq, late = body.number("seq", at_least=1), body.text("rsn") == messages.PLC_LATE
+        plc = _Plc(body.number("res"), late, body.number("t"))
+        if plc.res not in messages.PLC_RESULT.values():
+            raise _MalformedError(f"res {plc.res}")
+        if plc.res and arrival.at_ms - plc.captured_ms > 1000 * self._limits.deadline_s:
+            self._fault(
+                "stale", f"seq {seq}: plc says {plc.res} {arrival.at_ms - plc.captured_ms} ms after its capture"
+            )
+        known = self._plc.get(seq)
+        if known is None or known.late:
+            self._plc[seq] = plc
+        elif not late and plc != known:
+            self._fault("disagreement", f"seq {seq}: two verdicts on plc")
+
+    def _read_event(self, arrival: Arrival) -> None:
+        body = self._body(arrival, SCHEMAS["event"])
+        number, seq = body.number("event_no", at_least=1), body.number_or_none("seq")
+        event, name = body.text("event"), (body.text("camera"), body.text("alarm"))
+        if self._is_first(arrival.topic, number, "alarm event", body):
+            seen = self._alarms.setdefault(name, _Alarm())
+            seen.happened(event, number, body.text("state"), body.number("captured_ms"))
+            part = f": seq {seq} {body.text_or_none('part_id') or ''}" if seq is not None else ""
+            self._tell("alarm", f"{'/'.join(name)} {event}{part}".rstrip())
+
+    def _read_state(self, arrival: Arrival) -> None:
+        body = self._body(arrival, SCHEMAS["state"])
+        seen = self._alarms.setdefault((body.text("camera"), body.text("alarm")), _Alarm())
+        seen.state, seen.state_seq = body.text("state"), body.number_or_none("seq")
+        seen.since_ms = body.number_or_none("since_ms") or 0
+        seen.complete = seen.state != "out_of_service" and body.number("withheld") == 0
+
+    def _read_camera(self, arrival: Arrival) -> None:
+        body = self._body(arrival, SCHEMAS["camera"])
+        self._tell_change("camera", body.text("camera"), f"{body.text('state')} {body.text('detail')}".rstrip())
+
+    def _read_health(self, arrival: Arrival) -> None:
+        body = self._body(arrival, SCHEMAS["health"])
+        self._boots.add(body.text("boot_id"))
+        said = [text for text in (body.text("detail"), body.text("publish_refused")) if text]
+        self._tell_change("health", "", "; ".join(said) or "all right")
+
+    def _is_first(self, topic: str, number: int, what: str, body: _Body) -> bool:
+        """Whether this is the first copy of a message; another one has to agree with it."""
+        digest = body.digest()
+        known = self._digests.setdefault((topic, number, what), digest)
+        if known is not digest:
+            self._duplicates += 1
+            if known != digest:
+                self._fault("disagreement", f"two copies of {what} {number} disagree")
+            return False
+        if number < self._highest.get(topic, 0):
+            self._fault("order", f"{topic}: {what} {number} came after {self._highest[topic]}")
+        self._highest[topic] = max(number, self._highest.get(topic, 0))
+        return True
+
+    def _watch(self, at_s: float) -> None:
+        self._heart.due_from(at_s if self._connected and self._status == "online" else None)
+
+    def _spans(self) -> list[tuple[int, int]]:
+        """(first, last) of every result and gap record, in order."""
+        return sorted([(seq, seq) for seq in self._parts] + [(gap.first, gap.last) for gap in self._gaps.values()])
+
+    def _verdicts(self) -> dict[Verdict, int]:
+        verdicts = Counter(part.verdict for part in self._parts.values())
+        verdicts["not_inspected"] += self.known() - len(self._parts)
+        return {verdict: verdicts[verdict] for verdict in get_args(Verdict)}
+
+    def _contradictions(self, spans: list[tuple[int, int]]) -> Iterator[Fault]:
+        for first, last in _holes(spans):
+            yield Fault("missing", f"no result for seq {first} to {last}")
+        for first, last in _overlaps(spans):
+            yield Fault("overlap", f"seq {first} to {last}: both a gap record and something else")
+        for seq, plc in self._plc.items():
+            part = self._parts.get(seq)
+            if part is not None and plc.captured_ms != part.captured_ms:
+                yield Fault("plc", f"seq {seq}: plc and result have different capture times")
+            elif not plc.late and plc.res != self._expected_res(seq, plc.res):
+                yield Fault("plc", f"seq {seq}: plc says {plc.res}, its result or gap record says otherwise")
+
+    def _expected_res(self, seq: int, unknown: int) -> int:
+        """What a part's result makes of `res`; `unknown` where neither a result nor a gap record speaks of it."""
+        if seq in self._parts:
+            return messages.PLC_RESULT[self._parts[seq].verdict]
+        return 0 if any(gap.first <= seq <= gap.last for gap in self._gaps.values()) else unknown
+
+    def _fault(self, kind: FaultKind, detail: str) -> None:
+        self._faults[kind] += 1
+        if len(self._details) < MAX_DETAILS:
+            self._details.append(detail)
+        self._tell("fault", f"{kind}: {detail}")
+
+    def _tell(self, kind: NewsKind, text: str) -> None:
+        self._news.append(News(kind, text))
+
+    def _tell_change(self, kind: NewsKind, name: str, value: str, what: str = "") -> None:
+        """Tell a value that differs from the last one of its name."""
+        if self._last_told.get((kind, name)) != value:
+            self._last_told[kind, name] = value
+            self._tell(kind, " ".join(f"{name} {value} {what}".split()))
+
+
+READERS: dict[str, Callable[[Consumer, Arrival], None]] = {
+    "status": Consumer._read_status,
+    "heartbeat": Consumer._read_heartbeat,
+    "result": Consumer._read_result,
+    "plc": Consumer._read_plc,
+    "event": Consumer._read_event,
+    "state": Consumer._read_state,
+    "camera": Consumer._read_camera,
+    "health": Consumer._read_health,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """A JSON object whose fields are read with their types."""
+
+    fields: Mapping[str, object]
+
+    def text(self, key: str) -> str:
+        value = self.fields.get(key)
+        return value if isinstance(value, str) else self._wrong(key, "text")
+
+    def text_or_none(self, key: str) -> str | None:
+        return None if key in self.fields and self.fields[key] is None else self.text(key)
+
+    def one_of(self, key: str, allowed: Sequence[str]) -> str:
+        value = self.text(key)
+        return value if value in allowed else self._wrong(key, " or ".join(allowed))
+
+    def number(self, key: str, at_least: int | None = None) -> int:
+        value = self.fields.get(key)
+        fits = isinstance(value, int) and not isinstance(value, bool) and (at_least is None or value >= at_least)
+        return cast(int, value) if fits else self._wrong(key, "a whole number in its range")
+
+    def number_or_none(self, key: str) -> int | None:
+        return None if key in self.fields and self.fields[key] is None else self.number(key)
+
+    def flag(self, key: str) -> bool:
+        value = self.fields.get(key)
+        return value if isinstance(value, bool) else self._wrong(key, "true or false")
+
+    def digest(self) -> bytes:
+        """Of all in which copies must agree."""
+        kept = {key: value for key, value in self.fields.items() if key not in MAY_DIFFER}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).digest()
+
+    def _wrong(self, key: str, wanted: str) -> NoReturn:
+        raise _MalformedError(f"{key} is not {wanted}")
+
+
+def _parse(payload: bytes) -> Mapping[str, object]:
+    """A payload as the JSON object that it has to be, ASCII only."""
+    try:
+        body = json.loads(payload.decode("ascii"), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise _MalformedError(f"not ASCII JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise _MalformedError("not a JSON object")
+    return body
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _kind(topic: str, station: str) -> str:
+    """Which of READERS a topic is for."""
+    match topic.split("/"):
+        case [messages.PREFIX, name, *_] if name != station:
+            raise _MalformedError(f"of station {name}")
+        case [messages.PREFIX, _, "status" | "heartbeat" | "result" | "plc" | "health" as kind]:
+            return kind
+        case [messages.PREFIX, _, "camera", _]:
+            return "camera"
+        case [messages.PREFIX, _, "alarm", _, _, "event" | "state" as kind]:
+            return kind
+    raise _MalformedError("no topic that a station publishes")
+
+
+def _holes(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Runs of numbers between sorted spans that none of them covers."""
+    for (_, end), (start, _) in _neighbours(spans):
+        if start > end + 1:
+            yield end + 1, start - 1
+
+
+def _overlaps(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """What of sorted spans is covered by an earlier one."""
+    for (_, end), (start, last) in _neighbours(spans):
+        if start <= end:
+            yield start, min(end, last)
+
+
+def _neighbours(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Each span but the first, after the one that reaches furthest of those before it."""
+    furthest = spans[0] if spans else (0, 0)
+    for span in spans[1:]:
+        yield furthest, span
+        furthest = max(furthest, span, key=lambda each: each[1])
+
+
+def _disagrees(view: AlarmView) -> Fault:
+    return Fault("alarm", f"alarm {view.camera}/{view.alarm} is {view.state}, which its events do not leave behind")

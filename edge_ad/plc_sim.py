@@ -1,0 +1,239 @@
+"""`edge-ad plc-sim`: a virtual PLC that listens to one station, tells what happens, and says whether it can be trusted.
+
+It does what docs/mqtt.md asks of a consumer: a session that outlives the connection, so that what the broker has
+acknowledged arrives; every part once by (station, seq); the heartbeat watched for change. `plc` alone is heard with
+QoS 0: a verdict that has waited in a broker's queue must not move an ejector.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from pydantic import ValidationError
+
+from edge_ad.config import NAME_PATTERN, MqttConfig, first_problem
+from edge_ad.console import say
+from edge_ad.core.consumer import HEALING, Arrival, Check, Consumer, Limits, News, Part, Report
+from edge_ad.core.messages import PREFIX, Message, iso8601
+from edge_ad.errors import ConfigError
+from edge_ad.mqtt import Listener, Subscription
+
+SCHEMA = "edge-ad/plc-sim/1"
+TURN_S = 0.2  # a turn without a message ends after so long
+SETTLE_S = 3.0  # at the end, what is on its way may take so long
+
+FILTERS: dict[str, Literal[0, 1]] = {
+    "status": 1,
+    "heartbeat": 0,
+    "result": 1,
+    "plc": 0,
+    "alarm/+/+/state": 1,
+    "alarm/+/+/event": 1,
+    "camera/+": 1,
+    "health": 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `plc-sim` was asked for.
+
+    Attributes:
+        station: to whom it listens.
+        mqtt: the broker.
+        client_id: names its session at the broker.
+        session_s: for so long the broker keeps what it owes us while we are away.
+        limits: what it puts up with.
+        count: end after so many parts; None: do not.
+        seconds: end after so long; None: do not.
+        json_path: write the report here.
+    """
+
+    station: str
+    mqtt: MqttConfig
+    client_id: str
+    session_s: int
+    limits: Limits
+    count: int | None
+    seconds: float | None
+    json_path: Path | None
+
+
+def broker(values: Mapping[str, object]) -> MqttConfig:
+    """The `mqtt` section of a station's configuration from single values; None leaves a default.
+
+    Raises:
+        ConfigError: naming the value and what is wrong with it.
+    """
+    try:
+        return MqttConfig.model_validate({key: value for key, value in values.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError(f"broker: {first_problem(error)}") from error
+
+
+def run_plc_sim(options: Options) -> int:
+    """Listen until enough was heard or somebody stops it; 0 only if every promise was kept.
+
+    Raises:
+        ConfigError: that is no name of a station.
+        PublishError: the broker does not accept us.
+    """
+    if re.fullmatch(NAME_PATTERN, options.station) is None:
+        raise ConfigError(f"{options.station!r} is no name of a station: letters, digits, _ and -, at most 32")
+    check, checked_by = _schema_check()
+    consumer = Consumer(options.station, options.limits, check)
+    inbox: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
+    filters = tuple((f"{PREFIX}/{options.station}/{levels}", qos) for levels, qos in FILTERS.items())
+    subscription = Subscription(filters, lambda message: inbox.put(_arrival(message)), options.session_s)
+    with _stop_signals() as stop, Listener(options.mqtt, options.client_id, subscription) as listener:
+        _tell("start", f"listening to {options.station}; payloads are checked by {checked_by}")
+        watch = _Watch(consumer, inbox, listener)
+        watch.run(lambda: stop.is_set() or _heard(consumer, options), options.seconds)
+        watch.run(lambda: not HEALING & consumer.report().faults.keys(), SETTLE_S)
+    return _conclude(consumer, options)
+
+
+class _Watch:
+    """Feeds the consumer with messages, the state of the connection and the time."""
+
+    def __init__(self, consumer: Consumer, inbox: queue.SimpleQueue[Arrival], listener: Listener) -> None:
+        self._consumer = consumer
+        self._inbox = inbox
+        self._listener = listener
+        self._broker = ""
+
+    def run(self, done: Callable[[], bool], seconds: float | None) -> None:
+        """Go on until it is done, or for so long."""
+        until_s = float("inf") if seconds is None else time.monotonic() + seconds
+        while not done() and time.monotonic() < until_s:
+            self._follow_connection()
+            for news in self._turn():
+                _tell(news.kind, news.text)
+
+    def _turn(self) -> list[News]:
+        try:
+            return self._consumer.take(self._inbox.get(timeout=TURN_S))
+        except queue.Empty:
+            return self._consumer.look(time.monotonic())
+
+    def _follow_connection(self) -> None:
+        state = self._listener.state()
+        if state.name == self._broker:
+            return
+        self._broker = state.name
+        _tell("broker", state.detail or state.name)
+        if state.name == "online":
+            self._consumer.connected(time.monotonic())
+        else:
+            self._consumer.disconnected()
+
+
+def _arrival(message: Message) -> Arrival:
+    return Arrival(message.topic, message.payload, message.retain, time.monotonic(), time.time_ns() // 1_000_000)
+
+
+def _heard(consumer: Consumer, options: Options) -> bool:
+    return options.count is not None and consumer.known() >= options.count
+
+
+def _conclude(consumer: Consumer, options: Options) -> int:
+    report = consumer.report()
+    problem = _too_little(report, options)
+    for line in _lines(report):
+        say(line)
+    if problem:
+        say(problem)
+    trusted = report.ok and not problem
+    if options.json_path is not None:
+        body = as_json(report, consumer.parts(), trusted=trusted)
+        options.json_path.parent.mkdir(parents=True, exist_ok=True)
+        options.json_path.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+    return 0 if trusted else 1
+
+
+def as_json(report: Report, parts: Mapping[int, Part], *, trusted: bool) -> dict[str, object]:
+    """The report for programs: its figures, and each part once."""
+    return {"schema": SCHEMA, "ok": trusted, **asdict(report), "parts": [asdict(part) for part in parts.values()]}
+
+
+def _too_little(report: Report, options: Options) -> str:
+    """Why what was heard proves nothing; empty if it was enough."""
+    if report.status is None:
+        return f"no station {options.station} has told its status at this broker: is the name right, may we read it?"
+    parts = sum(report.verdicts.values())
+    if options.count is not None and parts < options.count:
+        return f"only {parts} of {options.count} parts were heard of"
+    return ""
+
+
+def _lines(report: Report) -> Iterator[str]:
+    """The report for people."""
+    verdicts = ", ".join(f"{verdict} {count}" for verdict, count in report.verdicts.items())
+    gap_parts = sum(gap.last - gap.first + 1 for gap in report.gaps)
+    missing = sum(last - first + 1 for first, last in report.missing)
+    yield f"station {report.station}: {report.status}; {report.boots} runs of the daemon, {report.messages} messages"
+    yield f"parts:     {verdicts} (seq {report.first_seq} to {report.last_seq})"
+    yield f"delivery:  {report.duplicates} copies, {report.historical} historical"
+    yield f"gaps:      {gap_parts} parts in {len(report.gaps)} gap records, {missing} parts missing"
+    yield f"plc:       {report.plc_in_time} in time, {report.plc_late} late"
+    yield f"heartbeat: {report.heartbeats} beats, {report.stalls} stalls"
+    for alarm in report.alarms:
+        events = "".join(f", {event} {count}" for event, count in alarm.events.items())
+        yield f"alarm:     {alarm.camera}/{alarm.alarm} {alarm.state}{events}"
+    counts = ", ".join(f"{kind} {count}" for kind, count in report.faults.items())
+    yield f"faults:    {counts or 'none'}"
+    for detail in report.details:
+        yield f"  {detail}"
+
+
+def _tell(kind: str, text: str) -> None:
+    say(f"{iso8601(time.time_ns())}  {kind:<8} {text}")
+
+
+def _schema_check() -> tuple[Check, str]:
+    """What checks payloads, and its name: the shipped JSON Schemas where jsonschema is installed."""
+    try:
+        from jsonschema import Draft202012Validator
+    except ImportError:
+        return (lambda _schema, _body: ""), "our own rules (jsonschema is not installed)"
+    schemas = [json.loads(file.read_bytes()) for file in (resources.files("edge_ad") / "schemas").iterdir()]
+    validators = {_name(schema["$id"]): Draft202012Validator(schema) for schema in schemas}
+
+    def check(schema: str, body: Mapping[str, object]) -> str:
+        error = next(validators[schema].iter_errors(body), None)
+        return f"{error.json_path}: {error.message[:200]}" if error is not None else ""
+
+    return check, "the JSON Schemas"
+
+
+def _name(urn: str) -> str:
+    """What payloads call a schema: edge-ad/result/1 for urn:edge-ad:result:1."""
+    return urn.removeprefix("urn:").replace(":", "/")
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that either ends with the report."""
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

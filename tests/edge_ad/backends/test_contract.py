@@ -1,0 +1,162 @@
+"""What every back-end keeps, on whatever hardware and from whatever vendor: the contract of `Backend`.
+
+One that cannot run here (not installed, no such device) is skipped, with its own words as the reason.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_ad.backends.base import OPENERS, Backend, max_errors, open_backend, prove_golden
+from edge_ad.bundle import GOLDEN, Bundle, open_bundle
+from edge_ad.config import BackendConfig
+from edge_ad.errors import BackendError, BundleError
+from edge_ad.records import RawOutput
+from tests.bundles import make_bundle
+from tests.trainer.tiny import tiny_bundle
+
+ON_A_PROGRAM = ("torch", "torch_tensorrt")  # they run model.pt2, which only an exported run has
+SIZE = 32  # of both bundles
+
+
+@pytest.fixture(scope="module", params=OPENERS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of the trainer's, with a program."""
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    return open_bundle(tiny_bundle(tmp_path_factory.mktemp("exported")))
+
+
+@pytest.fixture(scope="module")
+def darkness(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that needs no trainer."""
+    return open_bundle(make_bundle(tmp_path_factory.mktemp("darkness") / "bundle", SIZE))
+
+
+@pytest.fixture(scope="module")
+def bundle(name: str, request: pytest.FixtureRequest) -> Bundle:
+    found: Bundle = request.getfixturevalue("exported" if name in ON_A_PROGRAM else "darkness")
+    return found
+
+
+@pytest.fixture(scope="module")
+def backend(name: str, bundle: Bundle) -> Iterator[Backend]:
+    opened = open_or_skip(name, bundle)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def tolerance(name: str, bundle: Bundle) -> dict[str, float]:
+    return bundle.manifest.tolerances[f"{name}/fp32"].model_dump()
+
+
+def open_or_skip(name: str, bundle: Bundle) -> Backend:
+    try:
+        return open_backend(bundle, BackendConfig.model_validate({"name": name, "threads": 1}))
+    except BackendError as error:
+        pytest.skip(str(error))
+
+
+def images(n: int) -> NDArray[np.uint8]:
+    """(n, SIZE, SIZE, 3): noise, each row another; not so bright that the bundle stalls."""
+    return np.random.default_rng(11).integers(0, 200, (n, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def within(errors: dict[str, float], tolerance: dict[str, float]) -> bool:
+    return all(errors[output] <= tolerance[output] for output in errors)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_any_number_of_images_gets_what_onnxruntime_says(
+    backend: Backend, bundle: Bundle, tolerance: dict[str, float], n: int
+) -> None:
+    found = backend.run(images(n))
+    expected = open_backend(bundle, BackendConfig(threads=1)).run(images(n))
+    assert within(max_errors(found, expected), tolerance)
+    assert found.anomaly_map.shape == (n, SIZE, SIZE)
+    assert found.score.shape == (n,)
+    assert found.reconstruction.shape == (n, SIZE, SIZE, 3)
+    assert {array.dtype for array in asdict(found).values()} == {np.dtype(np.float32)}
+
+
+def test_the_same_images_give_the_same_result_bit_for_bit(backend: Backend) -> None:
+    first = backend.run(images(2))
+    backend.run(images(3)[2:])
+    assert set(max_errors(backend.run(images(2)), first).values()) == {0.0}
+
+
+def test_a_result_outlives_the_next_run(backend: Backend) -> None:
+    """The engine may keep its own buffers, but never hands them out."""
+    first = backend.run(images(2)[:1])
+    kept = copy.deepcopy(first)
+    backend.run(images(2)[1:])
+    assert set(max_errors(first, kept).values()) == {0.0}
+
+
+def test_the_input_stays_as_it_was_and_may_be_read_only(backend: Backend) -> None:
+    image = images(2)
+    image.flags.writeable = False
+    backend.run(image)
+    assert np.array_equal(image, images(2))
+
+
+def test_a_row_does_not_depend_on_its_neighbours(backend: Backend, tolerance: dict[str, float]) -> None:
+    together, alone = backend.run(images(3)), backend.run(images(3)[1:2])
+    row = RawOutput(together.anomaly_map[1:2], together.score[1:2], together.reconstruction[1:2])
+    assert within(max_errors(row, alone), tolerance)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, SIZE, SIZE, 3), np.float32),
+        np.zeros((1, SIZE, SIZE + 1, 3), np.uint8),
+        np.zeros((1, 3, SIZE, SIZE), np.uint8),
+        np.zeros((SIZE, SIZE, 3), np.uint8),
+        np.zeros((0, SIZE, SIZE, 3), np.uint8),
+    ],
+    ids=lambda image: f"{image.dtype}{image.shape}",
+)
+def test_another_shape_or_type_is_refused_and_the_engine_lives_on(backend: Backend, wrong: NDArray[np.uint8]) -> None:
+    with pytest.raises(BackendError, match=r"the graph takes uint8 \(N, 32, 32, 3\), got"):
+        backend.run(wrong)
+    assert backend.run(images(1)).score.shape == (1,)
+
+
+def test_outputs_beyond_the_tolerance_are_not_served(backend: Backend, bundle: Bundle, tmp_path: Path) -> None:
+    """One golden pixel that is off by a hundredth is enough."""
+    golden = bundle.golden()
+    golden.expected.anomaly_map[0, 0, 0] += 0.01
+    np.savez(tmp_path / GOLDEN, image=golden.image, **asdict(golden.expected))
+    with pytest.raises(BundleError, match=r"misses the golden outputs .*anomaly_map 0\.01 > .* not served"):
+        prove_golden(Bundle(tmp_path, bundle.manifest), backend)
+
+
+def test_a_closed_back_end_refuses_to_run_and_closes_again(name: str, bundle: Bundle) -> None:
+    backend = open_or_skip(name, bundle)
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError, match="closed"):
+        backend.run(images(1))
+
+
+def test_a_precision_without_a_file_or_an_engine_is_refused_and_not_replaced(name: str, bundle: Bundle) -> None:
+    open_or_skip(name, bundle).close()
+    config = BackendConfig.model_validate({"name": name, "precision": "int8"})
+    with pytest.raises((BundleError, BackendError), match="int8") as refused:
+        open_backend(bundle, config)
+    assert "\n" not in str(refused.value)

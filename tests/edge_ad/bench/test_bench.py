@@ -1,0 +1,210 @@
+"""Rules of `edge-ad bench`, with the real engines in real processes; no time is asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_ad import doctor
+from edge_ad.bench import rounds, show
+from edge_ad.bench.figures import STAGES, Sample
+from edge_ad.bench.report import COLOURS, as_json, as_lines, bars, report
+from edge_ad.bench.rounds import Measured, choose, label, run_rounds, run_worker
+from edge_ad.bench.worker import FRAME_HEIGHT, FRAME_WIDTH, always_a_defect, full_frame
+from edge_ad.bundle import Bundle, FileEntry, open_bundle
+from edge_ad.cli import main
+from edge_ad.config import BackendConfig
+from edge_ad.core.decision import decide
+from edge_ad.errors import BackendError
+from edge_ad.images import read_image
+from edge_ad.records import Roi
+from tests.bundles import make_bundle
+
+ORT = BackendConfig(name="onnxruntime")
+OPENVINO = BackendConfig(name="openvino")
+TORCH = BackendConfig(name="torch")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return open_bundle(make_bundle(tmp_path / "bundle"))
+
+
+def sample(engine_ms: float) -> Sample:
+    times = {"pre": [1.0], "engine": [engine_ms], "post": [0.5], "step": [engine_ms + 1.5]}
+    return Sample(0.7, times, 80_000_000, 90_000_000)
+
+
+@pytest.fixture
+def body(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The JSON of a real bench of onnxruntime, the picture beside it."""
+    monkeypatch.setattr(show, "FRAMES", 3)
+    out = tmp_path / "new" / "folder"
+    arguments = ["--backend", "onnxruntime", "--repeats", "2", "--json", str(out / "bench.json"), "--out", str(out)]
+    assert main(["bench", str(bundle.path), *arguments]) == 0
+    found: dict[str, Any] = json.loads((out / "bench.json").read_text())
+    return found
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+def test_the_json_tells_figures_bundle_and_machine(body: dict[str, Any], bundle: Bundle) -> None:
+    assert body["schema"] == "edge-ad/bench/1"
+    assert body["bundle"]["digest"] == bundle.digest
+    assert body["bundle"]["bytes"] == {"fp32": bundle.model_path("fp32").stat().st_size}
+    assert (body["rounds"], body["frames_per_round"], body["frame"]) == (2, 3, [FRAME_HEIGHT, FRAME_WIDTH])
+    assert {"CPU", "CPU clock", "memory"} <= body["machine"]["system"].keys()
+    assert "load average, 1 min" in body["machine"]["at the start"]
+    engine = body["engines"][0]
+    assert (engine["backend"], engine["device"], engine["precision"]) == ("onnxruntime", "cpu", "fp32")
+    assert body["reference"] == "onnxruntime cpu fp32"
+    assert engine["ms"].keys() == set(STAGES)
+    assert all(0 < q["p50"] <= q["p95"] <= q["p99"] for q in engine["ms"].values())
+    assert len(engine["cold_start_s"]) == 2
+    assert 0 < engine["resident_mb"] <= engine["peak_mb"]
+    assert engine["speed"] == {"median": 1.0, "lowest": 1.0, "highest": 1.0}
+    assert all(engine[rate] > 0 for rate in ("frames_per_s", "gmacs_per_s"))
+
+
+def test_the_plot_lies_in_the_folder(body: dict[str, Any], tmp_path: Path) -> None:
+    assert body
+    assert read_image(tmp_path / "new" / "folder" / "bench.png").ndim == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said", "code"),
+    [
+        (["--backend", "abacus"], "--backend abacus: choose all or one of onnxruntime, openvino", 2),
+        (["--json", "/dev/null/bench.json"], "cannot make the folder /dev/null: ", 2),
+        (["--backend", "torch", "--repeats", "1"], "torch cpu fp32: ", 1),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str], wrong: list[str], said: str, code: int
+) -> None:
+    assert main(["bench", str(bundle.path), *wrong]) == code
+    error = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("measuring")]
+    assert len(error) == 1
+    assert said in error[0]
+
+
+# --- the rounds -------------------------------------------------------------------------------------------------
+
+
+def test_every_precision_of_the_bundle_is_tried_on_every_engine(bundle: Bundle) -> None:
+    assert {label(engine) for engine in choose(bundle, "onnxruntime")} == {
+        "onnxruntime cpu fp32",
+        "onnxruntime cuda fp32",
+        "onnxruntime tensorrt fp32",
+    }
+    files = bundle.manifest.files | {"model.int8.onnx": FileEntry(sha256="0" * 64, bytes=1)}
+    both = Bundle(bundle.path, bundle.manifest.model_copy(update={"files": files}))
+    assert [label(engine) for engine in choose(both, "openvino")] == ["openvino cpu fp32", "openvino cpu int8"]
+
+
+def test_engines_take_turns_in_alternating_order(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[BackendConfig] = []
+
+    def measure(path: Path, engine: BackendConfig, frames: int) -> Sample:
+        seen.append(engine)
+        return sample(1.0)
+
+    monkeypatch.setattr(rounds, "run_worker", measure)
+    found = run_rounds(bundle, [ORT, OPENVINO], 3, 1)
+    assert seen == [ORT, OPENVINO, OPENVINO, ORT, ORT, OPENVINO]
+    assert {len(samples) for samples in found.samples.values()} == {3}
+
+
+def test_an_engine_that_fails_once_has_no_figures_and_is_not_tried_again(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes: dict[BackendConfig, list[Sample | str]] = {ORT: [sample(1.0)] * 3, TORCH: [sample(2.0), "out of memory"]}
+    monkeypatch.setattr(rounds, "run_worker", lambda path, engine, frames: outcomes[engine].pop(0))
+    found = run_rounds(bundle, [TORCH, ORT], 3, 1)
+    assert found.samples.keys() == {ORT}
+    assert found.refused == {TORCH: "out of memory"}
+
+
+def test_where_no_engine_runs_each_ones_reason_is_said(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "run_worker", lambda path, engine, frames: f"{engine.name} is not installed")
+    with pytest.raises(
+        BackendError, match=r"onnxruntime cpu fp32: onnxruntime is not .*; torch cpu fp32: torch is not"
+    ):
+        run_rounds(bundle, [ORT, TORCH], 2, 1)
+
+
+# --- one process ------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_dies_is_a_reason_and_not_the_end(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "WORKER", "edge_ad.bench.nowhere")
+    reason = run_worker(bundle.path, ORT, 1)
+    assert isinstance(reason, str)
+    assert reason.startswith("its process ended with 1: ")
+    assert "nowhere" in reason
+
+
+def test_a_process_that_hangs_is_a_reason_and_not_the_end(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "LIMIT_S", 0.01)
+    assert run_worker(bundle.path, ORT, 1) == "it did not end within 0.01 s"
+
+
+def test_an_engine_that_refuses_the_bundle_says_why(bundle: Bundle) -> None:
+    reason = run_worker(bundle.path, TORCH, 1)
+    assert isinstance(reason, str)
+    assert "holds no model.pt2" in reason
+
+
+def test_the_measured_path_ends_in_a_defect_with_regions(bundle: Bundle) -> None:
+    frame = full_frame(bundle.golden().image[-1])
+    assert (frame.shape, frame.dtype) == ((FRAME_HEIGHT, FRAME_WIDTH, 3), np.uint8)
+    anomaly_map = bundle.golden().expected.anomaly_map[0]
+    decision = decide(0.0, anomaly_map, always_a_defect(anomaly_map), Roi(0, 0, FRAME_WIDTH, FRAME_HEIGHT), 16, 1)
+    assert decision.verdict == "defect"
+    assert len(decision.regions) > 1
+
+
+# --- the report -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured() -> Measured:
+    return Measured({ORT: [sample(20.0)] * 2, OPENVINO: [sample(10.0)] * 2}, {TORCH: "torch does not load"})
+
+
+def test_the_table_names_every_engine_measured_or_not(bundle: Bundle, measured: Measured) -> None:
+    lines = list(as_lines(report(bundle, measured, 2, 1, {})))
+    assert sum(line.startswith("onnxruntime cpu fp32 ") for line in lines) == 1
+    assert [line.split()[-2] for line in lines if line.startswith("openvino cpu fp32 ")] == ["2.00"]
+    assert lines[-1] == "  torch cpu fp32: torch does not load"
+    rows = [line for line in lines if line.startswith(("back-end", "onnxruntime", "openvino"))]
+    assert len({len(row) for row in rows}) == 1
+
+
+def test_what_was_not_measured_has_its_reason_in_the_json(bundle: Bundle, measured: Measured) -> None:
+    found = as_json(report(bundle, measured, 2, 1, {}))
+    reason = {"backend": "torch", "device": "cpu", "precision": "fp32", "reason": "torch does not load"}
+    assert found["not_measured"] == [reason]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_the_slower_engine_has_the_longer_bar(bundle: Bundle, measured: Measured) -> None:
+    picture = bars(report(bundle, measured, 2, 1, {}))
+    bar = (picture == COLOURS["engine"]).all(axis=2).sum(axis=1)
+    slow, fast = sorted({int(length) for length in bar if length > 20}, reverse=True)  # the legend's square is smaller
+    assert slow == pytest.approx(2 * fast, abs=3)
+
+
+# --- the machine ------------------------------------------------------------------------------------------------
+
+
+def test_the_clock_is_told_where_the_kernel_tells_it(tmp_path: Path) -> None:
+    assert doctor.clock(tmp_path) == "not readable"
+    for name, value in (("governor", "schedutil"), ("cur_freq", "729600"), ("max_freq", "1510400")):
+        (tmp_path / f"scaling_{name}").write_text(f"{value}\n")
+    assert doctor.clock(tmp_path) == "schedutil, 729 of 1510 MHz"
