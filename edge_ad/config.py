@@ -179,6 +179,13 @@ class PlcConfig(Strict):
     deadline_s: float = Field(1.0, gt=0, le=60, description="after capture; a later verdict is sent as res 0, late")
 
 
+class CommandsConfig(Strict):
+    """Commands over MQTT; who may give them is for the broker's access list to say."""
+
+    enabled: bool = Field(False, description="listen on cmd/<name>, answer on reply/<name>")
+    max_shelve_s: float = Field(28_800.0, ge=1, le=604_800, description="an alarm is shelved for at most so long")
+
+
 AlarmId = Literal["defect", "camera", "model", "uncalibrated", "outbox"]
 
 
@@ -271,8 +278,16 @@ class StationConfig(_WithPaths):
     outbox: OutboxConfig = OutboxConfig()
     plc: PlcConfig = PlcConfig()
     alarms: AlarmsConfig = AlarmsConfig()
+    commands: CommandsConfig = CommandsConfig()
     record: RecordingConfig | None = None
     limits: LimitsConfig = LimitsConfig()
+
+    @model_validator(mode="after")
+    def _duties_can_be_fulfilled(self) -> StationConfig:
+        for alarm, rules in self.alarms.rules().items():
+            if (rules.acknowledge or rules.latch) and not self.commands.enabled:
+                raise ValueError(f"alarms.{alarm} wants acknowledge or reset commands: set commands.enabled to true")
+        return self
 
     def store_dir(self) -> Path:
         """The calibration store in use."""

@@ -11,8 +11,9 @@ parts become one gap record that grows in place and needs no further room.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,13 +32,15 @@ from edge_ad.core.alarm_board import (
     take_part,
 )
 from edge_ad.core.alarms import AlarmInput
+from edge_ad.core.commands import Outcome, Request, execute
 from edge_ad.core.delivery import Row
-from edge_ad.core.messages import AlarmEventBody, GapBody, OutboxFigures, StationContext
+from edge_ad.core.messages import AlarmEventBody, GapBody, OutboxFigures, ReplyBody, StationContext
 from edge_ad.errors import OutboxError
-from edge_ad.outbox_file import DiskFullError, OutboxFile, Position
+from edge_ad.outbox_file import DiskFullError, Journalled, OutboxFile, Position
 from edge_ad.records import Decision, Event
 from edge_ad.room import Room, RoomKeeper
 
+JOURNAL_COMMANDS = 1000  # whose repetition is known as one
 MARK_ROWS = 64  # marked as sent in one transaction
 
 Made = TypeVar("Made")
@@ -116,6 +119,35 @@ class Outbox:
             return False
         return self._commit(lambda draft: self._change_alarms(draft, camera, after, told))
 
+    def command(self, camera: str, request: Request, at_ns: int, max_shelve_s: float) -> bytes:
+        """Execute a command once: its effect and its reply are stored in one transaction.
+
+        Returns:
+            The payload of the reply; of the first one, where the same request was executed before.
+
+        Raises:
+            OutboxError: nothing can be written.
+        """
+        asked = json.dumps(asdict(request))
+        known = self._file.journalled(request.correlation_id)
+        if known is not None and known.request == asked:
+            return known.reply.encode("ascii")
+        if known is not None:
+            return self._refuse(request, "another command had this correlation_id")
+        if self._room(self._head) >= Room.NONE:
+            return self._refuse(request, OUTBOX_FULL)
+        before = self.alarms(camera)
+        outcome = execute(request, camera, before, at_ns, self._rules, max_shelve_s)
+
+        def write(draft: _Head) -> str:
+            if outcome.alarms != before:
+                self._change_alarms(draft, camera, outcome.alarms, outcome.announced)
+            reply = messages.to_json(self._reply(draft, camera, request, outcome, at_ns)).decode("ascii")
+            self._file.journal(Journalled(request.correlation_id, asked, reply), JOURNAL_COMMANDS)
+            return reply
+
+        return self._commit(write).encode("ascii")
+
     def unsent(self, after_id: int, limit: int) -> list[Row]:
         """The first rows after an id that the broker has not acknowledged, in order.
 
@@ -156,6 +188,27 @@ class Outbox:
         """
         self._keeper.close()
         self._file.close()
+
+    def _refuse(self, request: Request, reason: str) -> bytes:
+        body = messages.refusal_body(self._context.station, request.name, request.correlation_id, reason)
+        return messages.to_json(body)
+
+    def _reply(self, draft: _Head, camera: str, request: Request, outcome: Outcome, at_ns: int) -> ReplyBody:
+        concerned = list(outcome.alarms) if request.alarm is None else [request.alarm]
+        states = [
+            messages.alarm_state_body(self._context, camera, alarm, outcome.alarms[alarm], self._rules[alarm])
+            for alarm in concerned
+        ]
+        return {
+            **messages.refusal_body(self._context.station, request.name, request.correlation_id, ""),
+            "done": not outcome.refusal,
+            "reason": outcome.refusal or None,
+            "executed_at": messages.iso8601(at_ns),
+            "executed_ms": at_ns // 1_000_000,
+            "last_seq": draft.next_seq - 1,
+            "unsent": draft.unsent,
+            "alarms": states,
+        }
 
     def _commit(self, write: Callable[[_Head], Made]) -> Made:
         """Run `write` on a draft of the head as one transaction; again with less room, where there was not enough."""

@@ -33,6 +33,9 @@ CREATE INDEX row_unsent ON row (id) WHERE sent_ms IS NULL;
 CREATE INDEX row_sent ON row (sent_ms) WHERE sent_ms IS NOT NULL;
 CREATE TABLE position (camera TEXT PRIMARY KEY, frame_id INTEGER NOT NULL, part_id TEXT NOT NULL);
 CREATE TABLE alarm (camera TEXT, alarm TEXT, state TEXT NOT NULL, PRIMARY KEY (camera, alarm));
+CREATE TABLE journal (
+  id INTEGER PRIMARY KEY, correlation_id TEXT NOT NULL UNIQUE, request TEXT NOT NULL, reply TEXT NOT NULL
+);
 """
 
 
@@ -50,6 +53,21 @@ class Position:
 
     frame_id: int
     part_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Journalled:
+    """A command that was executed.
+
+    Attributes:
+        correlation_id: names it.
+        request: all that was asked for.
+        reply: the payload that was answered.
+    """
+
+    correlation_id: str
+    request: str
+    reply: str
 
 
 class OutboxFile:
@@ -117,6 +135,18 @@ class OutboxFile:
     def write_alarm(self, camera: str, alarm: str, state: AlarmState) -> None:
         """Write the state of an alarm."""
         self._execute("INSERT OR REPLACE INTO alarm VALUES (?, ?, ?)", (camera, alarm, _dump(asdict(state))))
+
+    def journal(self, done: Journalled, keep: int) -> None:
+        """Note a command with its reply, and forget all but the latest `keep`."""
+        values = (done.correlation_id, done.request, done.reply)
+        self._execute("INSERT INTO journal (correlation_id, request, reply) VALUES (?, ?, ?)", values)
+        self._execute("DELETE FROM journal WHERE id <= (SELECT MAX(id) FROM journal) - ?", (keep,))
+
+    def journalled(self, correlation_id: str) -> Journalled | None:
+        """The command of an id, if it was executed and is not forgotten."""
+        statement = "SELECT correlation_id, request, reply FROM journal WHERE correlation_id = ?"
+        found = self._execute(statement, (correlation_id,)).fetchone()
+        return Journalled(*found) if found is not None else None
 
     def mark_sent(self, ids: Iterable[int], at_ms: int) -> int:
         """Mark rows as acknowledged; the number of those that were not yet."""

@@ -1,5 +1,6 @@
 """The publish thread: parts go to the outbox, and from there to the broker.
 
+    commands --> outbox.command (once each) --> replies --> delivery
     submit --> inbox --> outbox.append (one transaction for all that wait) --> delivery --> link
                          outbox.mark_sent <-- rows that are done <-- acknowledgements <-----+
 
@@ -17,13 +18,14 @@ from dataclasses import dataclass
 
 from edge_ad.broker_state import BrokerState
 from edge_ad.channel import Channel
+from edge_ad.command_desk import CommandDesk
 from edge_ad.config import StationConfig
 from edge_ad.core import messages
 from edge_ad.core.alarm_board import CAMERA, Alarms
 from edge_ad.core.alarms import AlarmInput, InputKind
-from edge_ad.core.delivery import Delivery, Outgoing, render
-from edge_ad.core.messages import Health, Message, StationContext
-from edge_ad.mqtt import Connection, MqttLink
+from edge_ad.core.delivery import Delivery, Outgoing, Reply, render
+from edge_ad.core.messages import CommandFigures, Health, Message, StationContext
+from edge_ad.mqtt import Connection, MqttLink, Subscription
 from edge_ad.outbox import Outbox
 from edge_ad.outbox_file import Position
 from edge_ad.progress import Progress
@@ -33,6 +35,7 @@ OUTBOX_FILE = "outbox.db"
 INBOX_PARTS = 64  # parts that wait for the disk; then the inference thread waits
 TURN_S = 0.2  # a turn without news ends after so long
 HEALTH_FIGURES_S = 10.0  # health goes out when it changes, its figures so often
+REPLIES_WAITING = 64  # for the broker; then commands wait
 ALARM_TURN_S = 1.0  # alarms learn so often that time has passed
 GOODBYE_S = 1.0  # for the broker to acknowledge `stopped`
 
@@ -79,7 +82,9 @@ class Publisher:
         self._context = context
         self._progress = progress
         self._news = threading.Event()
-        self._link = MqttLink(config.mqtt, config.station, messages.status(config.station, "offline"), self._news.set)
+        self._desk = CommandDesk(config)
+        will = messages.status(config.station, "offline")
+        self._link = MqttLink(config.mqtt, config.station, will, self._news.set, self._subscription())
         self._rules = config.alarms.rules()
         self._outbox = Outbox(config.state_dir / OUTBOX_FILE, context, config.outbox, self._rules)
         self._inbox: Channel[_Submitted] = Channel(INBOX_PARTS, "block")
@@ -93,6 +98,7 @@ class Publisher:
         self._health: Health | None = None
         self._health_due_s = 0.0
         self._refusal = ""
+        self._commands = CommandFigures()
         self._sent = 0
         self._commit_ms = 0.0
         self._stats = self._figures()
@@ -152,6 +158,16 @@ class Publisher:
         """What ended a thread, if it was not `stop`."""
         return self._failure or self._link.failure()
 
+    def _subscription(self) -> Subscription | None:
+        if not self._config.commands.enabled:
+            return None
+        return Subscription(((messages.command_filter(self._config.station), 1),), self._take_command)
+
+    def _take_command(self, message: Message) -> None:
+        """On the link's thread."""
+        self._desk.take(message)
+        self._news.set()
+
     def _run(self) -> None:
         try:
             while not self._finished():
@@ -174,6 +190,7 @@ class Publisher:
         self._store()
         self._follow_connection()
         self._settle()
+        self._answer_commands()
         self._take_states()
         self._pass_time()
         self._feed()
@@ -214,6 +231,18 @@ class Publisher:
                 self._outbox.mark_sent(done, _wall_ms())
             self._sent += len(done)
 
+    def _answer_commands(self) -> None:
+        if not self._desk.waits() or self._delivery.replies_waiting >= REPLIES_WAITING:
+            return
+        with self._progress.stage("commit", self._config.limits.commit_s):
+            replies = self._desk.answer(self._outbox)
+        for reply in replies:
+            self._delivery.put_reply(reply)
+        self._delivery.rows.more()
+        self._show_alarms()
+        if self._desk.waits():
+            self._news.set()  # the next turn comes at once
+
     def _take_states(self) -> None:
         while not self._told.empty():
             told = self._told.get()
@@ -222,16 +251,17 @@ class Publisher:
                 self._watch_camera(told)
             else:
                 self._health, self._health_due_s = told, 0.0
-        if self._refusal != self._delivery.refusal:
-            self._refusal, self._health_due_s = self._delivery.refusal, 0.0
+        found = (self._delivery.refusal, self._desk.figures())
+        if found != (self._refusal, self._commands):
+            (self._refusal, self._commands), self._health_due_s = found, 0.0
         self._show_health()
 
     def _show_health(self) -> None:
         now_s = time.monotonic()
         if self._health is not None and now_s >= self._health_due_s:
             self._health_due_s = now_s + HEALTH_FIGURES_S
-            health = messages.health(self._context, self._health, self._outbox.figures(), self._refusal)
-            self._delivery.states.put(health)
+            figures = (self._outbox.figures(), self._commands)
+            self._delivery.states.put(messages.health(self._context, self._health, *figures, self._refusal))
 
     def _watch_camera(self, told: CameraState) -> None:
         kind = _CAMERA_SIGNS.get(told.state)
@@ -284,6 +314,8 @@ class Publisher:
     def _message(self, outgoing: Outgoing) -> Message:
         if isinstance(outgoing, Message):
             return outgoing
+        if isinstance(outgoing, Reply):
+            return outgoing.message
         late = self._delivery.rows.is_late(outgoing.row.id, time.monotonic())
         historical_after_ms = round(1000 * self._config.outbox.historical_after_s)
         return render(outgoing, late=late, published_ms=_wall_ms(), historical_after_ms=historical_after_ms)

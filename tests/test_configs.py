@@ -33,6 +33,7 @@ def test_every_kind_of_camera_has_its_example_and_its_opener() -> None:
         ({"defect": {"raise_parts": 3, "of_parts": 2}}, "raise_parts 3 cannot be more than of_parts 2"),
         ({"defect": {"suppressed_by": ["defect"]}}, "defect.suppressed_by names the alarm itself"),
         ({"camera": {"raise_parts": 2}}, "alarms.camera.raise_parts"),
+        ({"camera": {"latch": True}}, "set commands.enabled to true"),
     ],
 )
 def test_alarm_rules_that_cannot_hold_are_refused(alarms: dict[str, Any], problem: str, tmp_path: Path) -> None:

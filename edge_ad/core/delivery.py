@@ -1,6 +1,7 @@
 """What may be sent next, and which rows are done: the bookkeeping between the outbox and the wire.
 
     fresh parts --> plc, at once --------+
+    replies ------> at once, or never ---+
     states -------> newest of a topic ---+--> window of unacknowledged publishes --> acknowledged | refused
     outbox rows --> in order of their ids -----+
 
@@ -63,7 +64,14 @@ class Parcel:
     piece: Piece
 
 
-Outgoing = Message | Parcel
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a command; who misses it sends the command again."""
+
+    message: Message
+
+
+Outgoing = Message | Reply | Parcel
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +292,8 @@ class Delivery:
         """Start offline."""
         self.states = StateLane(backoff_min_s, backoff_max_s)
         self.rows = RowLane(backoff_min_s, backoff_max_s)
+        self._replies: deque[Reply] = deque()
+        self._reply_refusal = ""
         self._window = 0
         self._flying: dict[Hashable, tuple[Outgoing, str]] = {}  # ticket -> what, and its topic; in order of sending
         self._suspect = ""
@@ -302,11 +312,23 @@ class Delivery:
     @property
     def refusal(self) -> str:
         """What the broker refuses and why; empty if nothing."""
-        return self.rows.refusal or self.states.refusal or self._suspicion()
+        return self.rows.refusal or self.states.refusal or self._reply_refusal or self._suspicion()
+
+    @property
+    def replies_waiting(self) -> int:
+        """Replies that wait for room in the window."""
+        return len(self._replies)
+
+    def put_reply(self, message: Message) -> None:
+        """Send the answer to a command, on this connection or never."""
+        if self.online:
+            self._replies.append(Reply(message))
 
     def connected(self, window: int) -> None:
         """A new connection that bears `window` unacknowledged publishes: all that is not acknowledged is due again."""
         self._lose_flying()
+        self._replies.clear()
+        self._reply_refusal = ""
         self._window = window
         self.states.restart()
         self.rows.restart()
@@ -314,6 +336,7 @@ class Delivery:
     def disconnected(self) -> None:
         """The connection is gone, and with it every acknowledgement that was awaited."""
         self._lose_flying()
+        self._replies.clear()
         self._window = 0
         self.rows.restart()
 
@@ -328,7 +351,9 @@ class Delivery:
         """
         if self.in_flight >= self._window:
             return None
-        urgent = self.states.next(now_s) or self.rows.next_plc()
+        urgent: Outgoing | None = self.states.next(now_s) or self.rows.next_plc()
+        if urgent is None and self._replies:
+            urgent = self._replies.popleft()
         if urgent is not None or not self._room_for_rows:
             return urgent
         return self.rows.next_piece(now_s)
@@ -348,6 +373,8 @@ class Delivery:
         why = f"{topic}: {refusal}"
         if isinstance(outgoing, Message):
             self.states.refused(outgoing, why, now_s) if refusal else self.states.taken(outgoing)
+        elif isinstance(outgoing, Reply):
+            self._reply_refusal = why if refusal else ""
         elif isinstance(outgoing, Parcel):
             self.rows.refused(outgoing, why, now_s) if refusal else self.rows.taken(outgoing)
 

@@ -25,6 +25,7 @@ ALARM_STATE_SCHEMA = "edge-ad/alarm-state/1"
 ALARM_EVENT_SCHEMA = "edge-ad/alarm-event/1"
 CAMERA_SCHEMA = "edge-ad/camera/1"
 HEALTH_SCHEMA = "edge-ad/health/1"
+REPLY_SCHEMA = "edge-ad/reply/1"
 PLC_VERSION = 1
 
 PLC_MAX_BYTES = 240  # what the send block of older controllers carries
@@ -97,6 +98,19 @@ class OutboxFigures:
     unsent: int
     full_parts: int
     gap_parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommandFigures:
+    """The commands since the start, in figures.
+
+    Attributes:
+        answered: commands that got a reply, a refusal or a reply that was given before included.
+        ignored: commands that nobody can be told about: retained, too long, without an id, too many at a time.
+    """
+
+    answered: int = 0
+    ignored: int = 0
 
 
 class RegionBody(TypedDict):
@@ -336,7 +350,9 @@ def camera(context: StationContext, state: CameraState) -> Message:
     return Message(_topic(context.station, "camera", state.name), to_json(body), 1, retain=True)
 
 
-def health(context: StationContext, state: Health, outbox: OutboxFigures, refusal: str) -> Message:
+def health(
+    context: StationContext, state: Health, outbox: OutboxFigures, commands: CommandFigures, refusal: str
+) -> Message:
     """The retained health of the station; `refusal` says what publish the broker refuses, "" if none."""
     body = {
         "schema": HEALTH_SCHEMA,
@@ -350,11 +366,56 @@ def health(context: StationContext, state: Health, outbox: OutboxFigures, refusa
         "detail": _text(state.detail),
         "publish_refused": _text(refusal),
         "outbox": asdict(outbox),
+        "commands": asdict(commands),
         "started_at": iso8601(state.started_ns),
         "started_ms": state.started_ns // 1_000_000,
         "simulated": context.simulated,
     }
     return Message(_topic(context.station, "health"), to_json(body), 1, retain=True)
+
+
+def command_filter(station: str) -> str:
+    """The topics on which a station takes commands."""
+    return _topic(station, "cmd", "+")
+
+
+def reply_topic(station: str, command: str) -> str:
+    """Where the answer to a command goes."""
+    return _topic(station, "reply", command)
+
+
+@final
+class ReplyBody(TypedDict):
+    """The payload of `reply/<name>`; what is None was not looked at, for the command was not even tried."""
+
+    schema: str
+    station: str
+    command: str
+    correlation_id: str
+    done: bool
+    reason: str | None
+    executed_at: str | None
+    executed_ms: int | None
+    last_seq: int | None
+    unsent: int | None
+    alarms: list[dict[str, object]]
+
+
+def refusal_body(station: str, command: str, correlation_id: str, reason: str) -> ReplyBody:
+    """The answer to a command that is not tried; the same whenever it is given."""
+    return {
+        "schema": REPLY_SCHEMA,
+        "station": station,
+        "command": command,
+        "correlation_id": correlation_id,
+        "done": False,
+        "reason": reason,
+        "executed_at": None,
+        "executed_ms": None,
+        "last_seq": None,
+        "unsent": None,
+        "alarms": [],
+    }
 
 
 def plc(body: ResultBody, *, late: bool) -> Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from edge_ad import outbox_file
 from edge_ad.config import OutboxConfig
 from edge_ad.core.alarm_board import DEFAULT_RULES
 from edge_ad.core.alarms import AlarmInput, AlarmRules
+from edge_ad.core.commands import Request
 from edge_ad.core.delivery import Row
 from edge_ad.core.messages import StationContext
 from edge_ad.errors import OutboxError
@@ -171,6 +174,44 @@ def test_every_field_of_an_alarm_survives_a_restart(path: Path) -> None:
     assert opened(path).alarms("top") == before
     assert before["defect"].acknowledged_by == "anna"
     assert before["defect"].shelved_ns is not None
+
+
+ACKNOWLEDGE = Request("acknowledge", "a-1", "top", "defect", by="anna")
+ISA = {**DEFAULT_RULES, "defect": AlarmRules(acknowledge=True)}
+
+
+def test_a_command_is_executed_once_and_answered_the_same_over_a_restart(path: Path) -> None:
+    outbox = Outbox(path, CONTEXT, OutboxConfig(), ISA)
+    outbox.append([part(1, "defect")])
+    first = outbox.command("top", ACKNOWLEDGE, 5_000_000, 60)
+    assert json.loads(first)["done"]
+    outbox.close()
+    again = Outbox(path, CONTEXT, OutboxConfig(), ISA)
+    assert again.command("top", ACKNOWLEDGE, 9_000_000, 60) == first
+    assert [event["event"] for row in all_unsent(again) for event in row.events] == ["raised", "acknowledged"]
+    other = json.loads(again.command("top", replace(ACKNOWLEDGE, name="reset"), 9_000_000, 60))
+    assert (other["done"], other["reason"]) == (False, "another command had this correlation_id")
+
+
+def test_only_the_latest_commands_are_remembered(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_ad.outbox.JOURNAL_COMMANDS", 3)
+    outbox = opened(path)
+    for number in range(10):
+        outbox.command("top", Request("status", f"a-{number}"), number, 60)
+    outbox.close()
+    with sqlite3.connect(path) as database:
+        kept = database.execute("SELECT correlation_id FROM journal ORDER BY id").fetchall()
+    database.close()
+    assert kept == [("a-7",), ("a-8",), ("a-9",)]
+
+
+def test_without_room_a_command_is_refused_and_may_be_given_again(path: Path) -> None:
+    outbox = Outbox(path, CONTEXT, OutboxConfig.model_validate({"max_rows": 100}), ISA)
+    outbox.append([part(1, "defect"), *(part(n, "not_inspected") for n in range(2, 121))])
+    refused = json.loads(outbox.command("top", ACKNOWLEDGE, 5, 60))
+    assert (refused["done"], refused["reason"]) == (False, "outbox_full")
+    outbox.mark_sent([row.id for row in all_unsent(outbox)], at_ms=1)
+    assert json.loads(outbox.command("top", ACKNOWLEDGE, 6, 60))["done"]
 
 
 def test_in_a_gap_alarms_change_without_a_row_and_the_gap_goes_on(path: Path) -> None:

@@ -13,11 +13,12 @@ from edge_ad.core import messages
 from edge_ad.core.alarm_board import DEFAULT_RULES, DEFECT, NO_ALARMS, take_part
 from edge_ad.core.alarms import AlarmRules, AlarmState
 from edge_ad.core.consumer import Arrival, Consumer, Limits, Report
-from edge_ad.core.messages import Message, OutboxFigures, StationContext
+from edge_ad.core.messages import CommandFigures, Message, OutboxFigures, StationContext
 from edge_ad.records import CameraState, Decision, Event, Region, Verdict
 
 CONTEXT = StationContext("press-3", "boot-1", "digest", simulated=False)
 BORN_MS = 1_763_787_600_000
+HEALTH = messages.Health("1", "x", "fp32", 1, "", 0)
 RETAINED = ("status", "state", "top", "health")
 DECISIONS: dict[Verdict, Decision] = {
     "ok": Decision("ok", None, 0.2, 0.5, calibration=1),
@@ -213,7 +214,9 @@ def test_a_verdict_that_the_broker_kept_is_a_fault_a_kept_state_is_not() -> None
     states = [
         messages.status("press-3", "online"),
         messages.camera(CONTEXT, CameraState("top", "online", "", 0)),
-        messages.health(CONTEXT, messages.Health("1", "x", "fp32", 1, "", 0), OutboxFigures(0, 0, 0), ""),
+        messages.health(
+            CONTEXT, messages.Health("1", "x", "fp32", 1, "", 0), OutboxFigures(0, 0, 0), CommandFigures(), ""
+        ),
     ]
     assert faults(states) == {}
 

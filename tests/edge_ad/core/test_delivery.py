@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edge_ad.core import messages
 from edge_ad.core.alarm_board import DEFECT, Announcement
 from edge_ad.core.alarms import AlarmEvent
-from edge_ad.core.delivery import PLC, RESULT, Delivery, Outgoing, Parcel, Piece, Row, pieces, render
+from edge_ad.core.delivery import PLC, RESULT, Delivery, Outgoing, Parcel, Piece, Reply, Row, pieces, render
 from edge_ad.core.messages import Message, StationContext
 from edge_ad.records import Decision, Event
 
@@ -95,7 +95,25 @@ class World:
             self.answer(ticket, "Not authorized" if action == "refuse" else "")
 
 
+def test_a_reply_goes_at_once_or_never() -> None:
+    world = World()
+    world.delivery.put_reply(Message("edge-ad/press-3/reply/status", b"1", 1, retain=False))
+    world.connect(1)
+    world.feed()
+    assert world.sent == []
+    world.unsent[1] = make_row(1)
+    world.delivery.rows.more()
+    reply = Message("edge-ad/press-3/reply/status", b"2", 1, retain=False)
+    world.delivery.put_reply(reply)
+    world.feed()
+    assert world.sent[0] == Reply(reply)
+    world.answer(0, "Not authorized")
+    assert world.delivery.refusal == "edge-ad/press-3/reply/status: Not authorized"
+
+
 def topic_of(outgoing: Outgoing) -> str:
+    if isinstance(outgoing, Reply):
+        return outgoing.message.topic
     if isinstance(outgoing, Message):
         return outgoing.topic
     return render(outgoing, late=False, published_ms=0, historical_after_ms=0).topic

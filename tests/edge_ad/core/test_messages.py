@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from edge_ad.core import messages
 from edge_ad.core.alarm_board import DEFECT, Announcement
 from edge_ad.core.alarms import AlarmEvent, AlarmEventKind, AlarmRules, AlarmState, Condition, shown
-from edge_ad.core.messages import Health, OutboxFigures, StationContext
+from edge_ad.core.messages import CommandFigures, Health, OutboxFigures, StationContext
 from edge_ad.records import CameraState, Decision, Event, Region
 
 RESULT_FIELDS = [
@@ -253,7 +253,7 @@ def test_camera_state_is_valid_and_retained(context: StationContext, state: Came
 
 @given(contexts, st.builds(Health, texts, names, names, st.none() | st.integers(1), texts, moments_ns), texts)
 def test_health_is_valid_and_retained(context: StationContext, state: Health, refusal: str) -> None:
-    message = messages.health(context, state, OutboxFigures(3, 2, 1), refusal)
+    message = messages.health(context, state, OutboxFigures(3, 2, 1), CommandFigures(5, 4), refusal)
     assert validate("health", message.payload)["outbox"] == {"unsent": 3, "full_parts": 2, "gap_parts": 1}
     assert (message.topic, message.qos, message.retain) == (f"edge-ad/{context.station}/health", 1, True)
 
