@@ -183,7 +183,7 @@ def _plc_sim_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _plc_sim(arguments: argparse.Namespace) -> int:
     from edge_ad import log, plc_sim
-    from edge_ad.core.consumer import Limits
+    from edge_ad.core.heard import Limits
 
     log.set_up("CRITICAL")  # what it prints says it all
     files = {key: getattr(arguments, key) for key in ("ca_file", "client_cert_file", "client_key_file")}

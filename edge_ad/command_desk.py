@@ -68,10 +68,10 @@ class CommandDesk:
             return self._refusal(name, parsed)
         payload = outbox.command(self._config.camera.name, parsed, time.time_ns(), self._config.commands.max_shelve_s)
         logger.info("command {}: {}", parsed.name, parsed)
-        return Message(messages.reply_topic(self._config.station, name), payload, 1, retain=False)
+        return messages.reply(self._config.station, name, payload)
 
     def _refusal(self, name: str, refusal: Refusal) -> Message | None:
         if refusal.correlation_id is None:
             return None
         body = messages.refusal_body(self._config.station, name, refusal.correlation_id, refusal.reason)
-        return Message(messages.reply_topic(self._config.station, name), messages.to_json(body), 1, retain=False)
+        return messages.reply(self._config.station, name, messages.to_json(body))

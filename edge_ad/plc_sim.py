@@ -25,7 +25,8 @@ from pydantic import ValidationError
 
 from edge_ad.config import NAME_PATTERN, MqttConfig, first_problem
 from edge_ad.console import say
-from edge_ad.core.consumer import HEALING, Arrival, Check, Consumer, Limits, News, Part, Report
+from edge_ad.core.consumer import Check, Consumer
+from edge_ad.core.heard import HEALING, Arrival, Limits, News, Part, Report
 from edge_ad.core.messages import PREFIX, Message, iso8601
 from edge_ad.errors import ConfigError
 from edge_ad.mqtt import Listener, Subscription
@@ -183,9 +184,11 @@ def _lines(report: Report) -> Iterator[str]:
     verdicts = ", ".join(f"{verdict} {count}" for verdict, count in report.verdicts.items())
     gap_parts = sum(gap.last - gap.first + 1 for gap in report.gaps)
     missing = sum(last - first + 1 for first, last in report.missing)
-    yield f"station {report.station}: {report.status}; {report.boots} runs of the daemon, {report.messages} messages"
-    yield f"parts:     {verdicts} (seq {report.first_seq} to {report.last_seq})"
-    yield f"delivery:  {report.duplicates} copies, {report.historical} historical"
+    span = f" (seq {report.first_seq} to {report.last_seq})" if report.first_seq is not None else ""
+    yield f"station:   {report.station}, {report.status or 'unknown'}"
+    yield f"parts:     {verdicts}{span}"
+    yield f"delivery:  messages {report.messages}, copies {report.duplicates}, historical results {report.historical}"
+    yield f"restarts:  {max(report.boots - 1, 0)}"
     yield f"gaps:      {gap_parts} parts in {len(report.gaps)} gap records, {missing} parts missing"
     yield f"plc:       {report.plc_in_time} in time, {report.plc_late} late"
     yield f"heartbeat: {report.heartbeats} beats, {report.stalls} stalls"

@@ -62,7 +62,7 @@ def _parser() -> Parser:
     export.add_argument("run", type=Path)
     export.add_argument("--out", type=Path, required=True, help="the bundle directory; must not exist")
     export.add_argument("--precision", choices=("fp32",), default="fp32")
-    export.add_argument("--program", action="store_true", help="add model.pt2, which Torch-TensorRT compiles")
+    export.add_argument("--program", action="store_true", help="add model.pt2, for backend torch or torch_tensorrt")
     export.add_argument("--data-licence", help="a note on the training data for the manifest and the model card")
     return parser
 

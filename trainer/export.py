@@ -79,7 +79,7 @@ def load_method(run: Run) -> Method:
 
 
 def export(run_path: Path, out: Path, program: bool = False, data_licence: str | None = None) -> Bundle:
-    """Write the bundle of a run; with `program`, model.pt2 for Torch-TensorRT in it.
+    """Write the bundle of a run; with `program`, model.pt2 in it, for the back-ends on torch.
 
     Raises:
         DataError: not a run, or `out` exists.

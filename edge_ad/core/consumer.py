@@ -12,20 +12,31 @@ is handed in.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NoReturn, cast, get_args
+from typing import cast, get_args
 
 from edge_ad.core import messages
+from edge_ad.core.heard import (
+    MAX_DETAILS,
+    AlarmView,
+    Arrival,
+    Fault,
+    FaultKind,
+    Gap,
+    Limits,
+    News,
+    NewsKind,
+    Part,
+    Report,
+)
 from edge_ad.core.messages import StatusWord
+from edge_ad.core.payload import Body, MalformedError, parse
 from edge_ad.records import Verdict
 
 PLC_SCHEMA = f"edge-ad/plc/{messages.PLC_VERSION}"
 MAY_DIFFER = ("published_ms", "historical")  # between the copies of a message
-MAX_DETAILS = 100  # faults that are kept with their words; beyond, they are only counted
 
 SCHEMAS: dict[str, tuple[str, ...]] = {  # kind of topic -> what may come on it
     "result": (messages.RESULT_SCHEMA, messages.GAP_SCHEMA),
@@ -36,160 +47,8 @@ SCHEMAS: dict[str, tuple[str, ...]] = {  # kind of topic -> what may come on it
 }
 RETAINED = {"status", "state", "camera", "health"}
 
-FaultKind = Literal[
-    "malformed",  # a payload that is not what its topic promises
-    "retained",  # a message of a moment came as a retained one: a stale verdict would eject a good part
-    "disagreement",  # two copies differ in more than MAY_DIFFER
-    "order",  # a first copy came after one of a higher number
-    "overlap",  # a part has a result and a gap record, or two gap records
-    "missing",  # a part has neither
-    "plc",  # plc and result contradict each other
-    "stale",  # a verdict on plc arrived after its deadline
-    "stall",  # the heartbeat stood still while the station was online
-    "alarm",  # an alarm's state is not what its events leave behind
-]
-HEALING: frozenset[FaultKind] = frozenset({"missing", "alarm"})  # what is still on its way may put these right
-NewsKind = Literal["alarm", "verdict", "gap", "status", "camera", "health", "fault"]
-
 Check = Callable[[str, Mapping[str, object]], str]
 """Schema name ("edge-ad/result/1") and payload -> what is wrong with it, "" if nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A message as it came.
-
-    Attributes:
-        topic, payload: of the message.
-        retained: the broker had kept it.
-        at_s: any monotonic clock, seconds.
-        at_ms: wall clock, milliseconds since the epoch, UTC.
-    """
-
-    topic: str
-    payload: bytes
-    retained: bool
-    at_s: float
-    at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the consumer puts up with.
-
-    Attributes:
-        stall_s: the heartbeat may stand still for so long.
-        deadline_s: from capture to the arrival of a verdict on `plc`; the clocks of both sides count.
-    """
-
-    stall_s: float = 3.0
-    deadline_s: float = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """Something that whoever watches the line wants to see at once."""
-
-    kind: NewsKind
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A promise that was not kept."""
-
-    kind: FaultKind
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What is kept of a result."""
-
-    seq: int
-    camera: str
-    part_id: str | None
-    verdict: Verdict
-    reason: str | None
-    captured_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A gap record: parts `first` to `last` were not inspected."""
-
-    first: int
-    last: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class AlarmView:
-    """An alarm as it was told.
-
-    Attributes:
-        camera, alarm: name it.
-        state: the last present state; None if none was heard.
-        events: how often each kind of event happened.
-        agrees: the state is what the last event leaves behind; None where that cannot be told: no event was heard, or
-            the state is ahead of the events, or some events are kept back (out of service, rate cap).
-    """
-
-    camera: str
-    alarm: str
-    state: str | None
-    events: dict[str, int]
-    agrees: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What was heard, each thing once, and what was wrong with it.
-
-    Attributes:
-        station, status: its name, and its last word; None if it said none.
-        boots: runs of the daemon that were heard of.
-        messages: all that arrived, copies too.
-        verdicts: parts by verdict; parts of gap records count as not inspected.
-        first_seq, last_seq: lowest and highest number heard of; None without any.
-        duplicates: copies beyond the first, of results, gap records and alarm events.
-        historical: results whose first copy was history already.
-        gaps: the gap records, in order.
-        missing: (first, last) of each run of numbers in between that nothing speaks of.
-        plc_in_time, plc_late: parts whose verdict came on `plc`, and parts of which it only said `late`.
-        heartbeats, stalls: changes of the counter, and how often it stood still too long.
-        alarms: every alarm heard of.
-        faults: how many of each kind; empty if all promises were kept.
-        details: the faults in words, the first MAX_DETAILS of them.
-    """
-
-    station: str
-    status: StatusWord | None
-    boots: int
-    messages: int
-    verdicts: dict[Verdict, int]
-    first_seq: int | None
-    last_seq: int | None
-    duplicates: int
-    historical: int
-    gaps: tuple[Gap, ...]
-    missing: tuple[tuple[int, int], ...]
-    plc_in_time: int
-    plc_late: int
-    heartbeats: int
-    stalls: int
-    alarms: tuple[AlarmView, ...]
-    faults: dict[FaultKind, int]
-    details: tuple[str, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every promise was kept."""
-        return not self.faults
-
-
-class _MalformedError(ValueError):
-    """A payload that is not what its topic promises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +157,7 @@ class Consumer:
         before = self.look(arrival.at_s)
         try:
             self._read(arrival)
-        except _MalformedError as error:
+        except MalformedError as error:
             self._fault("malformed", f"{arrival.topic}: {error}")
         return before + self.look(arrival.at_s)
 
@@ -322,24 +181,24 @@ class Consumer:
         faults += [_disagrees(view) for view in alarms if view.agrees is False]
         late = sum(plc.late for plc in self._plc.values())
         return Report(
-            self._station,
-            self._status,
-            len(self._boots),
-            self._messages,
-            self._verdicts(),
-            spans[0][0] if spans else None,
-            last_seq,
-            self._duplicates,
-            self._historical,
-            tuple(gap for _, gap in sorted(self._gaps.items())),
-            tuple(_holes(spans)),
-            len(self._plc) - late,
-            late,
-            self._heart.beats,
-            self._heart.stalls,
-            alarms,
-            dict(self._faults + Counter(fault.kind for fault in faults)),
-            (*self._details, *(fault.detail for fault in faults))[:MAX_DETAILS],
+            station=self._station,
+            status=self._status,
+            boots=len(self._boots),
+            messages=self._messages,
+            verdicts=self._verdicts(),
+            first_seq=spans[0][0] if spans else None,
+            last_seq=last_seq,
+            duplicates=self._duplicates,
+            historical=self._historical,
+            gaps=tuple(gap for _, gap in sorted(self._gaps.items())),
+            missing=tuple(_holes(spans)),
+            plc_in_time=len(self._plc) - late,
+            plc_late=late,
+            heartbeats=self._heart.beats,
+            stalls=self._heart.stalls,
+            alarms=alarms,
+            faults=dict(self._faults + Counter(fault.kind for fault in faults)),
+            details=(*self._details, *(fault.detail for fault in faults))[:MAX_DETAILS],
         )
 
     def _read(self, arrival: Arrival) -> None:
@@ -348,31 +207,31 @@ class Consumer:
             self._fault("retained", f"{arrival.topic}: retained")
         READERS[kind](self, arrival)
 
-    def _body(self, arrival: Arrival, schemas: Sequence[str]) -> _Body:
+    def _body(self, arrival: Arrival, schemas: Sequence[str]) -> Body:
         """The payload as JSON of one of these schemas, of our station."""
-        body = _Body(_parse(arrival.payload))
+        body = parse(arrival.payload)
         schema = body.one_of("schema", schemas)
         self._checked(schema, body)
         if body.text("station") != self._station:
-            raise _MalformedError(f"of station {body.text('station')}")
+            raise MalformedError(f"of station {body.text('station')}")
         return body
 
-    def _checked(self, schema: str, body: _Body) -> None:
+    def _checked(self, schema: str, body: Body) -> None:
         problem = self._check(schema, body.fields)
         if problem:
-            raise _MalformedError(problem)
+            raise MalformedError(problem)
 
     def _read_status(self, arrival: Arrival) -> None:
         word = arrival.payload.decode("ascii", "replace")
         if word not in get_args(StatusWord):
-            raise _MalformedError(f"not a status: {word[:20]!r}")
+            raise MalformedError(f"not a status: {word[:20]!r}")
         self._status = cast(StatusWord, word)
         self._tell_change("status", "", word)
         self._watch(arrival.at_s)
 
     def _read_heartbeat(self, arrival: Arrival) -> None:
         if not arrival.payload.isdigit() or len(arrival.payload) > 20:
-            raise _MalformedError(f"not a counter: {arrival.payload[:20]!r}")
+            raise MalformedError(f"not a counter: {arrival.payload[:20]!r}")
         self._heart.beat(int(arrival.payload), arrival.at_s)
 
     def _read_result(self, arrival: Arrival) -> None:
@@ -384,7 +243,7 @@ class Consumer:
         elif self._take_part(arrival.topic, body):
             self._historical += historical
 
-    def _take_part(self, topic: str, body: _Body) -> bool:
+    def _take_part(self, topic: str, body: Body) -> bool:
         part = Part(
             body.number("seq", at_least=1),
             body.text("camera"),
@@ -400,7 +259,7 @@ class Consumer:
         self._tell_change("verdict", part.camera, shown, f"seq {part.seq} {part.part_id or ''}")
         return True
 
-    def _take_gap(self, topic: str, body: _Body) -> None:
+    def _take_gap(self, topic: str, body: Body) -> None:
         first = body.number("seq_from", at_least=1)
         gap = Gap(first, body.number("seq_to", at_least=first), body.text("reason"))
         if self._is_first(topic, first, "gap record", body):
@@ -408,14 +267,14 @@ class Consumer:
             self._tell("gap", f"parts {gap.first} to {gap.last} have no result: {gap.reason}")
 
     def _read_plc(self, arrival: Arrival) -> None:
-        body = _Body(_parse(arrival.payload))
+        body = parse(arrival.payload)
         self._checked(PLC_SCHEMA, body)
         if len(arrival.payload) > messages.PLC_MAX_BYTES or b"\\" in arrival.payload:
-            raise _MalformedError("longer than a controller takes, or with an escape")
+            raise MalformedError("longer than a controller takes, or with an escape")
         seq, late = body.number("seq", at_least=1), body.text("rsn") == messages.PLC_LATE
         plc = _Plc(body.number("res"), late, body.number("t"))
         if plc.res not in messages.PLC_RESULT.values():
-            raise _MalformedError(f"res {plc.res}")
+            raise MalformedError(f"res {plc.res}")
         if plc.res and arrival.at_ms - plc.captured_ms > 1000 * self._limits.deadline_s:
             self._fault(
                 "stale", f"seq {seq}: plc says {plc.res} {arrival.at_ms - plc.captured_ms} ms after its capture"
@@ -453,9 +312,9 @@ class Consumer:
         said = [text for text in (body.text("detail"), body.text("publish_refused")) if text]
         self._tell_change("health", "", "; ".join(said) or "all right")
 
-    def _is_first(self, topic: str, number: int, what: str, body: _Body) -> bool:
+    def _is_first(self, topic: str, number: int, what: str, body: Body) -> bool:
         """Whether this is the first copy of a message; another one has to agree with it."""
-        digest = body.digest()
+        digest = body.digest(MAY_DIFFER)
         known = self._digests.setdefault((topic, number, what), digest)
         if known is not digest:
             self._duplicates += 1
@@ -525,71 +384,18 @@ READERS: dict[str, Callable[[Consumer, Arrival], None]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Body:
-    """A JSON object whose fields are read with their types."""
-
-    fields: Mapping[str, object]
-
-    def text(self, key: str) -> str:
-        value = self.fields.get(key)
-        return value if isinstance(value, str) else self._wrong(key, "text")
-
-    def text_or_none(self, key: str) -> str | None:
-        return None if key in self.fields and self.fields[key] is None else self.text(key)
-
-    def one_of(self, key: str, allowed: Sequence[str]) -> str:
-        value = self.text(key)
-        return value if value in allowed else self._wrong(key, " or ".join(allowed))
-
-    def number(self, key: str, at_least: int | None = None) -> int:
-        value = self.fields.get(key)
-        fits = isinstance(value, int) and not isinstance(value, bool) and (at_least is None or value >= at_least)
-        return cast(int, value) if fits else self._wrong(key, "a whole number in its range")
-
-    def number_or_none(self, key: str) -> int | None:
-        return None if key in self.fields and self.fields[key] is None else self.number(key)
-
-    def flag(self, key: str) -> bool:
-        value = self.fields.get(key)
-        return value if isinstance(value, bool) else self._wrong(key, "true or false")
-
-    def digest(self) -> bytes:
-        """Of all in which copies must agree."""
-        kept = {key: value for key, value in self.fields.items() if key not in MAY_DIFFER}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).digest()
-
-    def _wrong(self, key: str, wanted: str) -> NoReturn:
-        raise _MalformedError(f"{key} is not {wanted}")
-
-
-def _parse(payload: bytes) -> Mapping[str, object]:
-    """A payload as the JSON object that it has to be, ASCII only."""
-    try:
-        body = json.loads(payload.decode("ascii"), parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise _MalformedError(f"not ASCII JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise _MalformedError("not a JSON object")
-    return body
-
-
-def _no_number(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
-
-
 def _kind(topic: str, station: str) -> str:
     """Which of READERS a topic is for."""
     match topic.split("/"):
         case [messages.PREFIX, name, *_] if name != station:
-            raise _MalformedError(f"of station {name}")
+            raise MalformedError(f"of station {name}")
         case [messages.PREFIX, _, "status" | "heartbeat" | "result" | "plc" | "health" as kind]:
             return kind
         case [messages.PREFIX, _, "camera", _]:
             return "camera"
         case [messages.PREFIX, _, "alarm", _, _, "event" | "state" as kind]:
             return kind
-    raise _MalformedError("no topic that a station publishes")
+    raise MalformedError("no topic that a station publishes")
 
 
 def _holes(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -379,9 +379,9 @@ def command_filter(station: str) -> str:
     return _topic(station, "cmd", "+")
 
 
-def reply_topic(station: str, command: str) -> str:
-    """Where the answer to a command goes."""
-    return _topic(station, "reply", command)
+def reply(station: str, command: str, payload: bytes) -> Message:
+    """The answer to a command; `payload` is a `ReplyBody`, as it was stored or is given every time."""
+    return Message(_topic(station, "reply", command), payload, 1, retain=False)
 
 
 @final

@@ -15,7 +15,7 @@ import pytest
 from edge_ad import plc_sim
 from edge_ad.cli import main
 from edge_ad.config import MqttConfig
-from edge_ad.core import messages
+from edge_ad.core import consumer, messages
 from edge_ad.core.messages import Message
 from edge_ad.mqtt import MqttLink
 from tests.broker import Broker, free_port, make_tls, mqtt_config
@@ -43,8 +43,10 @@ def station(broker: Broker, **values: Any) -> Iterator[Callable[[list[Message]],
     link.stop(farewell=True)
 
 
-def test_a_station_that_keeps_its_promises_is_trusted(tmp_path: Path, broker: Broker) -> None:
-    with station(broker) as send, PlcSim(tmp_path, broker, "press-3", "--count", "1", *PATIENT) as plc:
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_station_that_keeps_its_promises_is_trusted(tmp_path: Path, broker: Broker, protocol: str) -> None:
+    arguments = ["press-3", "--count", "1", "--protocol", protocol, *PATIENT]
+    with station(broker) as send, PlcSim(tmp_path, broker, *arguments) as plc:
         plc.wait_until_it_said("listening")
         send(GOOD)
         assert plc.wait() == 0, plc.said()
@@ -138,7 +140,9 @@ def _matches(levels: list[str], pattern: list[str]) -> bool:
 
 def test_without_jsonschema_its_own_rules_check(monkeypatch: pytest.MonkeyPatch) -> None:
     check, name = plc_sim._schema_check()
-    assert (name, check("edge-ad/plc/1", {"v": 2})) != ("the JSON Schemas", "")
+    assert name == "the JSON Schemas"
+    for schema in (consumer.PLC_SCHEMA, *(each for schemas in consumer.SCHEMAS.values() for each in schemas)):
+        assert "required" in check(schema, {})
     assert check("edge-ad/plc/1", json.loads(PLC.payload)) == ""
     monkeypatch.setitem(sys.modules, "jsonschema", None)
     check, name = plc_sim._schema_check()

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from edge_ad.core import messages
 from edge_ad.core.alarm_board import DEFAULT_RULES, DEFECT, NO_ALARMS, take_part
 from edge_ad.core.alarms import AlarmRules, AlarmState
-from edge_ad.core.consumer import Arrival, Consumer, Limits, Report
+from edge_ad.core.consumer import Consumer
+from edge_ad.core.heard import Arrival, Limits, Report
 from edge_ad.core.messages import CommandFigures, Message, OutboxFigures, StationContext
 from edge_ad.records import CameraState, Decision, Event, Region, Verdict
 
