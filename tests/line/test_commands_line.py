@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
+import time
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import pytest
 from edge_ad.images import write_png
 from tests.broker import Broker, Received, Subscriber, mqtt_config
 from tests.bundles import make_bundle
-from tests.daemons import running_daemon
+from tests.daemons import running_daemon, wait_until
 from tests.station import calibrate, part, write_config
 
 ALARM = "alarm/top/defect"
@@ -90,6 +93,48 @@ def test_an_alarm_is_acknowledged_once_over_a_killed_daemon_and_reset_after_the_
         ("returned", 2, None),
         ("cleared", None, "anna"),
     ]
+
+
+def test_a_command_that_is_sent_until_it_is_answered_is_done_once_whenever_the_daemon_is_killed(
+    config: Path, broker: Broker, subscriber: Subscriber
+) -> None:
+    def answered(correlation_id: str) -> bool:
+        return any(f'"{correlation_id}"' in message.payload for message in subscriber.received("reply/shelve"))
+
+    def answered_or_sent_again(correlation_id: str) -> bool:
+        if answered(correlation_id):
+            return True
+        give(broker, "shelve", json.dumps({**ASKED, "correlation_id": correlation_id, "seconds": 600}))
+        time.sleep(0.1)
+        return answered(correlation_id)
+
+    chance = random.Random(20260104)
+    ids = [f"panel-1/{number}" for number in range(16)]
+    for batch in (ids[:4], ids[4:8], ids[8:12], ids[12:]):
+        with running_daemon(config) as daemon:
+            daemon.wait_for_log(": online")
+            for correlation_id in batch[:-1]:
+                wait_until(partial(answered_or_sent_again, correlation_id))
+            give(broker, "shelve", json.dumps({**ASKED, "correlation_id": batch[-1], "seconds": 600}))
+            time.sleep(chance.uniform(0.0, 0.02))
+            daemon.kill()
+    with running_daemon(config) as daemon:
+        daemon.wait_for_log(": online")
+        before = len(subscriber.received("reply/shelve"))
+        for correlation_id in ids:
+            give(broker, "shelve", json.dumps({**ASKED, "correlation_id": correlation_id, "seconds": 600}))
+        answers = replies(subscriber, "shelve", before + len(ids))
+        events = subscriber.wait_for(
+            lambda received: len(numbers_of("shelved", received)) >= len(ids), f"{ALARM}/event"
+        )
+    assert len(numbers_of("shelved", events)) == len(ids)
+    assert len({json.dumps(answer) for answer in answers}) == len(ids)
+
+
+def numbers_of(kind: str, events: list[Received]) -> set[int]:
+    """The numbers of the events of a kind; copies count once."""
+    bodies = [json.loads(message.payload) for message in events]
+    return {body["event_no"] for body in bodies if body["event"] == kind}
 
 
 def test_what_is_no_command_is_refused_or_counted_and_the_station_goes_on(
