@@ -1,4 +1,4 @@
-"""Runs a function block in Structured Text, as docs/plc.md has one: just enough of IEC 61131-3 for it.
+"""Runs the Structured Text of docs/plc.md: just enough of IEC 61131-3 for it.
 
 Every statement becomes the Python statement of the same meaning. INT is not limited to 16 bits here, LREAL is Python's
 float, a STRING is an array of bytes that ends at the first 0.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-TOKEN = re.compile(r"'[^']*'|16#[0-9A-F]+|\d+\.\d+|\d+|[A-Za-z_]\w*|:=|<>|<=|>=|\.\.|[^\s\w]")
+TOKEN = re.compile(r"'[^']*'|T#\d+M?S|16#[0-9A-F]+|\d+\.\d+|\d+|[A-Za-z_]\w*|:=|<>|<=|>=|\.\.|[^\s\w]")
 COMMENT = re.compile(r"\(\*.*?\*\)", re.DOTALL)
 DECLARATION = re.compile(r"([\w, ]+?)\s*:\s*(\w+)")
 WORDS = {"=": "==", "<>": "!=", ":=": "=", "AND": "and", "OR": "or", "NOT": "not", "TRUE": "True", "FALSE": "False"}
-FUNCTIONS: dict[str, Callable[..., Any]] = {"LEN": len, "BYTE_TO_INT": int, "INT_TO_LREAL": float, "LREAL_TO_INT": int}
+FUNCTIONS: dict[str, Callable[..., Any]] = {"LEN": len, "BYTE_TO_INT": int, "INT_TO_LREAL": float}
+FUNCTIONS |= {"LREAL_TO_INT": int, "LREAL_TO_UDINT": int}
 INDENTS = {"IF": "THEN", "ELSIF": "THEN", "WHILE": "DO", "FOR": "DO"}  # keyword -> what ends its condition
 
 
@@ -31,7 +33,22 @@ class String(bytearray):
         return bytes(self).split(b"\0")[0].decode("ascii")
 
 
-ZERO: dict[str, Callable[[], Any]] = {"INT": int, "BOOL": bool, "LREAL": float, "STRING": String, "ARRAY": lambda: None}
+class Timer:
+    """A TON: Q once IN has been TRUE for PT seconds; `now` is moved by the test."""
+
+    now = 0.0
+
+    def __init__(self) -> None:
+        self.Q = False
+        self._since: float | None = None
+
+    def __call__(self, IN: bool, PT: float) -> None:
+        self._since = (self.now if self._since is None else self._since) if IN else None
+        self.Q = self._since is not None and self.now - self._since >= PT
+
+
+ZERO: dict[str, Callable[[], Any]] = {"INT": int, "UDINT": int, "BOOL": bool, "LREAL": float, "TON": Timer}
+ZERO |= {"STRING": String, "ARRAY": lambda: None}
 
 
 def tokens(source: str) -> list[str]:
@@ -40,27 +57,25 @@ def tokens(source: str) -> list[str]:
 
 
 class FunctionBlock:
-    """A function block with its methods; `call` runs its body on inputs and returns all its variables."""
+    """An instance of a function block with its methods; each `call` runs its body once, as a cycle of a controller."""
 
     def __init__(self, source: str) -> None:
         head, *methods = re.split(r"^METHOD ", COMMENT.sub(" ", source), flags=re.MULTILINE)
-        self._names = [re.match(r"\w+", method)[0] for method in methods]  # type: ignore[index]
-        self._declared, body = _split(head)
+        names = [method.split()[0] for method in methods]
+        declared, body = _split(head)
         self._run = self._compile("Body", {}, body)
-        self._methods = {
-            name: self._compile(name, *_split(method)) for name, method in zip(self._names, methods, strict=True)
-        }
+        self.variables = SimpleNamespace(**{name: ZERO[kind]() for name, kind in declared.items()})
+        for name, method in zip(names, methods, strict=True):
+            setattr(self.variables, name, partial(self._compile(name, *_split(method)), self.variables))
 
-    def call(self, **inputs: Any) -> dict[str, Any]:
-        block = SimpleNamespace(**{name: ZERO[kind]() for name, kind in self._declared.items()})
-        vars(block).update(inputs)
-        for name, method in self._methods.items():
-            setattr(block, name, lambda *arguments, method=method: method(block, *arguments))
-        self._run(block)
-        return {name: getattr(block, name) for name in self._declared}
+    def call(self, **inputs: Any) -> SimpleNamespace:
+        """Run the body on these inputs; returns all variables."""
+        vars(self.variables).update(inputs)
+        self._run(self.variables)
+        return self.variables
 
     def _compile(self, name: str, local: dict[str, str], body: str) -> Callable[..., Any]:
-        """A method as a Python function of the block and the method's inputs, which are its first variables."""
+        """A method as a Python function of the block's variables and its own inputs, its first local variables."""
         lines = [f"    {line}" for line in _statements(tokens(body), {*local, name})]
         scope: dict[str, Any] = {**FUNCTIONS, "String": String}
         exec("\n".join(["def run(s, l):", *lines, "    return"]), scope)
@@ -77,7 +92,7 @@ class FunctionBlock:
 def _split(source: str) -> tuple[dict[str, str], str]:
     """The variables (name -> type) and the body."""
     declared: dict[str, str] = {}
-    blocks = re.findall(r"^VAR\w*\n(.*?)^END_VAR\n", source, flags=re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^VAR[ \w]*\n(.*?)^END_VAR\n", source, flags=re.MULTILINE | re.DOTALL)
     for names, kind in (found for block in blocks for found in DECLARATION.findall(block)):
         declared |= {name.strip(): kind for name in names.split(",")}
     return declared, source[source.rindex("END_VAR\n") + len("END_VAR\n") :]
@@ -114,7 +129,13 @@ def _until(words: Iterator[str], end: str) -> list[str]:
 
 
 def _python(source: list[str], local: set[str]) -> str:
-    return " ".join(_word(word, local) for word in source)
+    """An expression or an assignment; names of parameters and what follows a point stay as they are."""
+    out, parentheses = [], 0
+    for before, word, after in zip(["", *source], source, [*source[1:], ""], strict=False):
+        parentheses += (word == "(") - (word == ")")
+        bare = before == "." or (parentheses and after == ":=")
+        out.append(word if bare else _word(word, local))
+    return " ".join(out)
 
 
 def _word(word: str, local: set[str]) -> str:
@@ -122,6 +143,8 @@ def _word(word: str, local: set[str]) -> str:
         return WORDS.get(word, word)
     if word.startswith("'"):
         return f"String({word[1:-1].encode('ascii')!r})"
+    if word.startswith("T#"):
+        return f"{float(word.strip('T#MS')) / (1000 if 'MS' in word else 1)}"
     if word.startswith("16#"):
         return f"0x{word[3:]}"
     return f"{'l' if word in local else 's'}.{word}" if word[0].isalpha() else word

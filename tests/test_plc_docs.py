@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -25,12 +27,12 @@ from edge_ad.core.messages import CommandFigures, Health, Message, OutboxFigures
 from edge_ad.records import CameraState, Decision, Event, Region
 from tests.edge_ad.core.test_commands import whole
 from tests.edge_ad.core.test_messages import contexts, events, sequence_numbers
-from tests.structured_text import FunctionBlock, String, tokens
+from tests.structured_text import FunctionBlock, String, Timer, tokens
 
 DOCS = Path(__file__).parents[1] / "docs"
 PLC_MD = (DOCS / "plc.md").read_text(encoding="utf-8")
 SCL = re.findall(r"^```scl\n(.*?)^```", PLC_MD, flags=re.MULTILINE | re.DOTALL)[0]
-ST = re.findall(r"^```st\n(.*?)^```", PLC_MD, flags=re.MULTILINE | re.DOTALL)[0]
+ST, EJECTOR = re.findall(r"^```st\n(.*?)^```", PLC_MD, flags=re.MULTILINE | re.DOTALL)
 EXAMPLE = next(line for line in PLC_MD.splitlines() if line.startswith('{"v":1'))
 PARSE = FunctionBlock(ST)
 TEXTS = {"cam": "cam", "part": "part", "trg": "trg", "rsn": "rsn"}  # variable of the code -> key of the payload
@@ -38,7 +40,7 @@ NUMBERS = {"version": "v", "seq": "seq", "res": "res", "score": "sc", "threshold
 EXACT = 2**53  # whole numbers that LREAL tells apart
 
 
-def parsed(buffer: bytes, length: int | None = None) -> dict[str, Any]:
+def parsed(buffer: bytes, length: int | None = None) -> SimpleNamespace:
     """What the documented Structured Text makes of the first bytes (default: all) of its buffer of 240 bytes."""
     return PARSE.call(data=buffer[:240].ljust(240, b"\0"), length=len(buffer) if length is None else length)
 
@@ -56,22 +58,22 @@ payloads = st.builds(
 @settings(deadline=None)
 def test_the_documented_code_reads_every_payload_that_a_station_can_send(payload: bytes) -> None:
     read, meant = parsed(payload), json.loads(payload)
-    assert read["valid"]
-    assert {key: read[variable].text() for variable, key in TEXTS.items()} == {
+    assert read.valid
+    assert {key: getattr(read, variable).text() for variable, key in TEXTS.items()} == {
         key: meant[key] for key in TEXTS.values()
     }
     for variable, key in NUMBERS.items():
-        assert read[variable] == pytest.approx(meant[key], rel=1e-12)
-    assert read["captured"] == meant["t"]
-    assert read["seq"] == meant["seq"] or meant["seq"] > EXACT
-    assert read["simulated"] == bool(meant["sim"])
+        assert getattr(read, variable) == pytest.approx(meant[key], rel=1e-12)
+    assert read.captured == meant["t"]
+    assert read.seq == meant["seq"] or meant["seq"] > EXACT
+    assert read.simulated == bool(meant["sim"])
 
 
 @given(st.floats(1e-290, 1e290) | st.floats(-1e290, -1e-290) | st.integers(-EXACT, EXACT))
 @settings(deadline=None)
 def test_the_documented_code_reads_numbers_as_json_does(number: float) -> None:
     payload = EXAMPLE.replace('"sc":0.41237', f'"sc":{number!r}').encode()
-    assert parsed(payload)["score"] == pytest.approx(number, rel=1e-12)
+    assert parsed(payload).score == pytest.approx(number, rel=1e-12)
 
 
 @given(payloads, st.integers(0, 239), st.binary(min_size=1, max_size=9))
@@ -81,25 +83,25 @@ def test_the_documented_code_calls_nothing_valid_that_is_cut_off_or_goes_on(
 ) -> None:
     """Behind a payload that is cut off, the buffer still holds the end of the last one."""
     reads = [parsed(payload, min(length, len(payload) - 1)), parsed(payload + more), parsed(more)]
-    assert [(read["valid"], read["res"]) for read in reads] == [(False, 0)] * 3
+    assert [(read.valid, read.res) for read in reads] == [(False, 0)] * 3
 
 
 @pytest.mark.parametrize("start", [b'{"v":', b'{"v":1,"cam":"', b'{"v":1,"cam":"1","seq":1,"part":"'])
 def test_the_documented_code_never_reads_behind_its_buffer(start: bytes) -> None:
-    assert not parsed(start.ljust(240, b"1"))["valid"]
-    assert not parsed(EXAMPLE[:-1].encode().ljust(241, b"1"))["valid"]
+    assert not parsed(start.ljust(240, b"1")).valid
+    assert not parsed(EXAMPLE[:-1].encode().ljust(241, b"1")).valid
 
 
 @given(st.text('{}":,.0123456789e+-vcamseqprtgnh', max_size=240))
 @settings(deadline=None)
 def test_the_documented_code_ends_on_whatever_it_gets(text: str) -> None:
-    assert not parsed(text.encode())["valid"]
+    assert not parsed(text.encode()).valid
 
 
 @pytest.mark.parametrize("changes", [{"v": 2}, {"res": 3}, {"res": 1.5}])
 def test_another_version_or_another_verdict_is_not_valid(changes: dict[str, Any]) -> None:
     body = json.loads(EXAMPLE) | changes
-    assert not parsed(json.dumps(body, separators=(",", ":")).encode())["valid"]
+    assert not parsed(json.dumps(body, separators=(",", ":")).encode()).valid
 
 
 def test_the_payload_in_the_documents_is_one_that_a_station_sends() -> None:
@@ -124,6 +126,124 @@ def _loop(source: str, start: str, end: str) -> list[str]:
     body = source[source.index(start) + len(start) :]
     body = re.sub(r"//.*", "", body[body.index("WHILE") : body.index(end)]).replace("#EdgeAdNumber := #value;", "")
     return [token for token in tokens(body.replace("#", "")) if token != ";"]
+
+
+@dataclass
+class Press:
+    """A controller that runs the documented code, one cycle every 0.1 s, with a station that is well."""
+
+    program: FunctionBlock = field(default_factory=lambda: FunctionBlock(EJECTOR))
+    beat: int = 0
+    seq: int = 0
+
+    def cycle(
+        self,
+        *,
+        arrives: bool = False,
+        leaves: bool = False,
+        says: dict[str, Any] | None = None,
+        online: bool = True,
+        beats: bool = True,
+    ) -> bool:
+        """One cycle; whether it ejects. `says` is a decision, as the parser leaves it."""
+        Timer.now += 0.1
+        self.beat += beats
+        self.seq += 1 if says is not None else 0
+        decision = {"valid": True, "seq": float(self.seq), "res": 1, "simulated": False} | (says or {})
+        after = self.program.call(
+            statusOnline=online,
+            heartbeat=self.beat,
+            partArrived=arrives,
+            partLeaves=leaves,
+            received=says is not None,
+            parse=SimpleNamespace(**decision),
+            eject=True,
+        )
+        return bool(after.eject)
+
+
+def test_a_good_part_passes_by_the_documented_code_and_the_next_one_needs_its_own_decision() -> None:
+    press = Press()
+    for _ in range(40):  # longer than the heartbeat may stand still
+        press.cycle()
+    press.cycle(arrives=True)
+    press.cycle(says={})
+    assert not press.cycle(leaves=True)
+    assert press.cycle(leaves=True)
+    press.cycle(arrives=True)
+    assert press.cycle(leaves=True)
+
+
+def test_by_the_documented_code_the_first_decision_of_a_part_counts_and_only_of_a_station_that_is_there() -> None:
+    press = Press()
+    press.cycle(arrives=True)
+    press.cycle(says={"res": 2})
+    press.cycle(says={"res": 1})
+    assert press.cycle(leaves=True)
+    press.cycle(arrives=True)
+    press.cycle(says={}, online=False)
+    assert press.cycle(leaves=True)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"res": 2}, {"res": 0}, {"simulated": True}, {"valid": False}, {"seq": 0.0}, None], ids=str
+)
+def test_by_the_documented_code_nothing_but_a_fresh_ok_lets_a_part_pass(wrong: dict[str, Any] | None) -> None:
+    press = Press()
+    press.cycle(arrives=True)
+    press.cycle(says=wrong)
+    assert press.cycle(leaves=True)
+
+
+def test_by_the_documented_code_a_late_ok_or_a_dead_station_lets_no_part_pass() -> None:
+    for silent in ({}, {"beats": False}, {"online": False}):
+        press = Press()
+        for _ in range(35):
+            press.cycle(**silent)
+        press.cycle(arrives=True, **silent)
+        for _ in range(0 if silent else 16):
+            press.cycle()
+        press.cycle(says={}, **silent)
+        assert press.cycle(leaves=True, **silent)
+
+
+def test_the_documented_code_counts_the_numbers_that_it_missed() -> None:
+    press = Press()
+    for seq in (7.0, 8.0, 11.0, 9.0):
+        press.cycle(says={"seq": seq})
+    assert (press.program.variables.notInspected, press.program.variables.lastSeq) == (2, 11.0)
+
+
+cycles = st.lists(
+    st.fixed_dictionaries(
+        {"arrives": st.booleans(), "leaves": st.booleans(), "online": st.booleans(), "beats": st.booleans()},
+        optional={
+            "says": st.fixed_dictionaries(
+                {"valid": st.booleans(), "seq": st.integers(1, 9).map(float)},
+                optional={"res": st.integers(0, 2), "simulated": st.booleans()},
+            )
+        },
+    ),
+    max_size=40,
+)
+
+
+@given(cycles)
+@settings(deadline=None)
+def test_whatever_happens_the_documented_code_passes_a_part_only_on_its_own_ok(happened: list[dict[str, Any]]) -> None:
+    press, ok, waiting, seen = Press(), False, False, 0.0
+    for each in happened:
+        says = each.get("says", {"valid": False, "seq": 0.0})
+        fresh = "says" in each and says["valid"] and says["seq"] > seen
+        seen = says["seq"] if fresh else seen
+        ok, waiting = (False, True) if each["arrives"] else (ok, waiting)
+        waiting = waiting and each["online"]
+        if fresh:
+            ok, waiting = waiting and says.get("res", 1) == 1 and not says.get("simulated", False), False
+        ejects = press.cycle(**each)
+        if each["leaves"]:
+            assert ejects or (ok and each["online"])
+            ok = False
 
 
 def test_strings_of_the_interpreter_end_at_the_first_zero() -> None:

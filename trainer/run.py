@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from edge_ad.errors import DataError
+from edge_ad.images import sha256_file
 from trainer import config as configs
 from trainer.config import TrainConfig
 from trainer.data.folder import Split
@@ -79,8 +80,6 @@ def train_paths(run: Run) -> list[Path]:
     Raises:
         DataError: one has gone or changed since.
     """
-    from edge_ad.images import sha256_file
-
     images = json.loads((run.path / "images.json").read_text(encoding="utf-8"))["train"]
     for entry in images:
         path = Path(entry["path"])

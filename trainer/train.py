@@ -61,7 +61,6 @@ class Trainer:
         self.peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.step = 0
         self.seconds = 0.0
-        self.done = False
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -71,7 +70,6 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
-            "done": self.done,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -79,7 +77,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.done = state["step"], state["seconds"], state["done"]
+        self.step, self.seconds = state["step"], state["seconds"]
 
     def progress(self, max_minutes: float | None) -> float:
         """0..1: the share of the steps or of the time allowed, whichever is larger."""
@@ -199,7 +197,6 @@ def train(run: Run, device: torch.device, max_minutes: float | None, resume: boo
                 losses = _train_step(trainer, batch, run.config.optim, progress)
                 trainer.seconds = time.monotonic() - started
                 journal.note(losses, progress)
-        trainer.done = True
     finally:
         journal.close()
     logger.info("trained {} steps in {:.1f} min", trainer.step, trainer.seconds / 60)
