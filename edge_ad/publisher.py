@@ -290,7 +290,7 @@ class Publisher:
         camera = self._config.camera.name
         alarms = self._outbox.alarms(camera)
         for alarm, state in alarms.items():
-            if state is not self._shown.get(alarm):
+            if state != self._shown.get(alarm):
                 message = messages.alarm_state(self._context, camera, alarm, state, self._rules[alarm])
                 self._delivery.states.put(message)
         self._shown = alarms

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn, cast, get_args
 
 from edge_ad.core.alarm_board import ALARMS, Alarms, Announcement, Rules, take
-from edge_ad.core.alarms import AlarmInput, AlarmState, InputKind, target
+from edge_ad.core.alarms import AlarmInput, AlarmRules, AlarmState, InputKind, Trigger, target
 
 CommandName = Literal["acknowledge", "reset", "shelve", "unshelve", "status"]
 
@@ -94,7 +94,7 @@ def execute(request: Request, camera: str, alarms: Alarms, at_ns: int, rules: Ru
         return Outcome(alarms, refusal=f"no camera {request.camera}; there is {camera}")
     if request.name == "shelve" and request.seconds > max_shelve_s:
         return Outcome(alarms, refusal=f"seconds must not be more than {max_shelve_s:g} at this station")
-    refusal = _why_not(request, alarms[request.alarm], rules)
+    refusal = _why_not(request, alarms[request.alarm], rules[request.alarm])
     if refusal:
         return Outcome(alarms, refusal=refusal)
     happened = AlarmInput(_KINDS[request.name], at_ns, seconds=request.seconds, by=request.by)
@@ -102,20 +102,21 @@ def execute(request: Request, camera: str, alarms: Alarms, at_ns: int, rules: Ru
     return Outcome(after, announced)
 
 
+# Commands as the alarms know them; those that the table of transitions must know, too.
 _KINDS: dict[CommandName, InputKind] = {
     "acknowledge": "acknowledge",
     "reset": "reset",
     "shelve": "shelve",
     "unshelve": "unshelve",
 }
+_TRIGGERS: dict[CommandName, Trigger] = {"acknowledge": "acknowledge", "reset": "reset"}
 
 
-def _why_not(request: Request, state: AlarmState, rules: Rules) -> str:
+def _why_not(request: Request, state: AlarmState, rules: AlarmRules) -> str:
     """Why a command would do nothing; empty if it does something."""
-    if request.name in ("acknowledge", "reset"):
-        trigger: Literal["acknowledge", "reset"] = "acknowledge" if request.name == "acknowledge" else "reset"
-        if target(state.condition, trigger, rules[cast(str, request.alarm)]) is None:
-            return f"{request.alarm} is {state.condition}: nothing to {request.name}"
+    trigger = _TRIGGERS.get(request.name)
+    if trigger is not None and target(state.condition, trigger, rules) is None:
+        return f"{request.alarm} is {state.condition}: nothing to {request.name}"
     if request.name == "unshelve" and state.shelved_ns is None:
         return f"{request.alarm} is not shelved"
     return ""
