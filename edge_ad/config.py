@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from edge_ad.core.alarm_board import ALARMS, Rules
+from edge_ad.core.alarms import AlarmRules, Priority
 from edge_ad.errors import ConfigError
 from edge_ad.records import Roi
 
@@ -177,6 +179,76 @@ class PlcConfig(Strict):
     deadline_s: float = Field(1.0, gt=0, le=60, description="after capture; a later verdict is sent as res 0, late")
 
 
+class CommandsConfig(Strict):
+    """Commands over MQTT; who may give them is for the broker's access list to say."""
+
+    enabled: bool = Field(False, description="listen on cmd/<name>, answer on reply/<name>")
+    max_shelve_s: float = Field(28_800.0, ge=1, le=604_800, description="an alarm is shelved for at most so long")
+
+
+AlarmId = Literal["defect", "camera", "model", "uncalibrated", "outbox"]
+
+
+class AlarmConfig(Strict):
+    """How an alarm behaves; docs/alarms.md has the states."""
+
+    priority: Priority = "high"
+    acknowledge: bool = Field(False, description="an operator must acknowledge it")
+    latch: bool = Field(False, description="it stays until it is reset although the cause is gone")
+    raises_per_minute: int | None = Field(None, ge=1, le=600, description="raised events; more are held back")
+    realarm_s: float | None = Field(None, ge=10, le=86_400, description="announced again while not acknowledged")
+    suppressed_by: tuple[AlarmId, ...] = Field((), description="alarms that explain this one")
+    out_of_service: bool = Field(False, description="never announced")
+
+    def rules(self) -> AlarmRules:
+        """The same as the record that the state machine uses."""
+        return AlarmRules(**self.model_dump())
+
+
+class PartAlarmConfig(AlarmConfig):
+    """An alarm that parts raise and clear."""
+
+    raise_parts: int = Field(1, ge=1, le=64, description="so many bad parts ...")
+    of_parts: int = Field(1, ge=1, le=64, description="... among the last so many raise it")
+    reset_parts: int = Field(1, ge=1, le=1000, description="so many good parts in a row are the end of its cause")
+
+    @model_validator(mode="after")
+    def _can_be_raised(self) -> PartAlarmConfig:
+        if self.raise_parts > self.of_parts:
+            raise ValueError(f"raise_parts {self.raise_parts} cannot be more than of_parts {self.of_parts}")
+        return self
+
+
+class DefectAlarmConfig(PartAlarmConfig):
+    """The alarm of defects."""
+
+    hysteresis: float = Field(
+        0.0, ge=0, lt=1, description="a part helps to end it only at a score <= (1 - hysteresis) * threshold"
+    )
+
+
+class AlarmsConfig(Strict):
+    """The alarms of the station's camera."""
+
+    defect: DefectAlarmConfig = DefectAlarmConfig()
+    camera: AlarmConfig = AlarmConfig()
+    model: PartAlarmConfig = PartAlarmConfig()
+    uncalibrated: PartAlarmConfig = PartAlarmConfig()
+    outbox: PartAlarmConfig = PartAlarmConfig()
+
+    def rules(self) -> Rules:
+        """Alarm id -> its rules."""
+        configs: dict[str, AlarmConfig] = {alarm: getattr(self, alarm) for alarm in ALARMS}
+        return {alarm: config.rules() for alarm, config in configs.items()}
+
+    @model_validator(mode="after")
+    def _none_suppresses_itself(self) -> AlarmsConfig:
+        for alarm, rules in self.rules().items():
+            if alarm in rules.suppressed_by:
+                raise ValueError(f"{alarm}.suppressed_by names the alarm itself")
+        return self
+
+
 class RecordingConfig(_WithPaths):
     """Keep the decoded frames as PNG, named by frame_id, up to a number; then the oldest goes."""
 
@@ -205,8 +277,17 @@ class StationConfig(_WithPaths):
     mqtt: MqttConfig = MqttConfig()
     outbox: OutboxConfig = OutboxConfig()
     plc: PlcConfig = PlcConfig()
+    alarms: AlarmsConfig = AlarmsConfig()
+    commands: CommandsConfig = CommandsConfig()
     record: RecordingConfig | None = None
     limits: LimitsConfig = LimitsConfig()
+
+    @model_validator(mode="after")
+    def _duties_can_be_fulfilled(self) -> StationConfig:
+        for alarm, rules in self.alarms.rules().items():
+            if (rules.acknowledge or rules.latch) and not self.commands.enabled:
+                raise ValueError(f"alarms.{alarm} wants acknowledge or reset commands: set commands.enabled to true")
+        return self
 
     def store_dir(self) -> Path:
         """The calibration store in use."""

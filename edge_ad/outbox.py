@@ -1,7 +1,8 @@
 """Store-and-forward: a part is on disk, under its number, before anything of it is on the wire.
 
 One row per part (docs/decisions/0002-one-row-per-part.md): its result and the alarm events that it caused. Its number,
-the state of the camera's alarm and the camera's position are written in the same transaction.
+the states of the camera's alarms and the camera's position are written in the same transaction. What no part causes, a
+command or a camera fault, has rows of its own: alarm events without a part, in order between the parts.
 
 When there is no room (`max_rows`, `max_mb`, or the disk itself is full), rows that were kept for a replay go first.
 Then parts are stored as `not_inspected`, reason `outbox_full`, from a reserve; and when that is used up, consecutive
@@ -10,24 +11,39 @@ parts become one gap record that grows in place and needs no further room.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from loguru import logger
 
 from edge_ad.config import OutboxConfig
 from edge_ad.core import messages
-from edge_ad.core.alarms import DEFECT, AlarmState, PartInspected, step
+from edge_ad.core.alarm_board import (
+    DEFAULT_RULES,
+    NO_ALARMS,
+    OUTBOX_FULL,
+    Alarms,
+    Announcement,
+    Rules,
+    take,
+    take_part,
+)
+from edge_ad.core.alarms import AlarmInput
+from edge_ad.core.commands import Outcome, Request, execute
 from edge_ad.core.delivery import Row
-from edge_ad.core.messages import GapBody, OutboxFigures, StationContext
+from edge_ad.core.messages import AlarmEventBody, GapBody, OutboxFigures, ReplyBody, StationContext
 from edge_ad.errors import OutboxError
-from edge_ad.outbox_file import DiskFullError, OutboxFile, Position
+from edge_ad.outbox_file import DiskFullError, Journalled, OutboxFile, Position
 from edge_ad.records import Decision, Event
 from edge_ad.room import Room, RoomKeeper
 
-OUTBOX_FULL = "outbox_full"
+JOURNAL_COMMANDS = 1000  # whose repetition is known as one
 MARK_ROWS = 64  # marked as sent in one transaction
+
+Made = TypeVar("Made")
 
 
 @dataclass(slots=True)
@@ -35,9 +51,12 @@ class _Head:
     """What is committed, in memory; a transaction works on a copy that replaces it once it is on disk."""
 
     next_seq: int
+    next_id: int
+    next_event: int
     unsent: int
     positions: dict[str, Position]
-    alarms: dict[str, AlarmState]
+    alarms: dict[str, Alarms]
+    gap_id: int = 0
     gap: GapBody | None = None  # the gap record that still grows
     full_parts: int = 0
     gap_parts: int = 0
@@ -49,7 +68,7 @@ class _Head:
 class Outbox:
     """The station's outbox, used by one thread at a time."""
 
-    def __init__(self, path: Path, context: StationContext, config: OutboxConfig) -> None:
+    def __init__(self, path: Path, context: StationContext, config: OutboxConfig, rules: Rules = DEFAULT_RULES) -> None:
         """Open the outbox at `path`, or make an empty one; its reserve lies beside it.
 
         Raises:
@@ -57,10 +76,16 @@ class Outbox:
         """
         self._context = context
         self._config = config
+        self._rules = rules
         self._file = OutboxFile(path, context.station)
         self._keeper = RoomKeeper(self._file, path.with_suffix(".reserve"), config.max_mb)
         self._head = _Head(
-            self._file.next_seq(), self._file.count_unsent(), self._file.positions(), self._file.alarms()
+            self._file.next_seq(),
+            self._file.next_id(),
+            self._file.next_event(),
+            self._file.count_unsent(),
+            self._file.positions(),
+            self._file.alarms(),
         )
         self._unmarked: list[int] = []
         self._told_full = False
@@ -74,38 +99,72 @@ class Outbox:
         Raises:
             OutboxError: not even a gap record can be written.
         """
-        self._keeper.look()
-        while True:
-            draft = self._head.copy()
-            try:
-                with self._file.transaction():
-                    rows = [self._store(draft, event) for event in events]
-                    self._file.write_state(draft.next_seq, draft.positions, draft.alarms)
-            except DiskFullError as error:
-                if not self._keeper.make_do():
-                    raise OutboxError(f"{error}; its reserve is used up as well") from error
-            else:
-                self._tell(draft.full_parts > self._head.full_parts)
-                self._head = draft
-                return rows
+        full_parts = self._head.full_parts
+        rows = self._commit(lambda draft: [self._store(draft, event) for event in events])
+        self._tell(self._head.full_parts > full_parts)
+        return rows
 
-    def unsent(self, after_seq: int, limit: int) -> list[Row]:
-        """The first rows after a number that the broker has not acknowledged, in order.
+    def take(self, camera: str, inputs: Mapping[str, AlarmInput], at_ns: int) -> bool:
+        """Let something that no part caused change the alarms of a camera: alarm id -> what happened to it.
+
+        Returns:
+            Whether there are rows to be sent that were not there before.
+
+        Raises:
+            OutboxError: not even the states can be written.
+        """
+        alarms = self.alarms(camera)
+        after, told = take(alarms, inputs, at_ns, self._rules)
+        if after == alarms:
+            return False
+        return self._commit(lambda draft: self._change_alarms(draft, camera, after, told))
+
+    def command(self, camera: str, request: Request, at_ns: int, max_shelve_s: float) -> bytes:
+        """Execute a command once: its effect and its reply are stored in one transaction.
+
+        Returns:
+            The payload of the reply; of the first one, where the same request was executed before.
+
+        Raises:
+            OutboxError: nothing can be written.
+        """
+        asked = json.dumps(asdict(request))
+        known = self._file.journalled(request.correlation_id)
+        if known is not None and known.request == asked:
+            return known.reply.encode("ascii")
+        if known is not None:
+            return self._refuse(request, "another command had this correlation_id")
+        if self._room(self._head) >= Room.NONE:
+            return self._refuse(request, OUTBOX_FULL)
+        before = self.alarms(camera)
+        outcome = execute(request, camera, before, at_ns, self._rules, max_shelve_s)
+
+        def write(draft: _Head) -> str:
+            if outcome.alarms != before:
+                self._change_alarms(draft, camera, outcome.alarms, outcome.announced)
+            reply = messages.to_json(self._reply(draft, camera, request, outcome, at_ns)).decode("ascii")
+            self._file.journal(Journalled(request.correlation_id, asked, reply), JOURNAL_COMMANDS)
+            return reply
+
+        return self._commit(write).encode("ascii")
+
+    def unsent(self, after_id: int, limit: int) -> list[Row]:
+        """The first rows after an id that the broker has not acknowledged, in order.
 
         A gap record that was handed out grows no more, so that its copies agree; the next gap is a new record.
         """
-        rows = self._file.unsent(after_seq, limit)
-        if self._head.gap is not None and self._head.gap["seq_from"] in {row.seq for row in rows}:
+        rows = self._file.unsent(after_id, limit)
+        if self._head.gap is not None and self._head.gap_id in {row.id for row in rows}:
             self._head.gap = None
         return rows
 
-    def mark_sent(self, seqs: Sequence[int], at_ms: int) -> None:
+    def mark_sent(self, ids: Sequence[int], at_ms: int) -> None:
         """Note that the broker has acknowledged all messages of these rows, and drop rows that were kept long enough.
 
         Not durable by itself, which saves an fsync: after a power cut, some rows are sent once more. Where there is no
         room even for the note, it is made with a later call.
         """
-        self._unmarked.extend(seqs)
+        self._unmarked.extend(ids)
         while self._unmarked and self._mark(self._unmarked[:MARK_ROWS], at_ms):
             del self._unmarked[:MARK_ROWS]
 
@@ -113,9 +172,9 @@ class Outbox:
         """Where a camera was when its last part was stored; None if it never had one."""
         return self._head.positions.get(camera)
 
-    def alarm(self, camera: str) -> AlarmState:
-        """The present state of a camera's defect alarm."""
-        return self._head.alarms.get(camera, AlarmState())
+    def alarms(self, camera: str) -> Alarms:
+        """The present states of a camera's alarms."""
+        return self._head.alarms.get(camera, NO_ALARMS)
 
     def figures(self) -> OutboxFigures:
         """The outbox in figures."""
@@ -130,8 +189,72 @@ class Outbox:
         self._keeper.close()
         self._file.close()
 
+    def _refuse(self, request: Request, reason: str) -> bytes:
+        body = messages.refusal_body(self._context.station, request.name, request.correlation_id, reason)
+        return messages.to_json(body)
+
+    def _reply(self, draft: _Head, camera: str, request: Request, outcome: Outcome, at_ns: int) -> ReplyBody:
+        concerned = list(outcome.alarms) if request.alarm is None else [request.alarm]
+        states = [
+            messages.alarm_state_body(self._context, camera, alarm, outcome.alarms[alarm], self._rules[alarm])
+            for alarm in concerned
+        ]
+        return {
+            **messages.refusal_body(self._context.station, request.name, request.correlation_id, ""),
+            "done": not outcome.refusal,
+            "reason": outcome.refusal or None,
+            "executed_at": messages.iso8601(at_ns),
+            "executed_ms": at_ns // 1_000_000,
+            "last_seq": draft.next_seq - 1,
+            "unsent": draft.unsent,
+            "alarms": states,
+        }
+
+    def _commit(self, write: Callable[[_Head], Made]) -> Made:
+        """Run `write` on a draft of the head as one transaction; again with less room, where there was not enough."""
+        self._keeper.look()
+        while True:
+            draft = self._head.copy()
+            try:
+                with self._file.transaction():
+                    made = write(draft)
+                    self._file.write_numbers(draft.next_seq, draft.next_id, draft.next_event)
+                    self._file.write_positions(draft.positions)
+                    self._write_alarms(draft.alarms)
+            except DiskFullError as error:
+                if not self._keeper.make_do():
+                    raise OutboxError(f"{error}; its reserve is used up as well") from error
+            else:
+                self._head = draft
+                return made
+
+    def _write_alarms(self, drafted: Mapping[str, Alarms]) -> None:
+        """Write what has changed, and nothing else: on a full disk, least is best."""
+        for camera, alarms in drafted.items():
+            before = self.alarms(camera)
+            for alarm, state in alarms.items():
+                if state != before[alarm]:
+                    self._file.write_alarm(camera, alarm, state)
+
+    def _room(self, draft: _Head) -> Room:
+        return max(self._keeper.room, self._room_for_rows(draft.unsent))
+
+    def _change_alarms(self, draft: _Head, camera: str, after: Alarms, told: Sequence[Announcement]) -> bool:
+        """Without room the states change all the same, and tell what the events would have told."""
+        draft.alarms[camera] = after
+        if not told or self._room(draft) >= Room.NONE:
+            return False
+        self._insert(draft, Row(draft.next_id, None, self._events(draft, camera, told, None)))
+        draft.gap = None  # it stands before these events, and its end would come after them
+        return True
+
+    def _insert(self, draft: _Head, row: Row) -> None:
+        self._file.insert(row)
+        draft.next_id += 1
+        draft.unsent += 1
+
     def _store(self, draft: _Head, event: Event) -> Row:
-        room = max(self._keeper.room, self._room_for_rows(draft.unsent))
+        room = self._room(draft)
         seq, draft.next_seq = draft.next_seq, draft.next_seq + 1
         draft.positions[event.camera] = Position(event.frame_id, event.part_id)
         if room > Room.AMPLE:
@@ -140,42 +263,46 @@ class Outbox:
         if room >= Room.NONE:
             return self._store_in_gap(draft, seq, event)
         row = self._row(draft, seq, event)
-        self._file.insert(row)
-        draft.unsent += 1
+        self._insert(draft, row)
         draft.gap = None
         return row
 
     def _row(self, draft: _Head, seq: int, event: Event) -> Row:
-        before = draft.alarms.get(event.camera, AlarmState())
-        decision = event.decision
-        after, happened = step(before, PartInspected(seq, event.captured_ns, decision.verdict, decision.score))
-        draft.alarms[event.camera] = after
-        events = tuple(messages.alarm_event_body(self._context, DEFECT, each, event) for each in happened)
-        return Row(seq, messages.result_body(self._context, seq, event), events)
+        before = draft.alarms.get(event.camera, NO_ALARMS)
+        draft.alarms[event.camera], told = take_part(before, seq, event.captured_ns, event.decision, self._rules)
+        events = self._events(draft, event.camera, told, event)
+        return Row(draft.next_id, messages.result_body(self._context, seq, event), events)
+
+    def _events(
+        self, draft: _Head, camera: str, told: Sequence[Announcement], event: Event | None
+    ) -> tuple[AlarmEventBody, ...]:
+        first, draft.next_event = draft.next_event, draft.next_event + len(told)
+        numbered = enumerate(told, start=first)
+        return tuple(messages.alarm_event_body(self._context, camera, number, each, event) for number, each in numbered)
 
     def _store_in_gap(self, draft: _Head, seq: int, event: Event) -> Row:
         if draft.gap is None:
             draft.gap = messages.gap_body(self._context, seq, seq, OUTBOX_FULL, event.captured_ns)
-            self._file.insert(Row(seq, draft.gap))
-            draft.unsent += 1
+            draft.gap_id = draft.next_id
+            self._insert(draft, Row(draft.gap_id, draft.gap))
         else:
             draft.gap = {**draft.gap, "seq_to": seq}
-            self._file.replace_gap(draft.gap)
+            self._file.replace_gap(draft.gap_id, draft.gap)
         draft.gap_parts += 1
-        return Row(seq, messages.result_body(self._context, seq, event), stored=False)
+        return Row(-seq, messages.result_body(self._context, seq, event), stored=False)
 
     def _room_for_rows(self, unsent: int) -> Room:
         if unsent < self._config.max_rows:
             return Room.AMPLE
         return Room.SCARCE if unsent < self._config.max_rows * 11 // 10 else Room.NONE
 
-    def _mark(self, seqs: Sequence[int], at_ms: int) -> bool:
+    def _mark(self, ids: Sequence[int], at_ms: int) -> bool:
         while True:
             kept_ms = round(1000 * self._config.keep_sent_s) if self._keeper.room is Room.AMPLE else 0
             try:
                 with self._file.transaction(durable=False):
-                    marked = self._file.mark_sent(seqs, at_ms)
-                    self._file.purge(at_ms - kept_ms, 2 * len(seqs))
+                    marked = self._file.mark_sent(ids, at_ms)
+                    self._file.purge(at_ms - kept_ms, 2 * len(ids))
             except DiskFullError:
                 if not self._keeper.make_do():
                     return False

@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edge_ad.core.alarm_board import NO_ALARMS, Alarms
 from edge_ad.core.alarms import AlarmState
 from edge_ad.core.delivery import Row
-from edge_ad.core.messages import GapBody
+from edge_ad.core.messages import GapBody, ResultBody
 from edge_ad.errors import OutboxError
 
-LAYOUT = 1
+LAYOUT = 2
 PAGE_BYTES = 4096
 _BUSY = "database is locked"
 _FULL = "database or disk is full"  # SQLITE_FULL; Python 3.10 does not tell the code
 
 _TABLES = """
-CREATE TABLE station (name TEXT NOT NULL, next_seq INTEGER NOT NULL);
-CREATE TABLE row (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, events TEXT NOT NULL, sent_ms INTEGER);
-CREATE INDEX row_unsent ON row (seq) WHERE sent_ms IS NULL;
+CREATE TABLE station (name TEXT NOT NULL, next_seq INTEGER NOT NULL, next_id INTEGER NOT NULL,
+  next_event INTEGER NOT NULL);
+CREATE TABLE row (id INTEGER PRIMARY KEY, seq INTEGER, body TEXT NOT NULL, events TEXT NOT NULL, sent_ms INTEGER);
+CREATE INDEX row_unsent ON row (id) WHERE sent_ms IS NULL;
 CREATE INDEX row_sent ON row (sent_ms) WHERE sent_ms IS NOT NULL;
 CREATE TABLE position (camera TEXT PRIMARY KEY, frame_id INTEGER NOT NULL, part_id TEXT NOT NULL);
-CREATE TABLE alarm (
-  camera TEXT PRIMARY KEY, condition TEXT NOT NULL, since_ns INTEGER, count INTEGER NOT NULL, seq INTEGER, score REAL
+CREATE TABLE alarm (camera TEXT, alarm TEXT, state TEXT NOT NULL, PRIMARY KEY (camera, alarm));
+CREATE TABLE journal (
+  id INTEGER PRIMARY KEY, correlation_id TEXT NOT NULL UNIQUE, request TEXT NOT NULL, reply TEXT NOT NULL
 );
 """
 
@@ -50,6 +53,21 @@ class Position:
 
     frame_id: int
     part_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Journalled:
+    """A command that was executed.
+
+    Attributes:
+        correlation_id: names it.
+        request: all that was asked for.
+        reply: the payload that was answered.
+    """
+
+    correlation_id: str
+    request: str
+    reply: str
 
 
 class OutboxFile:
@@ -96,58 +114,83 @@ class OutboxFile:
 
     def insert(self, row: Row) -> None:
         """Add a row, unsent."""
-        self._execute(
-            "INSERT INTO row (seq, body, events) VALUES (?, ?, ?)", (row.seq, _dump(row.body), _dump(row.events))
-        )
+        values = (row.id, _number_of(row.body), _dump(row.body), _dump(row.events))
+        self._execute("INSERT INTO row (id, seq, body, events) VALUES (?, ?, ?, ?)", values)
 
-    def replace_gap(self, gap: GapBody) -> None:
+    def replace_gap(self, row_id: int, gap: GapBody) -> None:
         """Write a gap record over its earlier, shorter form."""
-        self._execute("UPDATE row SET body = ? WHERE seq = ?", (_dump(gap), gap["seq_from"]))
+        self._execute("UPDATE row SET body = ? WHERE id = ?", (_dump(gap), row_id))
 
-    def write_state(self, next_seq: int, positions: dict[str, Position], alarms: dict[str, AlarmState]) -> None:
-        """Write the next number to give, where each camera is, and its alarm."""
-        self._execute("UPDATE station SET next_seq = ?", (next_seq,))
+    def write_numbers(self, next_seq: int, next_id: int, next_event: int) -> None:
+        """Write the next part's number, the next row's id and the next alarm event's number."""
+        self._execute("UPDATE station SET next_seq = ?, next_id = ?, next_event = ?", (next_seq, next_id, next_event))
+
+    def write_positions(self, positions: Mapping[str, Position]) -> None:
+        """Write where each camera is."""
         for camera, at in positions.items():
             # as JSON, which takes any string: a file's name may hold bytes that SQLite's UTF-8 cannot
             values = (camera, at.frame_id, json.dumps(at.part_id))
             self._execute("INSERT OR REPLACE INTO position VALUES (?, ?, ?)", values)
-        for camera, a in alarms.items():
-            alarm = (camera, a.condition, a.since_ns, a.count, a.seq, a.score)
-            self._execute("INSERT OR REPLACE INTO alarm VALUES (?, ?, ?, ?, ?, ?)", alarm)
 
-    def mark_sent(self, seqs: Iterable[int], at_ms: int) -> int:
+    def write_alarm(self, camera: str, alarm: str, state: AlarmState) -> None:
+        """Write the state of an alarm."""
+        self._execute("INSERT OR REPLACE INTO alarm VALUES (?, ?, ?)", (camera, alarm, _dump(asdict(state))))
+
+    def journal(self, done: Journalled, keep: int) -> None:
+        """Note a command with its reply, and forget all but the latest `keep`."""
+        values = (done.correlation_id, done.request, done.reply)
+        self._execute("INSERT INTO journal (correlation_id, request, reply) VALUES (?, ?, ?)", values)
+        self._execute("DELETE FROM journal WHERE id <= (SELECT MAX(id) FROM journal) - ?", (keep,))
+
+    def journalled(self, correlation_id: str) -> Journalled | None:
+        """The command of an id, if it was executed and is not forgotten."""
+        statement = "SELECT correlation_id, request, reply FROM journal WHERE correlation_id = ?"
+        found = self._execute(statement, (correlation_id,)).fetchone()
+        return Journalled(*found) if found is not None else None
+
+    def mark_sent(self, ids: Iterable[int], at_ms: int) -> int:
         """Mark rows as acknowledged; the number of those that were not yet."""
-        statement = "UPDATE row SET sent_ms = ? WHERE seq = ? AND sent_ms IS NULL"
-        return sum(self._execute(statement, (at_ms, seq)).rowcount for seq in seqs)
+        statement = "UPDATE row SET sent_ms = ? WHERE id = ? AND sent_ms IS NULL"
+        return sum(self._execute(statement, (at_ms, row_id)).rowcount for row_id in ids)
 
     def purge(self, until_ms: int, limit: int) -> int:
         """Delete up to `limit` rows that were acknowledged at or before a time, oldest first; the number deleted."""
-        statement = "DELETE FROM row WHERE seq IN (SELECT seq FROM row WHERE sent_ms <= ? ORDER BY sent_ms LIMIT ?)"
+        statement = "DELETE FROM row WHERE id IN (SELECT id FROM row WHERE sent_ms <= ? ORDER BY sent_ms LIMIT ?)"
         return self._execute(statement, (until_ms, limit)).rowcount
 
-    def unsent(self, after_seq: int, limit: int) -> list[Row]:
-        """The first unacknowledged rows after a number, in order."""
-        statement = "SELECT seq, body, events FROM row WHERE sent_ms IS NULL AND seq > ? ORDER BY seq LIMIT ?"
-        rows = self._execute(statement, (after_seq, limit)).fetchall()
-        return [Row(seq, json.loads(body), tuple(json.loads(events))) for seq, body, events in rows]
+    def unsent(self, after_id: int, limit: int) -> list[Row]:
+        """The first unacknowledged rows after an id, in order."""
+        statement = "SELECT id, body, events FROM row WHERE sent_ms IS NULL AND id > ? ORDER BY id LIMIT ?"
+        rows = self._execute(statement, (after_id, limit)).fetchall()
+        return [Row(row_id, json.loads(body), tuple(json.loads(events))) for row_id, body, events in rows]
 
     def count_unsent(self) -> int:
         """Number of unacknowledged rows."""
         return int(self._one("SELECT COUNT(*) FROM row WHERE sent_ms IS NULL"))
 
     def next_seq(self) -> int:
-        """The next number to give."""
+        """The next part's number."""
         return int(self._one("SELECT next_seq FROM station"))
+
+    def next_id(self) -> int:
+        """The next row's id."""
+        return int(self._one("SELECT next_id FROM station"))
+
+    def next_event(self) -> int:
+        """The next alarm event's number."""
+        return int(self._one("SELECT next_event FROM station"))
 
     def positions(self) -> dict[str, Position]:
         """Camera -> its last part."""
         rows = self._execute("SELECT camera, frame_id, part_id FROM position")
         return {camera: Position(frame_id, json.loads(part_id)) for camera, frame_id, part_id in rows}
 
-    def alarms(self) -> dict[str, AlarmState]:
-        """Camera -> the state of its defect alarm."""
-        rows = self._execute("SELECT camera, condition, since_ns, count, seq, score FROM alarm")
-        return {camera: AlarmState(*values) for camera, *values in rows}
+    def alarms(self) -> dict[str, Alarms]:
+        """Camera -> its alarms."""
+        found: dict[str, dict[str, AlarmState]] = {}
+        for camera, alarm, state in self._execute("SELECT camera, alarm, state FROM alarm"):
+            found.setdefault(camera, dict(NO_ALARMS))[alarm] = _alarm_state(json.loads(state))
+        return dict(found)
 
     def used_pages(self) -> int:
         """Pages of the file that hold something."""
@@ -197,14 +240,17 @@ class OutboxFile:
         if layout == 0:
             self._make_tables(station)
         elif layout != LAYOUT:
-            raise OutboxError(f"the outbox {self._path} has layout {layout}, this edge-ad reads {LAYOUT}: update one")
+            raise OutboxError(
+                f"the outbox {self._path} has layout {layout}, this edge-ad reads {LAYOUT}: let the edge-ad that wrote "
+                "it send what is unsent, then move the file away; numbering starts at 1 again"
+            )
         self._check(station)
 
     def _make_tables(self, station: str) -> None:
         with self.transaction():
             for statement in filter(str.strip, _TABLES.split(";")):
                 self._execute(statement)
-            self._execute("INSERT INTO station VALUES (?, 1)", (station,))
+            self._execute("INSERT INTO station VALUES (?, 1, 1, 1)", (station,))
             self._execute(f"PRAGMA user_version={LAYOUT}")
 
     def _check(self, station: str) -> None:
@@ -213,6 +259,8 @@ class OutboxFile:
             raise self._damaged(str(found))
         if self.next_seq() <= int(self._one("SELECT COALESCE(MAX(seq), 0) FROM row")):
             raise self._damaged("its next number is already given")
+        if self.next_id() <= int(self._one("SELECT COALESCE(MAX(id), 0) FROM row")):
+            raise self._damaged("the id of its next row is already given")
         owner = self._one("SELECT name FROM station")
         if owner != station:
             raise OutboxError(f"the outbox {self._path} belongs to station {owner}: give {station} its own state_dir")
@@ -243,6 +291,20 @@ class OutboxFile:
             raise OutboxError(f"cannot use the outbox {self._path}: {error}") from error
         except sqlite3.DatabaseError as error:
             raise self._damaged(str(error)) from error
+
+
+def _number_of(body: ResultBody | GapBody | None) -> int | None:
+    """The part's number, the first one of a gap; None where there is no part."""
+    if body is None:
+        return None
+    return body["seq_from"] if "seq_from" in body else body["seq"]
+
+
+def _alarm_state(stored: dict[str, Any]) -> AlarmState:
+    """A stored state: JSON has no tuples."""
+    state = AlarmState(**stored)
+    shelved_ns = (state.shelved_ns[0], state.shelved_ns[1]) if state.shelved_ns is not None else None
+    return replace(state, raises_ns=tuple(state.raises_ns), shelved_ns=shelved_ns)
 
 
 def _dump(value: object) -> str:

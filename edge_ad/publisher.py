@@ -1,5 +1,6 @@
 """The publish thread: parts go to the outbox, and from there to the broker.
 
+    commands --> outbox.command (once each) --> replies --> delivery
     submit --> inbox --> outbox.append (one transaction for all that wait) --> delivery --> link
                          outbox.mark_sent <-- rows that are done <-- acknowledgements <-----+
 
@@ -12,26 +13,34 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edge_ad.broker_state import BrokerState
 from edge_ad.channel import Channel
+from edge_ad.command_desk import CommandDesk
 from edge_ad.config import StationConfig
 from edge_ad.core import messages
-from edge_ad.core.alarms import DEFECT
-from edge_ad.core.delivery import Delivery, Outgoing, render
-from edge_ad.core.messages import Health, Message, StationContext
-from edge_ad.mqtt import Connection, MqttLink
+from edge_ad.core.alarm_board import CAMERA, Alarms
+from edge_ad.core.alarms import AlarmInput, InputKind
+from edge_ad.core.delivery import Delivery, Outgoing, Reply, render
+from edge_ad.core.messages import CommandFigures, Health, Message, StationContext
+from edge_ad.mqtt import Connection, MqttLink, Subscription
 from edge_ad.outbox import Outbox
 from edge_ad.outbox_file import Position
 from edge_ad.progress import Progress
-from edge_ad.records import CameraState, Event
+from edge_ad.records import CameraPhase, CameraState, Event
 
 OUTBOX_FILE = "outbox.db"
 INBOX_PARTS = 64  # parts that wait for the disk; then the inference thread waits
 TURN_S = 0.2  # a turn without news ends after so long
 HEALTH_FIGURES_S = 10.0  # health goes out when it changes, its figures so often
+REPLIES_WAITING = 64  # for the broker; then commands wait
+ALARM_TURN_S = 1.0  # alarms learn so often that time has passed
 GOODBYE_S = 1.0  # for the broker to acknowledge `stopped`
+
+# What a camera's state says to its alarm; while it opens, nothing is known.
+_CAMERA_SIGNS: dict[CameraPhase, InputKind] = {"fault": "cause", "online": "gone"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +82,23 @@ class Publisher:
         self._context = context
         self._progress = progress
         self._news = threading.Event()
-        self._link = MqttLink(config.mqtt, config.station, messages.status(config.station, "offline"), self._news.set)
-        self._outbox = Outbox(config.state_dir / OUTBOX_FILE, context, config.outbox)
+        self._desk = CommandDesk(config)
+        will = messages.status(config.station, "offline")
+        self._link = MqttLink(config.mqtt, config.station, will, self._news.set, self._subscription())
+        self._rules = config.alarms.rules()
+        self._outbox = Outbox(config.state_dir / OUTBOX_FILE, context, config.outbox, self._rules)
         self._inbox: Channel[_Submitted] = Channel(INBOX_PARTS, "block")
         self._told: queue.SimpleQueue[CameraState | Health] = queue.SimpleQueue()
         self._delivery = Delivery(config.mqtt.backoff_min_s, config.mqtt.backoff_max_s)
         self._delivery.states.put(messages.status(config.station, "online"))  # the first of each connection
-        self._show_alarm()
+        self._shown: Alarms = {}
+        self._alarm_turn_s = 0.0
+        self._tell_alarms("configured")
         self._connection: Connection | None = None
         self._health: Health | None = None
         self._health_due_s = 0.0
         self._refusal = ""
+        self._commands = CommandFigures()
         self._sent = 0
         self._commit_ms = 0.0
         self._stats = self._figures()
@@ -143,6 +158,16 @@ class Publisher:
         """What ended a thread, if it was not `stop`."""
         return self._failure or self._link.failure()
 
+    def _subscription(self) -> Subscription | None:
+        if not self._config.commands.enabled:
+            return None
+        return Subscription(((messages.command_filter(self._config.station), 1),), self._take_command)
+
+    def _take_command(self, message: Message) -> None:
+        """On the link's thread."""
+        self._desk.take(message)
+        self._news.set()
+
     def _run(self) -> None:
         try:
             while not self._finished():
@@ -165,7 +190,9 @@ class Publisher:
         self._store()
         self._follow_connection()
         self._settle()
+        self._answer_commands()
         self._take_states()
+        self._pass_time()
         self._feed()
         self._stats = self._figures()
 
@@ -181,7 +208,7 @@ class Publisher:
         self._commit_ms = 1000 * (now_s - began_s)
         for row, each in zip(rows, submitted, strict=True):
             self._delivery.rows.put_fresh(row, each.deadline_s, now_s, online=self._delivery.online)
-        self._show_alarm()
+        self._show_alarms()
 
     def _follow_connection(self) -> None:
         connection = self._link.connection()
@@ -204,27 +231,69 @@ class Publisher:
                 self._outbox.mark_sent(done, _wall_ms())
             self._sent += len(done)
 
+    def _answer_commands(self) -> None:
+        if not self._desk.waits() or self._delivery.replies_waiting >= REPLIES_WAITING:
+            return
+        with self._progress.stage("commit", self._config.limits.commit_s):
+            replies = self._desk.answer(self._outbox)
+        for reply in replies:
+            self._delivery.put_reply(reply)
+        self._delivery.rows.more()
+        self._show_alarms()
+        if self._desk.waits():
+            self._news.set()  # the next turn comes at once
+
     def _take_states(self) -> None:
         while not self._told.empty():
             told = self._told.get()
             if isinstance(told, CameraState):
                 self._delivery.states.put(messages.camera(self._context, told))
+                self._watch_camera(told)
             else:
                 self._health, self._health_due_s = told, 0.0
-        if self._refusal != self._delivery.refusal:
-            self._refusal, self._health_due_s = self._delivery.refusal, 0.0
+        found = (self._delivery.refusal, self._desk.figures())
+        if found != (self._refusal, self._commands):
+            (self._refusal, self._commands), self._health_due_s = found, 0.0
         self._show_health()
 
     def _show_health(self) -> None:
         now_s = time.monotonic()
         if self._health is not None and now_s >= self._health_due_s:
             self._health_due_s = now_s + HEALTH_FIGURES_S
-            health = messages.health(self._context, self._health, self._outbox.figures(), self._refusal)
-            self._delivery.states.put(health)
+            figures = (self._outbox.figures(), self._commands)
+            self._delivery.states.put(messages.health(self._context, self._health, *figures, self._refusal))
 
-    def _show_alarm(self) -> None:
+    def _watch_camera(self, told: CameraState) -> None:
+        kind = _CAMERA_SIGNS.get(told.state)
+        if kind is not None:
+            self._take_alarms({CAMERA: AlarmInput(kind, told.since_ns)}, told.since_ns)
+
+    def _pass_time(self) -> None:
+        if time.monotonic() >= self._alarm_turn_s:
+            self._alarm_turn_s = time.monotonic() + ALARM_TURN_S
+            self._tell_alarms("time")
+
+    def _tell_alarms(self, kind: InputKind) -> None:
+        """Tell all alarms what concerns each of them."""
+        happened = AlarmInput(kind, time.time_ns())
+        self._take_alarms(dict.fromkeys(self._rules, happened), happened.at_ns)
+
+    def _take_alarms(self, inputs: Mapping[str, AlarmInput], at_ns: int) -> None:
+        with self._progress.stage("commit", self._config.limits.commit_s):
+            news = self._outbox.take(self._config.camera.name, inputs, at_ns)
+        if news:
+            self._delivery.rows.more()
+        self._show_alarms()
+
+    def _show_alarms(self) -> None:
+        """Tell the states that have changed."""
         camera = self._config.camera.name
-        self._delivery.states.put(messages.alarm_state(self._context, camera, DEFECT, self._outbox.alarm(camera)))
+        alarms = self._outbox.alarms(camera)
+        for alarm, state in alarms.items():
+            if state != self._shown.get(alarm):
+                message = messages.alarm_state(self._context, camera, alarm, state, self._rules[alarm])
+                self._delivery.states.put(message)
+        self._shown = alarms
 
     def _feed(self) -> None:
         """Send as much as the window takes."""
@@ -239,13 +308,15 @@ class Publisher:
         now_s = time.monotonic()
         wanted = self._delivery.wanted(now_s)
         if wanted is not None:
-            self._delivery.rows.offer(self._outbox.unsent(wanted.after_seq, wanted.limit))
+            self._delivery.rows.offer(self._outbox.unsent(wanted.after_id, wanted.limit))
         return self._delivery.next(now_s)
 
     def _message(self, outgoing: Outgoing) -> Message:
         if isinstance(outgoing, Message):
             return outgoing
-        late = self._delivery.rows.is_late(outgoing.row.seq, time.monotonic())
+        if isinstance(outgoing, Reply):
+            return outgoing.message
+        late = self._delivery.rows.is_late(outgoing.row.id, time.monotonic())
         historical_after_ms = round(1000 * self._config.outbox.historical_after_s)
         return render(outgoing, late=late, published_ms=_wall_ms(), historical_after_ms=historical_after_ms)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from edge_ad import config
 from edge_ad.cameras.base import KINDS
+from edge_ad.errors import ConfigError
+from tests.station import config as station_config
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "configs" / "station").iterdir())
 
@@ -22,3 +25,17 @@ def test_every_kind_of_camera_has_its_example_and_its_opener() -> None:
     union, _ = get_args(config.Camera)
     kinds = {get_args(camera.model_fields["kind"].annotation)[0] for camera in get_args(union)}
     assert kinds == {path.stem for path in EXAMPLES} == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("alarms", "problem"),
+    [
+        ({"defect": {"raise_parts": 3, "of_parts": 2}}, "raise_parts 3 cannot be more than of_parts 2"),
+        ({"defect": {"suppressed_by": ["defect"]}}, "defect.suppressed_by names the alarm itself"),
+        ({"camera": {"raise_parts": 2}}, "alarms.camera.raise_parts"),
+        ({"camera": {"latch": True}}, "set commands.enabled to true"),
+    ],
+)
+def test_alarm_rules_that_cannot_hold_are_refused(alarms: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        station_config(tmp_path, {"kind": "folder", "path": "parts"}, {"alarms": alarms})

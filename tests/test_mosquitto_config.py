@@ -110,10 +110,12 @@ def test_a_station_comes_in_by_tls_and_may_publish_all_that_it_has(installed: In
     [
         ("press-3", "edge-ad/press-3/result", True),
         ("press-3", "edge-ad/press-4/result", False),
-        ("press-3", "edge-ad/press-3/cmd/ack", False),
+        ("press-3", "edge-ad/press-3/cmd/acknowledge", False),
+        ("plc", "edge-ad/press-3/cmd/acknowledge", True),
+        ("plc", "edge-ad/press-3/cmd/shelve", False),
         ("plc", "edge-ad/press-3/plc", False),
-        ("mes", "edge-ad/press-3/cmd/ack", False),
-        ("operator", "edge-ad/press-3/cmd/ack", True),
+        ("mes", "edge-ad/press-3/cmd/acknowledge", False),
+        ("operator", "edge-ad/press-3/cmd/shelve", True),
         ("operator", "edge-ad/press-3/result", False),
     ],
 )

@@ -20,9 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_ad.core import messages
-from edge_ad.core.alarms import DEFECT, AlarmEvent, AlarmState, PartInspected
-from edge_ad.core.messages import Health, Message, OutboxFigures, StationContext
+from edge_ad.core.alarm_board import ALARMS, DEFECT, Announcement
+from edge_ad.core.alarms import AlarmEvent, AlarmRules, AlarmState
+from edge_ad.core.commands import NAMES
+from edge_ad.core.messages import CommandFigures, Health, Message, OutboxFigures, StationContext
 from edge_ad.records import CameraState, Decision, Event, Region
+from tests.edge_ad.core.test_commands import whole
 from tests.edge_ad.core.test_messages import contexts, events, sequence_numbers
 from tests.structured_text import FunctionBlock, String, Timer, tokens
 
@@ -257,9 +260,9 @@ def test_the_sizes_are_those_that_the_documents_say() -> None:
     regions = tuple(Region(9999, 9999, 9999, 9999, 10**7, 0.123456) for _ in range(256))
     event = Event("c" * 32, 10**9, "p" * 32, None, 10**18, Decision("defect", None, 0.123456789, 0.25, regions, 9))
     body = messages.result_body(longest, 10**9, event)
-    alarm = messages.alarm_state(longest, "c" * 32, DEFECT, AlarmState())
+    alarm = messages.alarm_state(longest, "c" * 32, max(ALARMS, key=len), AlarmState(), AlarmRules())
     assert len(messages.plc(body, late=False).topic) == 44
-    assert len(alarm.topic) == 92
+    assert len(alarm.topic) == 98
     assert len(messages.result(body, 10**12, 1).payload) < 20_000
     assert f"| {len(alarm.topic)} |" in PLC_MD
     assert "| 44 |" in PLC_MD
@@ -275,17 +278,19 @@ def every_message() -> list[Message]:
     decision = Decision("defect", None, 0.4, 0.25, (Region(0, 0, 1, 1, 1, 1.0),), 1)
     event = Event("top", 1, "A", None, 0, decision)
     body = messages.result_body(CONTEXT, 1, event)
-    raised = AlarmEvent("raised", PartInspected(1, 0, "defect", 0.4), 1)
+    raised = Announcement(DEFECT, "high", AlarmEvent("raised", 0, "active", 1, 1, 0.4))
+    refused = messages.refusal_body("press-3", "reset", "panel-1/17", "outbox_full")
     return [
         messages.status("press-3", "online"),
         messages.heartbeat("press-3", 1),
         messages.result(body, 0, 1),
         messages.result(messages.gap_body(CONTEXT, 1, 2, "outbox_full", 0), 0, 1),
         messages.plc(body, late=False),
-        messages.alarm_event(messages.alarm_event_body(CONTEXT, DEFECT, raised, event), 0, 1),
-        messages.alarm_state(CONTEXT, "top", DEFECT, AlarmState()),
+        messages.alarm_event(messages.alarm_event_body(CONTEXT, "top", 1, raised, event), 0, 1),
+        messages.alarm_state(CONTEXT, "top", DEFECT, AlarmState(), AlarmRules()),
         messages.camera(CONTEXT, CameraState("top", "online", "", 0)),
-        messages.health(CONTEXT, Health("1", "x", "fp32", 1, "", 0), OutboxFigures(0, 0, 0), ""),
+        messages.health(CONTEXT, Health("1", "x", "fp32", 1, "", 0), OutboxFigures(0, 0, 0), CommandFigures(), ""),
+        messages.reply("press-3", "reset", messages.to_json(refused)),
     ]
 
 
@@ -303,7 +308,8 @@ def test_there_is_no_other_kind_of_message() -> None:
         for name, value in vars(messages).items()
         if inspect.isfunction(value) and value.__annotations__.get("return") == "Message"
     }
-    assert builders == {"status", "heartbeat", "result", "plc", "alarm_event", "alarm_state", "camera", "health"}
+    states = {"status", "heartbeat", "alarm_state", "camera", "health"}
+    assert builders == states | {"result", "plc", "alarm_event", "reply"}
 
 
 # --- AsyncAPI ---
@@ -337,8 +343,28 @@ def test_asyncapi_has_every_message_under_its_topic_with_its_qos_retain_flag_and
         assert (mqtt["qos"], mqtt["retain"]) == (message.qos, message.retain), name
         assert any(_takes(resolved(each), message.payload) for each in ASYNCAPI["channels"][name]["messages"].values())
         heard.add(name)
-    assert heard == set(ASYNCAPI["channels"])
-    assert len(ASYNCAPI["operations"]) == len(heard)
+    assert heard == {name for name in ASYNCAPI["channels"] if not name.startswith("command")}
+    assert len(ASYNCAPI["operations"]) == len(ASYNCAPI["channels"])
+
+
+@pytest.mark.parametrize("command", NAMES)
+def test_asyncapi_has_every_command_that_a_station_takes(command: str) -> None:
+    payload = json.dumps(whole(command)).encode()
+    taken = [
+        name
+        for name, channel in ASYNCAPI["channels"].items()
+        if matches(f"edge-ad/press-3/cmd/{command}", channel["address"].split("/"))
+        and any(_takes(resolved(each), payload) for each in channel["messages"].values())
+    ]
+    assert len(taken) == 1
+    (operation,) = (
+        each for each in ASYNCAPI["operations"].values() if each["channel"]["$ref"] == f"#/channels/{taken[0]}"
+    )
+    assert operation["action"] == "receive"
+
+
+def test_asyncapi_knows_every_alarm() -> None:
+    assert ASYNCAPI["components"]["parameters"]["alarm"]["enum"] == list(ALARMS)
 
 
 def _takes(message: dict[str, Any], payload: bytes) -> bool:

@@ -37,7 +37,6 @@ from edge_ad.records import Verdict
 
 PLC_SCHEMA = f"edge-ad/plc/{messages.PLC_VERSION}"
 MAY_DIFFER = ("published_ms", "historical")  # between the copies of a message
-CONDITION_AFTER = {"raised": "active", "cleared": "normal"}  # the alarm's state that an event leaves behind
 
 SCHEMAS: dict[str, tuple[str, ...]] = {  # kind of topic -> what may come on it
     "result": (messages.RESULT_SCHEMA, messages.GAP_SCHEMA),
@@ -62,22 +61,25 @@ class _Plc:
 @dataclass(slots=True)
 class _Alarm:
     state: str | None = None
-    state_seq: int | None = None
-    last_event: str = ""
-    last_seq: int = 0
+    state_seq: int | None = None  # the part that brought it about
+    since_ms: int = 0
+    complete: bool = True  # whether its events tell all of it
+    left_behind: str | None = None  # the state that the last event left behind
+    last_number: int = 0
+    last_ms: int = 0
     events: Counter[str] = field(default_factory=Counter)
 
-    def happened(self, event: str, seq: int) -> None:
+    def happened(self, event: str, number: int, left_behind: str, at_ms: int) -> None:
         self.events[event] += 1
-        if seq >= self.last_seq:
-            self.last_event, self.last_seq = event, seq
+        if number >= self.last_number:
+            self.last_number, self.left_behind, self.last_ms = number, left_behind, at_ms
 
     def agrees(self, last_seq: int | None) -> bool | None:
         """See `AlarmView.agrees`; `last_seq` is the highest number of which a result was heard."""
-        expected = CONDITION_AFTER.get(self.last_event)
-        if expected is None or self.state is None or last_seq is None or (self.state_seq or 0) > last_seq:
+        if self.left_behind is None or self.state is None or not self.complete:
             return None
-        return self.state == expected
+        ahead = self.since_ms > self.last_ms if self.state_seq is None else self.state_seq > (last_seq or 0)
+        return None if ahead else self.state == self.left_behind
 
 
 class _Heart:
@@ -285,16 +287,20 @@ class Consumer:
 
     def _read_event(self, arrival: Arrival) -> None:
         body = self._body(arrival, SCHEMAS["event"])
-        seq, event = body.number("seq", at_least=1), body.text("event")
-        name = (body.text("camera"), body.text("alarm"))
-        if self._is_first(arrival.topic, seq, f"event {event}", body):
-            self._alarms.setdefault(name, _Alarm()).happened(event, seq)
-            self._tell("alarm", f"{'/'.join(name)} {event}: seq {seq} {body.text_or_none('part_id') or ''}".rstrip())
+        number, seq = body.number("event_no", at_least=1), body.number_or_none("seq")
+        event, name = body.text("event"), (body.text("camera"), body.text("alarm"))
+        if self._is_first(arrival.topic, number, "alarm event", body):
+            seen = self._alarms.setdefault(name, _Alarm())
+            seen.happened(event, number, body.text("state"), body.number("captured_ms"))
+            part = f": seq {seq} {body.text_or_none('part_id') or ''}" if seq is not None else ""
+            self._tell("alarm", f"{'/'.join(name)} {event}{part}".rstrip())
 
     def _read_state(self, arrival: Arrival) -> None:
         body = self._body(arrival, SCHEMAS["state"])
         seen = self._alarms.setdefault((body.text("camera"), body.text("alarm")), _Alarm())
         seen.state, seen.state_seq = body.text("state"), body.number_or_none("seq")
+        seen.since_ms = body.number_or_none("since_ms") or 0
+        seen.complete = seen.state != "out_of_service" and body.number("withheld") == 0
 
     def _read_camera(self, arrival: Arrival) -> None:
         body = self._body(arrival, SCHEMAS["camera"])
@@ -306,18 +312,18 @@ class Consumer:
         said = [text for text in (body.text("detail"), body.text("publish_refused")) if text]
         self._tell_change("health", "", "; ".join(said) or "all right")
 
-    def _is_first(self, topic: str, seq: int, what: str, body: Body) -> bool:
+    def _is_first(self, topic: str, number: int, what: str, body: Body) -> bool:
         """Whether this is the first copy of a message; another one has to agree with it."""
         digest = body.digest(MAY_DIFFER)
-        known = self._digests.setdefault((topic, seq, what), digest)
+        known = self._digests.setdefault((topic, number, what), digest)
         if known is not digest:
             self._duplicates += 1
             if known != digest:
-                self._fault("disagreement", f"seq {seq}: two copies of a {what} disagree")
+                self._fault("disagreement", f"two copies of {what} {number} disagree")
             return False
-        if seq < self._highest.get(topic, 0):
-            self._fault("order", f"{topic}: seq {seq} came after {self._highest[topic]}")
-        self._highest[topic] = max(seq, self._highest.get(topic, 0))
+        if number < self._highest.get(topic, 0):
+            self._fault("order", f"{topic}: {what} {number} came after {self._highest[topic]}")
+        self._highest[topic] = max(number, self._highest.get(topic, 0))
         return True
 
     def _watch(self, at_s: float) -> None:

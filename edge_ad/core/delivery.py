@@ -1,8 +1,9 @@
 """What may be sent next, and which rows are done: the bookkeeping between the outbox and the wire.
 
     fresh parts --> plc, at once --------+
+    replies ------> at once, or never ---+
     states -------> newest of a topic ---+--> window of unacknowledged publishes --> acknowledged | refused
-    outbox rows --> in order of seq -----+
+    outbox rows --> in order of their ids -----+
 
 A row is done when the broker has acknowledged all its messages. A refused row waits, and does not hold up the others:
 when they are through, the row that has waited longest is tried again, after a growing delay. If it is then taken, the
@@ -28,17 +29,17 @@ SUSPICIOUS_LOSSES = 3  # connections that broke over the same topic
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One part in the outbox, or a gap record.
+    """One part in the outbox, or a gap record, or alarm events that no part caused.
 
     Attributes:
-        seq: the part's number; the first number of a gap.
-        body: the stored result or gap record.
-        events: the alarm events that the part caused.
+        id: names the row and gives its place; not the part's number, which is in `body`. Below 0 where not `stored`.
+        body: the stored result or gap record; None where no part caused the events.
+        events: alarm events: those that the part caused.
         stored: False for a part that only a gap record speaks of.
     """
 
-    seq: int
-    body: ResultBody | GapBody
+    id: int
+    body: ResultBody | GapBody | None
     events: tuple[AlarmEventBody, ...] = ()
     stored: bool = True
 
@@ -63,20 +64,29 @@ class Parcel:
     piece: Piece
 
 
-Outgoing = Message | Parcel
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a command; who misses it sends the command again."""
+
+    message: Message
+
+
+Outgoing = Message | Reply | Parcel
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Rows to be fetched: the first `limit` unsent ones after a number."""
 
-    after_seq: int
+    after_id: int
     limit: int
 
 
 def pieces(row: Row) -> list[Piece]:
     """The messages of a row, in the order in which they are sent."""
     events = [Piece("event", index) for index in range(len(row.events))]
+    if row.body is None:
+        return events
     return [RESULT] if "seq_from" in row.body else [RESULT, *events, PLC]
 
 
@@ -138,12 +148,12 @@ class StateLane:
 
 
 class RowLane:
-    """Rows of the outbox in order of seq, and the `plc` of fresh parts ahead of them."""
+    """Rows of the outbox in order of their ids, and the `plc` of fresh parts ahead of them."""
 
     def __init__(self, backoff_min_s: float, backoff_max_s: float) -> None:
         """Start with nothing to send; the outbox is asked by `wanted`."""
         self._backoff = Backoff(backoff_min_s, backoff_max_s)
-        self._deadlines_s: dict[int, float] = {}  # seq -> until when its verdict may go to a controller
+        self._deadlines_s: dict[int, float] = {}  # row_id -> until when its verdict may go to a controller
         self._plc_taken: set[int] = set()  # acknowledged ahead of a row that is not done
         self._done: list[int] = []
         self.restart()
@@ -168,15 +178,19 @@ class RowLane:
 
         While offline nothing is queued: the row itself brings its `plc` when there is a connection.
         """
-        self._exhausted = False
+        self.more()
         self._forget_deadlines(now_s)
-        self._deadlines_s[row.seq] = deadline_s
+        self._deadlines_s[row.id] = deadline_s
         if online:
             self._fresh.append(row)
 
-    def is_late(self, seq: int, now_s: float) -> bool:
+    def more(self) -> None:
+        """The outbox has rows that it had not when it was asked last."""
+        self._exhausted = False
+
+    def is_late(self, row_id: int, now_s: float) -> bool:
         """Whether a part's verdict may no longer go to controllers; always so for parts of an earlier process."""
-        return now_s > self._deadlines_s.get(seq, float("-inf"))
+        return now_s > self._deadlines_s.get(row_id, float("-inf"))
 
     def wanted(self, now_s: float) -> Wanted | None:
         """The rows to fetch and to `offer`, if any."""
@@ -191,10 +205,10 @@ class RowLane:
     def offer(self, rows: Sequence[Row]) -> None:
         """The rows that `wanted` asked for."""
         if self._exhausted:
-            self._retried = rows[0].seq
+            self._retried = rows[0].id
         else:
             self._exhausted = len(rows) < BATCH_ROWS
-            self._cursor = rows[-1].seq if rows else self._cursor
+            self._cursor = rows[-1].id if rows else self._cursor
         self._rows.extend(rows)
 
     def next_plc(self) -> Parcel | None:
@@ -213,26 +227,26 @@ class RowLane:
 
     def taken(self, parcel: Parcel) -> None:
         """The broker has acknowledged it."""
-        seq, piece = parcel.row.seq, parcel.piece
-        self._flying.discard((seq, piece))
+        row_id, piece = parcel.row.id, parcel.piece
+        self._flying.discard((row_id, piece))
         if piece == PLC and parcel.row.stored:
-            self._plc_taken.add(seq)
-        if seq in self._missing:
-            self._missing[seq].discard(piece)
-            if not self._missing[seq]:
-                self._finish(seq)
+            self._plc_taken.add(row_id)
+        if row_id in self._missing:
+            self._missing[row_id].discard(piece)
+            if not self._missing[row_id]:
+                self._finish(row_id)
 
     def refused(self, parcel: Parcel, why: str, now_s: float) -> None:
         """The broker has refused it: the row waits, and the lane pauses for a moment."""
-        seq = parcel.row.seq
+        row_id = parcel.row.id
         self.refusal = why
-        self._flying.discard((seq, parcel.piece))
-        if seq not in self._missing:
+        self._flying.discard((row_id, parcel.piece))
+        if row_id not in self._missing:
             return  # a fresh part's plc: its row will bring it again
-        self._parcels = deque(each for each in self._parcels if each.row.seq != seq)
-        self._refused.pop(seq, None)
-        self._refused[seq] = None
-        self._retried = None if self._retried == seq else self._retried
+        self._parcels = deque(each for each in self._parcels if each.row.id != row_id)
+        self._refused.pop(row_id, None)
+        self._refused[row_id] = None
+        self._retried = None if self._retried == row_id else self._retried
         self._not_before_s = now_s + self._backoff.next_s()
 
     def take_done(self) -> list[int]:
@@ -242,15 +256,15 @@ class RowLane:
 
     def _begin(self, row: Row) -> None:
         """Send what is neither acknowledged nor on its way: nothing, if the row was begun and not refused."""
-        self._refused.pop(row.seq, None)
+        self._refused.pop(row.id, None)
         every = pieces(row)
-        taken = {PLC} if row.seq in self._plc_taken else set()
-        missing = self._missing.setdefault(row.seq, set(every) - taken)
-        to_send = [piece for piece in every if piece in missing and (row.seq, piece) not in self._flying]
+        taken = {PLC} if row.id in self._plc_taken else set()
+        missing = self._missing.setdefault(row.id, set(every) - taken)
+        to_send = [piece for piece in every if piece in missing and (row.id, piece) not in self._flying]
         self._parcels.extend(Parcel(row, piece) for piece in to_send)
 
     def _leaves(self, parcel: Parcel) -> Parcel:
-        self._flying.add((parcel.row.seq, parcel.piece))
+        self._flying.add((parcel.row.id, parcel.piece))
         return parcel
 
     def _forget_deadlines(self, now_s: float) -> None:
@@ -258,12 +272,12 @@ class RowLane:
         while self._deadlines_s and next(iter(self._deadlines_s.values())) < now_s:
             del self._deadlines_s[next(iter(self._deadlines_s))]
 
-    def _finish(self, seq: int) -> None:
-        del self._missing[seq]
-        self._plc_taken.discard(seq)
-        self._done.append(seq)
+    def _finish(self, row_id: int) -> None:
+        del self._missing[row_id]
+        self._plc_taken.discard(row_id)
+        self._done.append(row_id)
         self._backoff.reset()
-        if self._retried == seq:
+        if self._retried == row_id:
             self._retried = None
             self._rows.clear()
             self._cursor, self._exhausted = 0, False
@@ -278,6 +292,8 @@ class Delivery:
         """Start offline."""
         self.states = StateLane(backoff_min_s, backoff_max_s)
         self.rows = RowLane(backoff_min_s, backoff_max_s)
+        self._replies: deque[Reply] = deque()
+        self._reply_refusal = ""
         self._window = 0
         self._flying: dict[Hashable, tuple[Outgoing, str]] = {}  # ticket -> what, and its topic; in order of sending
         self._suspect = ""
@@ -296,11 +312,23 @@ class Delivery:
     @property
     def refusal(self) -> str:
         """What the broker refuses and why; empty if nothing."""
-        return self.rows.refusal or self.states.refusal or self._suspicion()
+        return self.rows.refusal or self.states.refusal or self._reply_refusal or self._suspicion()
+
+    @property
+    def replies_waiting(self) -> int:
+        """Replies that wait for room in the window."""
+        return len(self._replies)
+
+    def put_reply(self, message: Message) -> None:
+        """Send the answer to a command, on this connection or never."""
+        if self.online:
+            self._replies.append(Reply(message))
 
     def connected(self, window: int) -> None:
         """A new connection that bears `window` unacknowledged publishes: all that is not acknowledged is due again."""
         self._lose_flying()
+        self._replies.clear()
+        self._reply_refusal = ""
         self._window = window
         self.states.restart()
         self.rows.restart()
@@ -308,6 +336,7 @@ class Delivery:
     def disconnected(self) -> None:
         """The connection is gone, and with it every acknowledgement that was awaited."""
         self._lose_flying()
+        self._replies.clear()
         self._window = 0
         self.rows.restart()
 
@@ -322,7 +351,9 @@ class Delivery:
         """
         if self.in_flight >= self._window:
             return None
-        urgent = self.states.next(now_s) or self.rows.next_plc()
+        urgent: Outgoing | None = self.states.next(now_s) or self.rows.next_plc()
+        if urgent is None and self._replies:
+            urgent = self._replies.popleft()
         if urgent is not None or not self._room_for_rows:
             return urgent
         return self.rows.next_piece(now_s)
@@ -342,6 +373,8 @@ class Delivery:
         why = f"{topic}: {refusal}"
         if isinstance(outgoing, Message):
             self.states.refused(outgoing, why, now_s) if refusal else self.states.taken(outgoing)
+        elif isinstance(outgoing, Reply):
+            self._reply_refusal = why if refusal else ""
         elif isinstance(outgoing, Parcel):
             self.rows.refused(outgoing, why, now_s) if refusal else self.rows.taken(outgoing)
 
@@ -363,6 +396,8 @@ def render(parcel: Parcel, *, late: bool, published_ms: int, historical_after_ms
     row, piece = parcel.row, parcel.piece
     if piece.kind == "event":
         return messages.alarm_event(row.events[piece.index], published_ms, historical_after_ms)
+    if row.body is None:
+        raise ValueError(f"row {row.id} has no {piece.kind}")
     if piece.kind == "plc" and "seq_from" not in row.body:
         return messages.plc(row.body, late=late)
     return messages.result(row.body, published_ms, historical_after_ms)

@@ -103,7 +103,7 @@ class AlarmView:
         state: the last present state; None if none was heard.
         events: how often each kind of event happened.
         agrees: the state is what the last event leaves behind; None where that cannot be told: no event was heard, or
-            the state is ahead of the results.
+            the state is ahead of the events, or some events are kept back (out of service, rate cap).
     """
 
     camera: str

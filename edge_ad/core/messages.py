@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Literal, TypedDict, final
 
-from edge_ad.core.alarms import AlarmEvent, AlarmState
+from edge_ad.core.alarm_board import Announcement
+from edge_ad.core.alarms import AlarmRules, AlarmState, shown
 from edge_ad.records import CameraState, Event, Region, Verdict
 
 PREFIX = "edge-ad"
@@ -24,6 +25,7 @@ ALARM_STATE_SCHEMA = "edge-ad/alarm-state/1"
 ALARM_EVENT_SCHEMA = "edge-ad/alarm-event/1"
 CAMERA_SCHEMA = "edge-ad/camera/1"
 HEALTH_SCHEMA = "edge-ad/health/1"
+REPLY_SCHEMA = "edge-ad/reply/1"
 PLC_VERSION = 1
 
 PLC_MAX_BYTES = 240  # what the send block of older controllers carries
@@ -98,6 +100,19 @@ class OutboxFigures:
     gap_parts: int
 
 
+@dataclass(frozen=True, slots=True)
+class CommandFigures:
+    """The commands since the start, in figures.
+
+    Attributes:
+        answered: commands that got a reply, a refusal or a reply that was given before included.
+        ignored: commands that nobody can be told about: retained, too long, without an id, too many at a time.
+    """
+
+    answered: int = 0
+    ignored: int = 0
+
+
 class RegionBody(TypedDict):
     """A region of `result`; full-frame pixels, `peak` 0..1."""
 
@@ -155,20 +170,24 @@ class GapBody(TypedDict):
 
 @final
 class AlarmEventBody(TypedDict):
-    """The payload of `alarm/<camera>/<id>/event`; `seq` is the part that caused it."""
+    """The payload of `alarm/<camera>/<id>/event`; `seq` is the part that caused it, None where none did."""
 
     schema: str
     station: str
     camera: str
     alarm: str
     event: str
+    state: str
+    priority: str
     boot_id: str
-    seq: int
+    event_no: int
+    seq: int | None
     part_id: str | None
     trigger_id: str | None
     count: int
     score: float | None
     threshold: float | None
+    by: str | None
     captured_at: str
     captured_ms: int
     published_ms: int | None
@@ -231,23 +250,30 @@ def gap_body(context: StationContext, seq_from: int, seq_to: int, reason: str, c
     }
 
 
-def alarm_event_body(context: StationContext, alarm: str, happened: AlarmEvent, event: Event) -> AlarmEventBody:
-    """What is stored of an alarm event; `event` is the part that caused it."""
+def alarm_event_body(
+    context: StationContext, camera: str, number: int, announced: Announcement, event: Event | None
+) -> AlarmEventBody:
+    """What is stored of an alarm event, the station's `number`-th; `event` is the part that caused it, if one did."""
+    happened = announced.event
     return {
         "schema": ALARM_EVENT_SCHEMA,
         "station": context.station,
-        "camera": event.camera,
-        "alarm": alarm,
+        "camera": camera,
+        "alarm": announced.alarm,
         "event": happened.kind,
+        "state": happened.state,
+        "priority": announced.priority,
         "boot_id": context.boot_id,
-        "seq": happened.part.seq,
-        "part_id": _text(event.part_id),
-        "trigger_id": _text(event.trigger_id),
+        "event_no": number,
+        "seq": happened.seq,
+        "part_id": _text(event.part_id) if event is not None else None,
+        "trigger_id": _text(event.trigger_id) if event is not None else None,
         "count": happened.count,
-        "score": _finite(event.decision.score),
-        "threshold": _finite(event.decision.threshold),
-        "captured_at": iso8601(event.captured_ns),
-        "captured_ms": event.captured_ns // 1_000_000,
+        "score": _finite(happened.score),
+        "threshold": _finite(event.decision.threshold) if event is not None else None,
+        "by": _text(happened.by),
+        "captured_at": iso8601(happened.at_ns),
+        "captured_ms": happened.at_ns // 1_000_000,
         "published_ms": None,
         "historical": None,
         "simulated": context.simulated,
@@ -271,21 +297,39 @@ def stamped(body: ResultBody | GapBody | AlarmEventBody, published_ms: int, hist
     return to_json({**body, "published_ms": published_ms, "historical": historical})
 
 
-def alarm_state(context: StationContext, camera: str, alarm: str, state: AlarmState) -> Message:
-    """The retained present state of an alarm."""
-    body = {
+def alarm_state_body(
+    context: StationContext, camera: str, alarm: str, state: AlarmState, rules: AlarmRules
+) -> dict[str, object]:
+    """The present state of an alarm."""
+    shelved_until_ns = state.shelved_ns[1] if state.shelved_ns is not None else None
+    return {
         "schema": ALARM_STATE_SCHEMA,
         "station": context.station,
         "camera": camera,
         "alarm": alarm,
-        "state": state.condition,
-        "since_at": iso8601(state.since_ns) if state.since_ns is not None else None,
-        "since_ms": state.since_ns // 1_000_000 if state.since_ns is not None else None,
-        "count": state.count,
+        "state": shown(state, rules),
+        "condition": state.condition,
+        "priority": rules.priority,
+        "since_at": _moment(state.since_ns),
+        "since_ms": _milliseconds(state.since_ns),
+        "count": state.count if state.condition != "normal" else 0,
         "seq": state.seq,
         "score": _finite(state.score),
+        "raised_at": _moment(state.raised_ns),
+        "raised_ms": _milliseconds(state.raised_ns),
+        "acknowledged_at": _moment(state.acknowledged_ns),
+        "acknowledged_ms": _milliseconds(state.acknowledged_ns),
+        "acknowledged_by": _text(state.acknowledged_by),
+        "shelved_until_at": _moment(shelved_until_ns),
+        "shelved_until_ms": _milliseconds(shelved_until_ns),
+        "withheld": state.withheld,
         "simulated": context.simulated,
     }
+
+
+def alarm_state(context: StationContext, camera: str, alarm: str, state: AlarmState, rules: AlarmRules) -> Message:
+    """The retained present state of an alarm."""
+    body = alarm_state_body(context, camera, alarm, state, rules)
     return Message(_topic(context.station, "alarm", camera, alarm, "state"), to_json(body), 1, retain=True)
 
 
@@ -306,7 +350,9 @@ def camera(context: StationContext, state: CameraState) -> Message:
     return Message(_topic(context.station, "camera", state.name), to_json(body), 1, retain=True)
 
 
-def health(context: StationContext, state: Health, outbox: OutboxFigures, refusal: str) -> Message:
+def health(
+    context: StationContext, state: Health, outbox: OutboxFigures, commands: CommandFigures, refusal: str
+) -> Message:
     """The retained health of the station; `refusal` says what publish the broker refuses, "" if none."""
     body = {
         "schema": HEALTH_SCHEMA,
@@ -320,11 +366,56 @@ def health(context: StationContext, state: Health, outbox: OutboxFigures, refusa
         "detail": _text(state.detail),
         "publish_refused": _text(refusal),
         "outbox": asdict(outbox),
+        "commands": asdict(commands),
         "started_at": iso8601(state.started_ns),
         "started_ms": state.started_ns // 1_000_000,
         "simulated": context.simulated,
     }
     return Message(_topic(context.station, "health"), to_json(body), 1, retain=True)
+
+
+def command_filter(station: str) -> str:
+    """The topics on which a station takes commands."""
+    return _topic(station, "cmd", "+")
+
+
+def reply(station: str, command: str, payload: bytes) -> Message:
+    """The answer to a command; `payload` is a `ReplyBody`, as it was stored or is given every time."""
+    return Message(_topic(station, "reply", command), payload, 1, retain=False)
+
+
+@final
+class ReplyBody(TypedDict):
+    """The payload of `reply/<name>`; what is None was not looked at, for the command was not even tried."""
+
+    schema: str
+    station: str
+    command: str
+    correlation_id: str
+    done: bool
+    reason: str | None
+    executed_at: str | None
+    executed_ms: int | None
+    last_seq: int | None
+    unsent: int | None
+    alarms: list[dict[str, object]]
+
+
+def refusal_body(station: str, command: str, correlation_id: str, reason: str) -> ReplyBody:
+    """The answer to a command that is not tried; the same whenever it is given."""
+    return {
+        "schema": REPLY_SCHEMA,
+        "station": station,
+        "command": command,
+        "correlation_id": correlation_id,
+        "done": False,
+        "reason": reason,
+        "executed_at": None,
+        "executed_ms": None,
+        "last_seq": None,
+        "unsent": None,
+        "alarms": [],
+    }
 
 
 def plc(body: ResultBody, *, late: bool) -> Message:
@@ -351,6 +442,14 @@ def iso8601(ns: int) -> str:
     """Nanoseconds since the epoch as ISO 8601, UTC, to the millisecond: 2026-11-22T04:55:33.123Z."""
     moment = _EPOCH + timedelta(milliseconds=ns // 1_000_000)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def _moment(ns: int | None) -> str | None:
+    return iso8601(ns) if ns is not None else None
+
+
+def _milliseconds(ns: int | None) -> int | None:
+    return ns // 1_000_000 if ns is not None else None
 
 
 def to_json(body: Mapping[str, object]) -> bytes:

@@ -58,7 +58,7 @@ class Ledger:
             body = json.loads(payload)
             with self.lock:
                 self.results[body["seq"]] = body
-        elif topic.endswith("/event"):
+        elif topic.endswith("/defect/event"):
             body = json.loads(payload)
             if body["event"] == "raised":
                 with self.lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,9 @@ from hypothesis import strategies as st
 
 from edge_ad import outbox_file
 from edge_ad.config import OutboxConfig
+from edge_ad.core.alarm_board import DEFAULT_RULES
+from edge_ad.core.alarms import AlarmInput, AlarmRules
+from edge_ad.core.commands import Request
 from edge_ad.core.delivery import Row
 from edge_ad.core.messages import StationContext
 from edge_ad.errors import OutboxError
@@ -39,9 +44,16 @@ def large(number: int) -> Event:
     return part(number, "defect", n_regions=150)  # about 10 kB
 
 
+def number_of(row: Row) -> int:
+    """The number of the part that a row is of."""
+    assert row.body is not None
+    assert "seq" in row.body
+    return row.body["seq"]
+
+
 def numbers_of(rows: list[Row]) -> list[int]:
     """Every number that the rows speak of, gap records included."""
-    return [seq for row in rows for seq in (spanned(row) if "seq_from" in row.body else [row.seq])]
+    return [seq for row in rows for seq in (spanned(row) if "seq_from" in row.body else [number_of(row)])]
 
 
 def spanned(row: Row) -> range:
@@ -70,7 +82,7 @@ def test_parts_are_numbered_from_one_without_a_gap_and_keep_their_order(path: Pa
     outbox = opened(path)
     first = outbox.append([part(1), part(2)])
     second = outbox.append([part(3)])
-    assert [row.seq for row in first + second] == [1, 2, 3]
+    assert [number_of(row) for row in first + second] == [1, 2, 3]
     assert all_unsent(outbox) == first + second
     assert [row.body["part_id"] for row in all_unsent(outbox)] == ["part-1", "part-2", "part-3"]  # type: ignore[typeddict-item]
 
@@ -78,13 +90,13 @@ def test_parts_are_numbered_from_one_without_a_gap_and_keep_their_order(path: Pa
 def test_all_of_it_survives_a_restart(path: Path) -> None:
     outbox = opened(path)
     rows = outbox.append([part(1), part(2, "defect")])
-    alarm = outbox.alarm("top")
+    alarm = outbox.alarms("top")["defect"]
     outbox.close()
     again = opened(path)
     assert all_unsent(again) == rows
-    assert again.alarm("top") == alarm
+    assert again.alarms("top")["defect"] == alarm
     assert again.last_position("top") == Position(2, "part-2")
-    assert again.append([part(3)])[0].seq == 3
+    assert again.append([part(3)])[0].id == 3
 
 
 def test_numbering_goes_on_after_everything_was_sent_and_dropped(path: Path) -> None:
@@ -96,7 +108,7 @@ def test_numbering_goes_on_after_everything_was_sent_and_dropped(path: Path) -> 
     with sqlite3.connect(path) as database:
         assert database.execute("SELECT COUNT(*) FROM row").fetchone() == (0,)
     database.close()
-    assert opened(path).append([part(11)])[0].seq == 11
+    assert opened(path).append([part(11)])[0].id == 11
 
 
 def test_sent_rows_stay_for_the_configured_time(path: Path) -> None:
@@ -106,7 +118,7 @@ def test_sent_rows_stay_for_the_configured_time(path: Path) -> None:
     outbox.mark_sent([3], at_ms=61_000)
     outbox.close()
     with sqlite3.connect(path) as database:
-        assert database.execute("SELECT seq, sent_ms FROM row ORDER BY seq").fetchall() == [(3, 61_000), (4, None)]
+        assert database.execute("SELECT id, sent_ms FROM row ORDER BY seq").fetchall() == [(3, 61_000), (4, None)]
     database.close()
 
 
@@ -116,7 +128,7 @@ def test_a_row_is_counted_as_sent_once(path: Path) -> None:
     outbox.mark_sent([1, 1], at_ms=1)
     outbox.mark_sent([1], at_ms=2)
     assert outbox.figures().unsent == 1
-    assert [row.seq for row in all_unsent(outbox)] == [2]
+    assert [number_of(row) for row in all_unsent(outbox)] == [2]
 
 
 def test_the_events_of_an_alarm_are_stored_with_the_part_that_caused_them(path: Path) -> None:
@@ -130,7 +142,87 @@ def test_an_alarm_goes_on_over_a_restart(path: Path) -> None:
     outbox.close()
     again = opened(path)
     assert again.append([part(2, "defect")])[0].events == ()
-    assert again.alarm("top").count == 2
+    assert again.alarms("top")["defect"].count == 2
+
+
+def test_what_no_part_caused_has_a_row_of_its_own_between_the_parts_and_no_number(path: Path) -> None:
+    outbox = opened(path)
+    outbox.append([part(1)])
+    assert outbox.take("top", {"camera": AlarmInput("cause", 5)}, 5)
+    outbox.append([part(2)])
+    outbox.close()
+    first, between, last = all_unsent(opened(path))
+    assert (number_of(first), between.body, number_of(last)) == (1, None, 2)
+    assert [(event["alarm"], event["event"], event["seq"]) for event in between.events] == [("camera", "raised", None)]
+
+
+def test_what_changes_no_alarm_writes_nothing(path: Path) -> None:
+    outbox = opened(path)
+    assert outbox.take("top", {"camera": AlarmInput("cause", 5)}, 5)
+    assert not outbox.take("top", {"camera": AlarmInput("cause", 6)}, 6)
+    assert len(all_unsent(outbox)) == 1
+
+
+def test_every_field_of_an_alarm_survives_a_restart(path: Path) -> None:
+    rules = {**DEFAULT_RULES, "defect": AlarmRules(acknowledge=True, raises_per_minute=5, of_parts=3)}
+    outbox = Outbox(path, CONTEXT, OutboxConfig(), rules)
+    outbox.append([part(1, "defect")])
+    outbox.take("top", {"defect": AlarmInput("acknowledge", 2_000_000, by="anna")}, 2_000_000)
+    outbox.take("top", {"defect": AlarmInput("shelve", 3_000_000, seconds=60)}, 3_000_000)
+    before = outbox.alarms("top")
+    outbox.close()
+    assert opened(path).alarms("top") == before
+    assert before["defect"].acknowledged_by == "anna"
+    assert before["defect"].shelved_ns is not None
+
+
+ACKNOWLEDGE = Request("acknowledge", "a-1", "top", "defect", by="anna")
+ISA = {**DEFAULT_RULES, "defect": AlarmRules(acknowledge=True)}
+
+
+def test_a_command_is_executed_once_and_answered_the_same_over_a_restart(path: Path) -> None:
+    outbox = Outbox(path, CONTEXT, OutboxConfig(), ISA)
+    outbox.append([part(1, "defect")])
+    first = outbox.command("top", ACKNOWLEDGE, 5_000_000, 60)
+    assert json.loads(first)["done"]
+    outbox.close()
+    again = Outbox(path, CONTEXT, OutboxConfig(), ISA)
+    assert again.command("top", ACKNOWLEDGE, 9_000_000, 60) == first
+    assert [event["event"] for row in all_unsent(again) for event in row.events] == ["raised", "acknowledged"]
+    other = json.loads(again.command("top", replace(ACKNOWLEDGE, name="reset"), 9_000_000, 60))
+    assert (other["done"], other["reason"]) == (False, "another command had this correlation_id")
+
+
+def test_only_the_latest_commands_are_remembered(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_ad.outbox.JOURNAL_COMMANDS", 3)
+    outbox = opened(path)
+    for number in range(10):
+        outbox.command("top", Request("status", f"a-{number}"), number, 60)
+    outbox.close()
+    with sqlite3.connect(path) as database:
+        kept = database.execute("SELECT correlation_id FROM journal ORDER BY id").fetchall()
+    database.close()
+    assert kept == [("a-7",), ("a-8",), ("a-9",)]
+
+
+def test_without_room_a_command_is_refused_and_may_be_given_again(path: Path) -> None:
+    outbox = Outbox(path, CONTEXT, OutboxConfig.model_validate({"max_rows": 100}), ISA)
+    outbox.append([part(1, "defect"), *(part(n, "not_inspected") for n in range(2, 121))])
+    refused = json.loads(outbox.command("top", ACKNOWLEDGE, 5, 60))
+    assert (refused["done"], refused["reason"]) == (False, "outbox_full")
+    outbox.mark_sent([row.id for row in all_unsent(outbox)], at_ms=1)
+    assert json.loads(outbox.command("top", ACKNOWLEDGE, 6, 60))["done"]
+
+
+def test_in_a_gap_alarms_change_without_a_row_and_the_gap_goes_on(path: Path) -> None:
+    outbox = opened(path, max_rows=100)
+    outbox.append([part(n) for n in range(1, 121)])
+    assert not outbox.take("top", {"camera": AlarmInput("cause", 5)}, 5)
+    assert outbox.alarms("top")["camera"].condition == "active"
+    outbox.append([part(121)])
+    assert [spanned(row) for row in all_unsent(outbox) if row.body is not None and "seq_from" in row.body] == [
+        range(111, 122)
+    ]
 
 
 def test_a_part_id_that_is_no_text_comes_back_as_it_was(path: Path) -> None:
@@ -147,9 +239,9 @@ def test_a_transaction_that_fails_leaves_nothing_behind(path: Path) -> None:
     broken = Event("top", 3, None, None, 0, Decision("good", None, 0.1, 0.5, (None,)))  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
         outbox.append([part(2, "defect"), broken])
-    assert outbox.alarm("top").condition == "normal"
-    assert [row.seq for row in outbox.append([part(2)])] == [2]
-    assert [row.seq for row in all_unsent(outbox)] == [1, 2]
+    assert outbox.alarms("top")["defect"].condition == "normal"
+    assert [number_of(row) for row in outbox.append([part(2)])] == [2]
+    assert [number_of(row) for row in all_unsent(outbox)] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -213,19 +305,19 @@ def test_beyond_max_rows_parts_are_not_inspected_and_then_one_gap_record(path: P
     assert [row.body["verdict"] for row in stored[100:]] == ["not_inspected"] * 100  # type: ignore[typeddict-item]
     rows = all_unsent(outbox)
     assert numbers_of(rows) == list(range(1, 201))
-    assert [row.seq for row in rows if "seq_from" in row.body] == [111]
+    assert [row.body["seq_from"] for row in rows if "seq_from" in row.body] == [111]
     assert outbox.figures().full_parts == 100
     assert outbox.figures().gap_parts == 90
     assert outbox.last_position("top") == Position(200, "part-200")
-    assert outbox.alarm("top").count == 100  # a part without a verdict changes no alarm
+    assert outbox.alarms("top")["defect"].count == 100  # a part without a verdict changes no alarm
 
 
 def test_when_rows_were_sent_parts_are_inspected_again(path: Path) -> None:
     outbox = opened(path, max_rows=100)
     outbox.append([part(n) for n in range(1, 151)])
-    outbox.mark_sent([row.seq for row in all_unsent(outbox)], at_ms=1)
+    outbox.mark_sent([row.id for row in all_unsent(outbox)], at_ms=1)
     row = outbox.append([part(151, "defect")])[0]
-    assert (row.seq, row.body["reason"]) == (151, None)
+    assert (number_of(row), row.body["reason"]) == (151, None)
 
 
 def test_a_gap_record_that_was_handed_out_grows_no_more(path: Path) -> None:
@@ -242,7 +334,7 @@ def test_rows_kept_for_a_replay_give_way_before_a_part_does(path: Path) -> None:
     for begin in range(1, 2401, 40):  # 24 MB in all
         rows = outbox.append([large(n) for n in range(begin, begin + 40)])
         assert reasons(rows) == [None] * 40
-        outbox.mark_sent([row.seq for row in rows], at_ms=begin)
+        outbox.mark_sent([row.id for row in rows], at_ms=begin)
     assert path.stat().st_size <= 16 * MB
 
 
@@ -271,12 +363,12 @@ def test_after_max_mb_there_is_room_again_once_rows_are_sent(path: Path) -> None
     number = 0
     while outbox.figures().full_parts == 0:
         number += len(outbox.append([large(number + 1 + i) for i in range(40)]))
-    outbox.mark_sent([row.seq for row in all_unsent(outbox)], at_ms=1)
+    outbox.mark_sent([row.id for row in all_unsent(outbox)], at_ms=1)
     deadline = time.monotonic() + 30
     while (row := outbox.append([large(number := number + 1)])[0]).body["reason"] is not None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert row.seq == number
+    assert number_of(row) == number
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -295,7 +387,7 @@ def test_every_number_is_in_exactly_one_row_whatever_happens(tmp_path: Path, ste
         else:
             rows = all_unsent(outbox)
             rows = rows[: len(rows) // 2] if step == "send half" else rows
-            outbox.mark_sent([row.seq for row in rows], at_ms=1)
+            outbox.mark_sent([row.id for row in rows], at_ms=1)
             sent += numbers_of(rows)
     unsent = all_unsent(outbox)
     assert sorted(sent + numbers_of(unsent)) == list(range(1, count + 1))
@@ -308,7 +400,7 @@ def test_every_number_is_in_exactly_one_row_whatever_happens(tmp_path: Path, ste
 CHILD = """
 import sys
 from pathlib import Path
-from tests.edge_ad.test_outbox import opened, part
+from tests.edge_ad.test_outbox import number_of, opened, part
 outbox = opened(Path(sys.argv[1]))
 position = outbox.last_position("top")
 frame_id = position.frame_id if position is not None else 0
@@ -316,8 +408,8 @@ while True:
     events = [part(frame_id + 1 + i, "defect" if (frame_id + i) % 3 == 0 else "ok") for i in range(frame_id % 5 + 1)]
     rows = outbox.append(events)
     frame_id += len(events)
-    print(rows[-1].seq, frame_id, flush=True)
-    outbox.mark_sent([row.seq for row in rows[:1]], at_ms=1)
+    print(number_of(rows[-1]), frame_id, flush=True)
+    outbox.mark_sent([row.id for row in rows[:1]], at_ms=1)
 """
 
 
@@ -368,20 +460,20 @@ def test_on_a_full_disk_every_part_is_still_accounted_for(small_disk: Path) -> N
     fill_up(small_disk)
     for _ in range(500):  # with not a byte left, a gap record still grows
         outbox.append([large(1)])
-    outbox.mark_sent([row.seq for row in outbox.unsent(0, 200)], at_ms=1)
+    outbox.mark_sent([row.id for row in outbox.unsent(0, 200)], at_ms=1)
     (small_disk / "filler").unlink()
     outbox.mark_sent([], at_ms=1)
     rows = all_unsent(outbox)
     count = len(kinds) + 500
     assert numbers_of(rows) == list(range(201, count + 1))
-    outbox.mark_sent([row.seq for row in rows], at_ms=1)
+    outbox.mark_sent([row.id for row in rows], at_ms=1)
     deadline = time.monotonic() + 30
     while outbox.append([large(count := count + 1)])[0].body["reason"] is not None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     outbox.close()
     again = opened(small_disk / "outbox.db")
-    assert again.append([part(0)])[0].seq == count + 1
+    assert number_of(again.append([part(0)])[0]) == count + 1
     again.close()
 
 
@@ -401,7 +493,7 @@ def test_a_restart_on_a_full_disk_goes_on_in_the_gap(small_disk: Path) -> None:
     fill_up(small_disk)
     again = opened(small_disk / "outbox.db")
     rows = again.append([large(count + 1), large(count + 2)])
-    assert [row.seq for row in rows] == [count + 1, count + 2]
+    assert [number_of(row) for row in rows] == [count + 1, count + 2]
     assert reasons(rows) == ["outbox_full", "outbox_full"]
     again.close()
 

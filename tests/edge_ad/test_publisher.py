@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from edge_ad.config import MqttConfig, StationConfig
+from edge_ad.core.alarm_board import ALARMS
 from edge_ad.core.messages import Health, StationContext
 from edge_ad.mqtt import Listener, Subscription
 from edge_ad.progress import Progress
@@ -150,13 +151,40 @@ def test_one_alarm_is_raised_and_cleared(
     assert bodies(subscriber.received("alarm/top/defect/state"))[-1]["state"] == "normal"
 
 
+def test_a_camera_fault_is_an_alarm_that_no_part_caused(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher
+) -> None:
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    for state in ("opening", "fault", "fault", "online"):
+        publisher.set_camera(CameraState("top", state, "", 7_000_000))
+    events = bodies(subscriber.wait_for(lambda messages: len(messages) >= 2, "alarm/top/camera/event"))
+    assert [(event["event"], event["seq"], event["captured_ms"]) for event in events] == [
+        ("raised", None, 7),
+        ("cleared", None, 7),
+    ]
+
+
+def test_an_alarm_that_was_raised_before_a_restart_is_cleared_after_it(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher
+) -> None:
+    config = station(tmp_path, mqtt_config(broker), alarms={"defect": {"reset_parts": 2}})
+    first = make_publisher(config)
+    submit(first, range(1, 3), defects=frozenset({1}))
+    first.stop(10.0)
+    second = make_publisher(config)
+    submit(second, range(3, 4))
+    delivered(second, 1)
+    events = bodies(subscriber.wait_for(lambda messages: len(messages) >= 2, "alarm/top/defect/event"))
+    assert [(event["event"], event["seq"]) for event in events] == [("raised", 1), ("cleared", 3)]
+
+
 def test_birth_and_all_states_are_told_on_every_connection(
     tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher
 ) -> None:
     publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
     publisher.set_camera(CameraState("top", "online", "", 0))
     publisher.set_health(HEALTH)
-    topics = {"status", "alarm/top/defect/state", "camera/top", "health"}
+    topics = {"status", *(f"alarm/top/{alarm}/state" for alarm in ALARMS), "camera/top", "health"}
     told = {f"edge-ad/press-3/{topic}" for topic in topics}
     subscriber.wait_for(lambda messages: told <= {message.topic for message in messages})
     broker.restart()
@@ -170,7 +198,7 @@ def test_states_are_retained_for_who_comes_later(
     publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
     publisher.set_camera(CameraState("top", "fault", "unplugged", 0))
     submit(publisher, range(1, 3), defects=frozenset({2}))
-    delivered(publisher, 2)
+    delivered(publisher, 3)  # and the row of the camera's alarm
     late = make_subscriber(broker)
     kept = {m.topic: m.payload for m in late.wait_for(lambda messages: len(messages) >= 3) if m.retained}
     assert kept["edge-ad/press-3/status"] == "online"

@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_ad.core import messages
-from edge_ad.core.alarms import DEFECT, AlarmState, PartInspected, step
+from edge_ad.core.alarm_board import DEFAULT_RULES, DEFECT, NO_ALARMS, take_part
+from edge_ad.core.alarms import AlarmRules, AlarmState
 from edge_ad.core.consumer import Consumer
 from edge_ad.core.heard import Arrival, Limits, Report
-from edge_ad.core.messages import Message, OutboxFigures, StationContext
+from edge_ad.core.messages import CommandFigures, Message, OutboxFigures, StationContext
 from edge_ad.records import CameraState, Decision, Event, Region, Verdict
 
 CONTEXT = StationContext("press-3", "boot-1", "digest", simulated=False)
 BORN_MS = 1_763_787_600_000
+HEALTH = messages.Health("1", "x", "fp32", 1, "", 0)
 RETAINED = ("status", "state", "top", "health")
 DECISIONS: dict[Verdict, Decision] = {
     "ok": Decision("ok", None, 0.2, 0.5, calibration=1),
@@ -33,7 +35,8 @@ class Line:
 
     def __init__(self, kinds: Sequence[str]) -> None:
         self.truth: dict[int, Verdict] = {}
-        self.alarm = AlarmState()
+        self.alarms = NO_ALARMS
+        self.events_told = 0
         self.outbox: list[list[Message]] = []
         self.kinds = kinds
         for seq, kind in enumerate(kinds, start=1):
@@ -45,9 +48,13 @@ class Line:
     def _part(self, seq: int, decision: Decision) -> list[Message]:
         event = Event("top", seq, f"part-{seq}", None, (BORN_MS + 100 * seq) * 1_000_000, decision)
         self.truth[seq] = decision.verdict
-        self.alarm, happened = step(self.alarm, PartInspected(seq, event.captured_ns, decision.verdict, decision.score))
+        self.alarms, told = take_part(self.alarms, seq, event.captured_ns, decision, DEFAULT_RULES)
         body = messages.result_body(CONTEXT, seq, event)
-        events = [messages.alarm_event_body(CONTEXT, DEFECT, each, event) for each in happened]
+        events = [
+            messages.alarm_event_body(CONTEXT, "top", number, each, event)
+            for number, each in enumerate(told, start=self.events_told + 1)
+        ]
+        self.events_told += len(told)
         sent_ms = BORN_MS + 100 * seq + 50
         return [
             messages.result(body, sent_ms, 10_000),
@@ -56,7 +63,11 @@ class Line:
         ]
 
     def state(self) -> Message:
-        return messages.alarm_state(CONTEXT, "top", DEFECT, self.alarm)
+        return defect_state(self.alarms[DEFECT])
+
+
+def defect_state(state: AlarmState, rules: AlarmRules = DEFAULT_RULES[DEFECT]) -> Message:
+    return messages.alarm_state(CONTEXT, "top", DEFECT, state, rules)
 
 
 def listener() -> Consumer:
@@ -124,8 +135,8 @@ def test_whatever_is_sent_again_the_consumer_has_each_part_once_and_nothing_is_w
     assert report.plc_in_time + report.plc_late == len(line.truth)
     assert report.plc_late == 0  # a copy that says `late` never takes a verdict back
     if "defect" in kinds:
-        (alarm,) = report.alarms
-        assert (alarm.state, alarm.agrees) == (line.alarm.condition, True)
+        alarm = next(alarm for alarm in report.alarms if alarm.alarm == DEFECT)
+        assert (alarm.state, alarm.agrees) == (line.alarms[DEFECT].condition, True)
 
 
 @given(lines, st.sets(st.integers(1, 30)))
@@ -204,21 +215,29 @@ def test_a_verdict_that_the_broker_kept_is_a_fault_a_kept_state_is_not() -> None
     states = [
         messages.status("press-3", "online"),
         messages.camera(CONTEXT, CameraState("top", "online", "", 0)),
-        messages.health(CONTEXT, messages.Health("1", "x", "fp32", 1, "", 0), OutboxFigures(0, 0, 0), ""),
+        messages.health(
+            CONTEXT, messages.Health("1", "x", "fp32", 1, "", 0), OutboxFigures(0, 0, 0), CommandFigures(), ""
+        ),
     ]
     assert faults(states) == {}
 
 
 def test_an_alarm_state_that_its_events_do_not_leave_behind_is_a_fault() -> None:
-    state = messages.alarm_state(CONTEXT, "top", DEFECT, AlarmState("normal", 0, 0, 1, 0.1))
+    state = defect_state(AlarmState("normal", 0, 0, 1, 0.1))
     assert faults([*ROW, state]) == {"alarm": 1}
 
 
 def test_an_alarm_state_ahead_of_a_backlog_is_not_judged() -> None:
-    state = messages.alarm_state(CONTEXT, "top", DEFECT, AlarmState("normal", 0, 0, 7, 0.1))
+    state = defect_state(AlarmState("normal", 0, 0, 7, 0.1))
     report = heard([state, *ROW]).report()
     assert [alarm.agrees for alarm in report.alarms] == [None]
     assert report.ok
+
+
+def test_events_that_are_kept_back_are_no_fault() -> None:
+    held_back = defect_state(AlarmState("normal", 0, 0, 1, 0.1, withheld=1))
+    assert faults([*ROW, held_back]) == {}
+    assert faults([*ROW, defect_state(AlarmState("normal", 0, 0, 1, 0.1), AlarmRules(out_of_service=True))]) == {}
 
 
 Beats = list[tuple[float, str | int]]

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_ad.core import messages
-from edge_ad.core.alarms import DEFECT, AlarmEvent, PartInspected
-from edge_ad.core.delivery import PLC, RESULT, Delivery, Outgoing, Parcel, Piece, Row, pieces, render
+from edge_ad.core.alarm_board import DEFECT, Announcement
+from edge_ad.core.alarms import AlarmEvent
+from edge_ad.core.delivery import PLC, RESULT, Delivery, Outgoing, Parcel, Piece, Reply, Row, pieces, render
 from edge_ad.core.messages import Message, StationContext
 from edge_ad.records import Decision, Event
 
@@ -19,8 +20,8 @@ STATE = Message("edge-ad/press-3/health", b"1", 1, retain=True)
 
 def make_row(seq: int, *, alarm: bool = False) -> Row:
     event = Event("top", seq, None, None, 0, Decision("ok", None, 0.1, 0.2))
-    happened = AlarmEvent("cleared", PartInspected(seq, 0, "ok", 0.1), 1)
-    events = (messages.alarm_event_body(CONTEXT, DEFECT, happened, event),) if alarm else ()
+    told = Announcement(DEFECT, "high", AlarmEvent("cleared", 0, "normal", 1, seq, 0.1))
+    events = (messages.alarm_event_body(CONTEXT, "top", seq, told, event),) if alarm else ()
     return Row(seq, messages.result_body(CONTEXT, seq, event), events)
 
 
@@ -37,7 +38,7 @@ class World:
     stored: set[int] = field(default_factory=set)
 
     def store(self, row: Row, deadline_s: float = 0.0) -> None:
-        self.unsent[row.seq] = row
+        self.unsent[row.id] = row
         self.delivery.rows.put_fresh(row, deadline_s, self.now_s, online=self.delivery.online)
 
     def connect(self, window: int) -> None:
@@ -48,7 +49,7 @@ class World:
         while True:
             wanted = self.delivery.wanted(self.now_s)
             if wanted is not None:
-                later = [row for seq, row in sorted(self.unsent.items()) if seq > wanted.after_seq]
+                later = [row for seq, row in sorted(self.unsent.items()) if seq > wanted.after_id]
                 self.delivery.rows.offer(later[: wanted.limit])
             outgoing = self.delivery.next(self.now_s)
             if outgoing is None:
@@ -70,7 +71,7 @@ class World:
             self.feed()
 
     def pieces_sent(self) -> list[tuple[int, Piece]]:
-        return [(each.row.seq, each.piece) for each in self.sent if isinstance(each, Parcel)]
+        return [(each.row.id, each.piece) for each in self.sent if isinstance(each, Parcel)]
 
     def act(self, action: str, value: int) -> None:
         """One thing that can happen; `value` chooses which."""
@@ -94,7 +95,25 @@ class World:
             self.answer(ticket, "Not authorized" if action == "refuse" else "")
 
 
+def test_a_reply_goes_at_once_or_never() -> None:
+    world = World()
+    world.delivery.put_reply(Message("edge-ad/press-3/reply/status", b"1", 1, retain=False))
+    world.connect(1)
+    world.feed()
+    assert world.sent == []
+    world.unsent[1] = make_row(1)
+    world.delivery.rows.more()
+    reply = Message("edge-ad/press-3/reply/status", b"2", 1, retain=False)
+    world.delivery.put_reply(reply)
+    world.feed()
+    assert world.sent[0] == Reply(reply)
+    world.answer(0, "Not authorized")
+    assert world.delivery.refusal == "edge-ad/press-3/reply/status: Not authorized"
+
+
 def topic_of(outgoing: Outgoing) -> str:
+    if isinstance(outgoing, Reply):
+        return outgoing.message.topic
     if isinstance(outgoing, Message):
         return outgoing.topic
     return render(outgoing, late=False, published_ms=0, historical_after_ms=0).topic
@@ -165,10 +184,10 @@ def test_a_part_that_only_a_gap_speaks_of_sends_its_plc_and_nothing_else() -> No
     world.connect(4)
     gap = messages.gap_body(CONTEXT, 1, 1, "outbox_full", 0)
     world.unsent[1] = Row(1, gap)
-    world.delivery.rows.put_fresh(Row(1, make_row(1).body, stored=False), 1.0, 0.0, online=True)
+    world.delivery.rows.put_fresh(Row(-1, make_row(1).body, stored=False), 1.0, 0.0, online=True)
     world.feed()
     world.answer_all()
-    assert world.pieces_sent() == [(1, PLC), (1, RESULT)]
+    assert world.pieces_sent() == [(-1, PLC), (1, RESULT)]
     assert not world.unsent
 
 

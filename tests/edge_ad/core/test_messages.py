@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from importlib import resources
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -13,8 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge_ad.core import messages
-from edge_ad.core.alarms import DEFECT, AlarmEvent, AlarmState, PartInspected
-from edge_ad.core.messages import Health, OutboxFigures, StationContext
+from edge_ad.core.alarm_board import DEFECT, Announcement
+from edge_ad.core.alarms import AlarmEvent, AlarmEventKind, AlarmRules, AlarmState, Condition, shown
+from edge_ad.core.messages import CommandFigures, Health, OutboxFigures, StationContext
 from edge_ad.records import CameraState, Decision, Event, Region
 
 RESULT_FIELDS = [
@@ -184,13 +185,24 @@ def test_plc_numbers_are_short_and_always_numbers(value: float | None, text: str
     assert f'"sc":{text},"thr":0,' in messages.plc(messages.result_body(CONTEXT, 1, event), late=False).payload.decode()
 
 
-@given(contexts, events, st.sampled_from(["raised", "cleared"]), st.integers(1), sequence_numbers)
-def test_alarm_event_is_valid(context: StationContext, event: Event, kind: Any, count: int, seq: int) -> None:
-    part = PartInspected(seq, event.captured_ns, event.decision.verdict, event.decision.score)
-    body = messages.alarm_event_body(context, DEFECT, AlarmEvent(kind, part, count), event)
+alarm_events = st.builds(
+    AlarmEvent,
+    st.sampled_from(get_args(AlarmEventKind)),
+    moments_ns,
+    st.sampled_from([*get_args(Condition), "shelved", "suppressed", "out_of_service"]),
+    st.integers(0),
+    st.none() | sequence_numbers,
+    st.none() | any_float,
+    st.none() | texts,
+)
+
+
+@given(contexts, alarm_events, st.none() | events)
+def test_alarm_event_is_valid(context: StationContext, happened: AlarmEvent, event: Event | None) -> None:
+    body = messages.alarm_event_body(context, "top", 1, Announcement(DEFECT, "high", happened), event)
     message = messages.alarm_event(body, 5, 10_000)
-    assert validate("alarm-event", message.payload)["event"] == kind
-    assert message.topic == f"edge-ad/{context.station}/alarm/{event.camera}/defect/event"
+    assert validate("alarm-event", message.payload)["event"] == happened.kind
+    assert message.topic == f"edge-ad/{context.station}/alarm/top/defect/event"
     assert (message.qos, message.retain) == (1, False)
 
 
@@ -199,16 +211,24 @@ def test_alarm_event_is_valid(context: StationContext, event: Event, kind: Any, 
     names,
     st.builds(
         AlarmState,
-        st.sampled_from(["normal", "active"]),
-        st.none() | moments_ns,
-        st.integers(0),
-        st.none() | sequence_numbers,
-        st.none() | any_float,
+        st.sampled_from(get_args(Condition)),
+        since_ns=st.none() | moments_ns,
+        count=st.integers(0),
+        seq=st.none() | sequence_numbers,
+        score=st.none() | any_float,
+        raised_ns=st.none() | moments_ns,
+        acknowledged_ns=st.none() | moments_ns,
+        acknowledged_by=st.none() | texts,
+        shelved_ns=st.none() | st.tuples(moments_ns, moments_ns),
+        suppressed=st.booleans(),
     ),
+    st.builds(AlarmRules, out_of_service=st.booleans()),
 )
-def test_alarm_state_is_valid_and_retained(context: StationContext, camera: str, state: AlarmState) -> None:
-    message = messages.alarm_state(context, camera, DEFECT, state)
-    assert validate("alarm-state", message.payload)["state"] == state.condition
+def test_alarm_state_is_valid_and_retained(
+    context: StationContext, camera: str, state: AlarmState, rules: AlarmRules
+) -> None:
+    message = messages.alarm_state(context, camera, DEFECT, state, rules)
+    assert validate("alarm-state", message.payload)["state"] == shown(state, rules)
     assert (message.topic, message.qos) == (f"edge-ad/{context.station}/alarm/{camera}/defect/state", 1)
     assert message.retain
 
@@ -233,7 +253,7 @@ def test_camera_state_is_valid_and_retained(context: StationContext, state: Came
 
 @given(contexts, st.builds(Health, texts, names, names, st.none() | st.integers(1), texts, moments_ns), texts)
 def test_health_is_valid_and_retained(context: StationContext, state: Health, refusal: str) -> None:
-    message = messages.health(context, state, OutboxFigures(3, 2, 1), refusal)
+    message = messages.health(context, state, OutboxFigures(3, 2, 1), CommandFigures(5, 4), refusal)
     assert validate("health", message.payload)["outbox"] == {"unsent": 3, "full_parts": 2, "gap_parts": 1}
     assert (message.topic, message.qos, message.retain) == (f"edge-ad/{context.station}/health", 1, True)
 

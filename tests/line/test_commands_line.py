@@ -1,0 +1,176 @@
+"""Commands through a real broker to a real daemon: done once, answered the same, whatever is killed on the way."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from edge_ad.images import write_png
+from tests.broker import Broker, Received, Subscriber, mqtt_config
+from tests.bundles import make_bundle
+from tests.daemons import running_daemon, wait_until
+from tests.station import calibrate, part, write_config
+
+ALARM = "alarm/top/defect"
+ASKED = {"correlation_id": "panel-1/17", "camera": "top", "alarm": "defect", "by": "anna"}
+
+
+@pytest.fixture
+def config(tmp_path: Path, broker: Broker) -> Path:
+    """A station whose only part is a defect, with an alarm that wants an acknowledgement and a reset."""
+    bundle = make_bundle(tmp_path / "bundle")
+    calibrate(bundle)
+    (tmp_path / "parts").mkdir()
+    write_png(tmp_path / "parts" / "part-1.png", part(1, defect=True))
+    camera = {"kind": "folder", "path": str(tmp_path / "parts"), "at_end": "wait"}
+    sections = {
+        "mqtt": mqtt_config(broker),
+        "alarms": {"defect": {"acknowledge": True, "latch": True}},
+        "commands": {"enabled": True},
+    }
+    return write_config(tmp_path / "station.yaml", bundle, camera, sections)
+
+
+def give(broker: Broker, name: str, payload: str, *options: str) -> None:
+    """Publish a command as another client would."""
+    command = ["mosquitto_pub", "-h", "127.0.0.1", "-p", str(broker.port), "-q", "1"]
+    topic = f"edge-ad/cell-7/cmd/{name}"
+    subprocess.run([*command, "-t", topic, "-m", payload, *options], check=True, timeout=20)
+
+
+def state_is(word: str) -> Callable[[list[Received]], bool]:
+    return lambda states: bool(states) and json.loads(states[-1].payload)["state"] == word
+
+
+def replies(subscriber: Subscriber, name: str, count: int) -> list[dict[str, Any]]:
+    received = subscriber.wait_for(lambda messages: len(messages) >= count, f"reply/{name}")
+    schema = json.loads(resources.files("edge_ad").joinpath("schemas/reply-1.json").read_text(encoding="utf-8"))
+    bodies = [json.loads(message.payload) for message in received]
+    for body in bodies:
+        jsonschema.validate(body, schema)
+    assert not any(message.retained for message in received)
+    return bodies
+
+
+def test_an_alarm_is_acknowledged_once_over_a_killed_daemon_and_reset_after_the_next_good_part(
+    tmp_path: Path, config: Path, broker: Broker, subscriber: Subscriber
+) -> None:
+    with running_daemon(config) as daemon:
+        subscriber.wait_for(state_is("unacknowledged"), f"{ALARM}/state")
+        daemon.wait_for_log(": online")
+        give(broker, "acknowledge", json.dumps(ASKED))
+        give(broker, "acknowledge", json.dumps(ASKED))
+        replies(subscriber, "acknowledge", 2)
+        subscriber.wait_for(state_is("acknowledged"), f"{ALARM}/state")
+        daemon.kill()
+    with running_daemon(config) as daemon:
+        daemon.wait_for_log(": online")
+        give(broker, "acknowledge", json.dumps(ASKED))
+        first, second, third = replies(subscriber, "acknowledge", 3)
+        assert first == second == third
+        assert (first["done"], first["alarms"][0]["acknowledged_by"]) == (True, "anna")
+        write_png(tmp_path / "parts" / "part-2.png", part(2, defect=False))
+        subscriber.wait_for(state_is("latched"), f"{ALARM}/state")
+        give(broker, "reset", json.dumps({**ASKED, "correlation_id": "panel-1/18"}))
+        subscriber.wait_for(state_is("normal"), f"{ALARM}/state")
+        subscriber.wait_for(lambda messages: "cleared" in messages[-1].payload, f"{ALARM}/event")
+        assert daemon.terminate() == 0
+    events = [json.loads(message.payload) for message in subscriber.received(f"{ALARM}/event")]
+    told = {event["event_no"]: (event["event"], event["seq"], event["by"]) for event in events}
+    assert list(told.values()) == [
+        ("raised", 1, None),
+        ("acknowledged", None, "anna"),
+        ("returned", 2, None),
+        ("cleared", None, "anna"),
+    ]
+
+
+def test_a_command_that_is_sent_until_it_is_answered_is_done_once_whenever_the_daemon_is_killed(
+    config: Path, broker: Broker, subscriber: Subscriber
+) -> None:
+    def answered(correlation_id: str) -> bool:
+        return any(f'"{correlation_id}"' in message.payload for message in subscriber.received("reply/shelve"))
+
+    def answered_or_sent_again(correlation_id: str) -> bool:
+        if answered(correlation_id):
+            return True
+        give(broker, "shelve", json.dumps({**ASKED, "correlation_id": correlation_id, "seconds": 600}))
+        time.sleep(0.1)
+        return answered(correlation_id)
+
+    chance = random.Random(20260104)
+    ids = [f"panel-1/{number}" for number in range(16)]
+    for batch in (ids[:4], ids[4:8], ids[8:12], ids[12:]):
+        with running_daemon(config) as daemon:
+            daemon.wait_for_log(": online")
+            for correlation_id in batch[:-1]:
+                wait_until(partial(answered_or_sent_again, correlation_id))
+            give(broker, "shelve", json.dumps({**ASKED, "correlation_id": batch[-1], "seconds": 600}))
+            time.sleep(chance.uniform(0.0, 0.02))
+            daemon.kill()
+    with running_daemon(config) as daemon:
+        daemon.wait_for_log(": online")
+        before = len(subscriber.received("reply/shelve"))
+        for correlation_id in ids:
+            give(broker, "shelve", json.dumps({**ASKED, "correlation_id": correlation_id, "seconds": 600}))
+        answers = replies(subscriber, "shelve", before + len(ids))
+        events = subscriber.wait_for(
+            lambda received: len(numbers_of("shelved", received)) >= len(ids), f"{ALARM}/event"
+        )
+    assert len(numbers_of("shelved", events)) == len(ids)
+    assert len({json.dumps(answer) for answer in answers}) == len(ids)
+
+
+def numbers_of(kind: str, events: list[Received]) -> set[int]:
+    """The numbers of the events of a kind; copies count once."""
+    bodies = [json.loads(message.payload) for message in events]
+    return {body["event_no"] for body in bodies if body["event"] == kind}
+
+
+def test_what_is_no_command_is_refused_or_counted_and_the_station_goes_on(
+    config: Path, broker: Broker, subscriber: Subscriber
+) -> None:
+    give(broker, "acknowledge", json.dumps({**ASKED, "correlation_id": "kept"}), "-r")
+    with running_daemon(config) as daemon:
+        subscriber.wait_for(state_is("unacknowledged"), f"{ALARM}/state")
+        daemon.wait_for_log("ignored: it is retained")
+        for payload in ("", "{", "x" * 100_000, json.dumps({"correlation_id": 7})):
+            give(broker, "shelve", payload)
+        give(broker, "shelve", json.dumps({**ASKED, "seconds": 10**9}))
+        give(broker, "fly", json.dumps(ASKED))
+        (shelve,) = replies(subscriber, "shelve", 1)
+        (fly,) = replies(subscriber, "fly", 1)
+        assert (shelve["done"], shelve["reason"]) == (False, "seconds must be a number from 1 to 604800")
+        assert (fly["done"], fly["correlation_id"]) == (False, "panel-1/17")
+        give(broker, "status", json.dumps({"correlation_id": "panel-1/19"}))
+        (status,) = replies(subscriber, "status", 1)
+        assert [alarm["state"] for alarm in status["alarms"]][:2] == ["unacknowledged", "normal"]
+        assert (status["done"], status["last_seq"]) == (True, 1)
+        subscriber.wait_for(
+            lambda told: json.loads(told[-1].payload)["commands"] == {"answered": 3, "ignored": 5}, "/health"
+        )
+        assert daemon.terminate() == 0
+
+
+def test_a_station_that_takes_no_commands_does_not_listen(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    (tmp_path / "parts").mkdir()
+    camera = {"kind": "folder", "path": str(tmp_path / "parts"), "at_end": "wait"}
+    silent = write_config(tmp_path / "station.yaml", bundle, camera, {"mqtt": mqtt_config(broker)})
+    with running_daemon(silent) as daemon:
+        daemon.wait_for_log(": online")
+        assert daemon.terminate() == 0
+    assert "Received SUBSCRIBE from subscriber" in broker.logged()
+    assert "Received SUBSCRIBE from cell-7" not in broker.logged()
