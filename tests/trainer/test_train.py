@@ -82,15 +82,15 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, data: P
     """The real command, interrupted as a terminal does it: the whole process group gets the signal."""
     config = tmp_path / "tiny.yaml"
     config.write_text(configs.dump(tiny_config(optim={"steps": 10**6, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3})))
-    command = [sys.executable, "-m", "trainer", "train", "--data", data, "--out", tmp_path / "run", "--config", config]
+    train_command = ["-m", "trainer", "train", "--data", data, "--out", tmp_path / "run", "--config", config]
+    # A shell ignores SIGINT for what it runs in the background, these tests perhaps; a terminal's child does not.
+    command = ["env", "--default-signal=INT", sys.executable, *train_command]
     process = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A shell ignores SIGINT for what it runs in the background, these tests perhaps; a terminal's child does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     log = tmp_path / "run" / "log.jsonl"
     deadline = time.monotonic() + 120
