@@ -127,11 +127,19 @@ def export_graph(method: Method, config: TrainConfig) -> Exported:
         )
     if program is None:
         raise BundleError("torch's exporter returned no program")
-    model = program.model_proto
+    model = without_traces(program.model_proto)
     onnx.checker.check_model(model, full_check=True)
     worst = compare(graph, model, images)
     params = sum(parameter.numel() for parameter in method.parameters())
     return Exported(graph, model, count_macs(model), params, worst)
+
+
+def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph without the exporter's notes: among them are the paths of the sources on this machine."""
+    graph = model.graph
+    for noted in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del noted.metadata_props[:]
+    return model
 
 
 def save_program(path: Path, graph: nn.Module, config: TrainConfig) -> None:
