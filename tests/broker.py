@@ -176,7 +176,9 @@ def make_tls(folder: Path, name: str = "localhost") -> Tls:
     folder.mkdir(parents=True, exist_ok=True)
     ca, ca_key, cert, key = (folder / file for file in ("ca.crt", "ca.key", "broker.crt", "broker.key"))
     common = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    _run([*common, "-subj", f"/CN=CA of {folder.name}", "-keyout", str(ca_key), "-out", str(ca)])
+    # Python 3.13 holds certificates to RFC 5280: an authority must say that it may sign.
+    signs = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+    _run([*common, *signs, "-subj", f"/CN=CA of {folder.name}", "-keyout", str(ca_key), "-out", str(ca)])
     signed_by = ["-CA", str(ca), "-CAkey", str(ca_key), "-addext", "basicConstraints=critical,CA:FALSE"]
     names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
     _run([*common, *signed_by, *names, "-keyout", str(key), "-out", str(cert)])
