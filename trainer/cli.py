@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from trainer.config import METHOD_NAMES, TrainConfig
 if TYPE_CHECKING:
     import torch
 
+NEEDED = ("torch", "onnx", "onnxscript", "tqdm")  # the extra "train": this console script is on devices as well
+
 
 def main(argv: list[str] | None = None) -> int:
     """The console script; `argv` defaults to the process's arguments."""
@@ -23,6 +26,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"edge-ad-train needs {', '.join(missing)}: pip install 'edge-ad[train]' (on the desktop)")
     return COMMANDS[arguments.command](arguments)
 
 
@@ -87,7 +93,9 @@ def _train(arguments: argparse.Namespace) -> int:
     try:
         train(run, device, arguments.max_minutes, arguments.resume)
     except KeyboardInterrupt:
-        say(f"stopped; continue with: edge-ad-train train --data {arguments.data} --out {arguments.out} --resume")
+        again = f"edge-ad-train train --data {arguments.data} --out {arguments.out} --resume"
+        budget = f" --max-minutes {arguments.max_minutes:g}" if arguments.max_minutes else ""
+        say(f"stopped; continue with: {again}{budget}")
         raise
     say(f"run: {arguments.out}   next: edge-ad-train export {arguments.out} --out BUNDLE")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -12,7 +12,8 @@ from pydantic import Field, ValidationError, model_validator
 from edge_ad.config import RoiConfig, Strict, first_problem, load_yaml
 from edge_ad.errors import ConfigError
 
-METHOD_NAMES = ("diffusionad",)
+MethodName = Literal["diffusionad"]
+METHOD_NAMES = get_args(MethodName)
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Widths = Annotated[tuple[int, ...], Field(min_length=2, max_length=8)]
 
@@ -173,7 +174,7 @@ class TrainConfig(Strict):
     """One profile of one method."""
 
     profile: str
-    method: Literal["diffusionad"]
+    method: MethodName
     top_k: int = Field(50, ge=1, description="pixels whose mean is the score")
     noise_seed: int = 0
     input: InputConfig = InputConfig()

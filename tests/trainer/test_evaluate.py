@@ -108,6 +108,17 @@ def test_a_preview_shows_what_training_would_see(root: Path, tmp_path: Path) -> 
     assert (tmp_path / "again.png").read_bytes() == out.read_bytes()
 
 
+def test_without_the_extra_there_is_one_line_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The console script is installed on devices too, where torch is not."""
+    monkeypatch.setattr("trainer.cli.NEEDED", ("torch", "no_such_package"))
+    assert _command("train", "--data", tmp_path, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "needs no_such_package: pip install 'edge-ad[train]'" in error
+
+
 def _mistakes(root: Path, tmp: Path) -> dict[str, tuple[list[object], str]]:
     (tmp / "empty").mkdir()
     (tmp / "broken").mkdir()
