@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections import deque
 from dataclasses import replace
@@ -12,6 +13,7 @@ from edge_ad.config import StationConfig
 from edge_ad.core import messages
 from edge_ad.core.commands import Refusal, parse
 from edge_ad.core.messages import CommandFigures, Message
+from edge_ad.core.orders import Order
 from edge_ad.outbox import Outbox
 
 WAITING = 256  # more at a time are ignored and counted
@@ -21,9 +23,10 @@ A_TURN = 32  # executed in a row; then parts have their turn
 class CommandDesk:
     """Takes commands on one thread and answers them on another."""
 
-    def __init__(self, config: StationConfig) -> None:
-        """Nothing waits."""
+    def __init__(self, config: StationConfig, orders: queue.SimpleQueue[Order]) -> None:
+        """Nothing waits; what commands ask of the frame path goes to `orders`."""
         self._config = config
+        self._orders = orders
         self._waiting: deque[Message] = deque()
         self._excess = 0  # that found no room to wait; only the thread of `take` counts them
         self._figures = CommandFigures()
@@ -66,9 +69,11 @@ class CommandDesk:
         if isinstance(parsed, Refusal):
             logger.warning("command {:.40} refused: {}", ascii(name), parsed.reason)
             return self._refusal(name, parsed)
-        payload = outbox.command(self._config.camera.name, parsed, time.time_ns(), self._config.commands.max_shelve_s)
+        answer = outbox.command(self._config.camera.name, parsed, time.time_ns(), self._config.commands.max_shelve_s)
         logger.info("command {}: {}", parsed.name, parsed)
-        return messages.reply(self._config.station, name, payload)
+        if answer.order is not None:
+            self._orders.put(answer.order)
+        return messages.reply(self._config.station, name, answer.reply)
 
     def _refusal(self, name: str, refusal: Refusal) -> Message | None:
         if refusal.correlation_id is None:

@@ -13,17 +13,20 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from loguru import logger
+
 from edge_ad.calibration_watch import CalibrationWatch
 from edge_ad.cameras.capture import Capture
 from edge_ad.config import LimitsConfig
 from edge_ad.core.messages import Health
+from edge_ad.core.orders import Order
 from edge_ad.errors import OutboxError
 from edge_ad.notify import Notifier
 from edge_ad.pipeline import Pipeline
 from edge_ad.progress import Progress
 from edge_ad.publisher import Publisher
 from edge_ad.recorder import Recorder
-from edge_ad.records import CameraState, Event, Frame, Missed, Verdict
+from edge_ad.records import CameraState, Event, Frame, Missed, Mode, Verdict
 
 TURN_S = 0.25  # a turn without a frame ends after so long
 LAST_SUBMIT_S = 5.0  # while stopping, the last part may wait so long for the disk
@@ -59,7 +62,9 @@ class InspectionLoop:
         """Prepare; `stop` ends `run` after the part in hand."""
         self._station = station
         self._stop = stop
+        self._mode: Mode = station.publisher.mode()
         self._signs = SignsOfLife(station)
+        self._signs.mode = self._mode
 
     def run(self) -> None:
         """Inspect until told to stop, or until the source has ended and all of it is inspected.
@@ -67,12 +72,25 @@ class InspectionLoop:
         Raises:
             EdgeAdError: a fault that this process cannot get over.
         """
-        frames = self._station.capture.frames
-        while not self._stop.is_set() and not frames.finished:
-            shot = frames.get(TURN_S)
+        while not self._stop.is_set() and not self._station.capture.frames.finished:
+            shot = self._next()
             if shot is not None:
                 self._inspect(shot)
             self._turn()
+
+    def _next(self) -> Frame | Missed | None:
+        """The next part, if there is one within a turn's time.
+
+        While paused there is none: the frames of a camera that runs free are thrown away, any other source waits.
+        """
+        frames = self._station.capture.frames
+        if self._mode == "run":
+            return frames.get(TURN_S)
+        if frames.policy == "drop_oldest":
+            frames.get(TURN_S)
+        else:
+            self._stop.wait(TURN_S)
+        return None
 
     def _inspect(self, shot: Frame | Missed) -> None:
         with self._station.progress.stage("inference", self._station.limits.inference_s):
@@ -97,8 +115,16 @@ class InspectionLoop:
         if failure is not None:
             raise failure
         self._station.capture.supervise()
+        while not self._station.publisher.orders.empty():
+            self._obey(self._station.publisher.orders.get())
         if self._signs.turn() and self._station.calibration.refresh():
             self._station.pipeline.thresholds = self._station.calibration.thresholds
+
+    def _obey(self, order: Order) -> None:
+        """Do what a command asks of the frame path."""
+        if order.mode != self._mode:
+            logger.info("mode {}", order.mode)
+        self._mode = self._signs.mode = order.mode
 
 
 class SignsOfLife:
@@ -106,6 +132,7 @@ class SignsOfLife:
 
     def __init__(self, station: Station, clock: Callable[[], float] = time.monotonic) -> None:
         """Start counting; `clock` returns seconds."""
+        self.mode: Mode = "run"  # as it is told
         self._station = station
         self._clock = clock
         self._verdicts: Counter[Verdict] = Counter()
@@ -154,7 +181,7 @@ class SignsOfLife:
     def _show_health(self) -> None:
         calibration = self._station.calibration
         record = calibration.thresholds.record if calibration.thresholds is not None else None
-        health = replace(self._station.health, calibration=record, detail=calibration.problem)
+        health = replace(self._station.health, calibration=record, detail=calibration.problem, mode=self.mode)
         if health != self._health:
             self._health = health
             self._station.publisher.set_health(health)
@@ -169,4 +196,5 @@ class SignsOfLife:
         calibration = self._station.calibration.thresholds
         calibrated = "uncalibrated" if calibration is None else f"calibration {calibration.record}"
         devices = (f"camera {camera.state} {camera.detail}", f"broker {broker.name} {broker.detail}")
-        return "; ".join(part.rstrip() for part in (f"{rate:.1f} fps", verdicts, *devices, calibrated))
+        inspection = "paused" if self.mode == "pause" else f"{rate:.1f} fps"
+        return "; ".join(part.rstrip() for part in (inspection, verdicts, *devices, calibrated))

@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from loguru import logger
 
@@ -35,13 +35,15 @@ from edge_ad.core.alarms import AlarmInput
 from edge_ad.core.commands import Outcome, Request, execute
 from edge_ad.core.delivery import Row
 from edge_ad.core.messages import AlarmEventBody, GapBody, OutboxFigures, ReplyBody, StationContext
+from edge_ad.core.orders import Order
 from edge_ad.errors import OutboxError
 from edge_ad.outbox_file import DiskFullError, Journalled, OutboxFile, Position
-from edge_ad.records import Decision, Event
+from edge_ad.records import Decision, Event, Mode
 from edge_ad.room import Room, RoomKeeper
 
 JOURNAL_COMMANDS = 1000  # whose repetition is known as one
 MARK_ROWS = 64  # marked as sent in one transaction
+_MODE = "mode"  # the setting of that name
 
 Made = TypeVar("Made")
 
@@ -56,6 +58,7 @@ class _Head:
     unsent: int
     positions: dict[str, Position]
     alarms: dict[str, Alarms]
+    mode: Mode
     gap_id: int = 0
     gap: GapBody | None = None  # the gap record that still grows
     full_parts: int = 0
@@ -63,6 +66,19 @@ class _Head:
 
     def copy(self) -> _Head:
         return replace(self, positions=dict(self.positions), alarms=dict(self.alarms))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a command.
+
+    Attributes:
+        reply: the payload of its reply.
+        order: what the frame path has to do now; None if nothing, or if it was told already.
+    """
+
+    reply: bytes
+    order: Order | None = None
 
 
 class Outbox:
@@ -86,6 +102,7 @@ class Outbox:
             self._file.count_unsent(),
             self._file.positions(),
             self._file.alarms(),
+            cast(Mode, self._file.setting(_MODE) or "run"),
         )
         self._unmarked: list[int] = []
         self._told_full = False
@@ -119,11 +136,11 @@ class Outbox:
             return False
         return self._commit(lambda draft: self._change_alarms(draft, camera, after, told))
 
-    def command(self, camera: str, request: Request, at_ns: int, max_shelve_s: float) -> bytes:
+    def command(self, camera: str, request: Request, at_ns: int, max_shelve_s: float) -> Answer:
         """Execute a command once: its effect and its reply are stored in one transaction.
 
         Returns:
-            The payload of the reply; of the first one, where the same request was executed before.
+            The first reply, and no order, where the same request was executed before.
 
         Raises:
             OutboxError: nothing can be written.
@@ -131,7 +148,7 @@ class Outbox:
         asked = json.dumps(asdict(request))
         known = self._file.journalled(request.correlation_id)
         if known is not None and known.request == asked:
-            return known.reply.encode("ascii")
+            return Answer(known.reply.encode("ascii"))
         if known is not None:
             return self._refuse(request, "another command had this correlation_id")
         if self._room(self._head) >= Room.NONE:
@@ -142,11 +159,13 @@ class Outbox:
         def write(draft: _Head) -> str:
             if outcome.alarms != before:
                 self._change_alarms(draft, camera, outcome.alarms, outcome.announced)
+            if outcome.order is not None:
+                self._keep_order(draft, outcome.order)
             reply = messages.to_json(self._reply(draft, camera, request, outcome, at_ns)).decode("ascii")
             self._file.journal(Journalled(request.correlation_id, asked, reply), JOURNAL_COMMANDS)
             return reply
 
-        return self._commit(write).encode("ascii")
+        return Answer(self._commit(write).encode("ascii"), outcome.order)
 
     def unsent(self, after_id: int, limit: int) -> list[Row]:
         """The first rows after an id that the broker has not acknowledged, in order.
@@ -172,6 +191,10 @@ class Outbox:
         """Where a camera was when its last part was stored; None if it never had one."""
         return self._head.positions.get(camera)
 
+    def mode(self) -> Mode:
+        """What the last command to that effect has chosen; "run" before the first."""
+        return self._head.mode
+
     def alarms(self, camera: str) -> Alarms:
         """The present states of a camera's alarms."""
         return self._head.alarms.get(camera, NO_ALARMS)
@@ -189,15 +212,20 @@ class Outbox:
         self._keeper.close()
         self._file.close()
 
-    def _refuse(self, request: Request, reason: str) -> bytes:
+    def _keep_order(self, draft: _Head, order: Order) -> None:
+        """Store what of an order has to outlive this process."""
+        draft.mode = order.mode
+        self._file.write_setting(_MODE, order.mode)
+
+    def _refuse(self, request: Request, reason: str) -> Answer:
         body = messages.refusal_body(self._context.station, request.name, request.correlation_id, reason)
-        return messages.to_json(body)
+        return Answer(messages.to_json(body))
 
     def _reply(self, draft: _Head, camera: str, request: Request, outcome: Outcome, at_ns: int) -> ReplyBody:
-        concerned = list(outcome.alarms) if request.alarm is None else [request.alarm]
         states = [
-            messages.alarm_state_body(self._context, camera, alarm, outcome.alarms[alarm], self._rules[alarm])
-            for alarm in concerned
+            messages.alarm_state_body(self._context, camera, alarm, state, self._rules[alarm])
+            for alarm, state in outcome.alarms.items()
+            if alarm == request.alarm or request.name == "status"
         ]
         return {
             **messages.refusal_body(self._context.station, request.name, request.correlation_id, ""),
@@ -207,6 +235,7 @@ class Outbox:
             "executed_ms": at_ns // 1_000_000,
             "last_seq": draft.next_seq - 1,
             "unsent": draft.unsent,
+            "mode": draft.mode,
             "alarms": states,
         }
 

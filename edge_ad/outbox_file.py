@@ -20,7 +20,7 @@ from edge_ad.core.delivery import Row
 from edge_ad.core.messages import GapBody, ResultBody
 from edge_ad.errors import OutboxError
 
-LAYOUT = 2
+LAYOUT = 3
 PAGE_BYTES = 4096
 _BUSY = "database is locked"
 _FULL = "database or disk is full"  # SQLITE_FULL; Python 3.10 does not tell the code
@@ -33,6 +33,7 @@ CREATE INDEX row_unsent ON row (id) WHERE sent_ms IS NULL;
 CREATE INDEX row_sent ON row (sent_ms) WHERE sent_ms IS NOT NULL;
 CREATE TABLE position (camera TEXT PRIMARY KEY, frame_id INTEGER NOT NULL, part_id TEXT NOT NULL);
 CREATE TABLE alarm (camera TEXT, alarm TEXT, state TEXT NOT NULL, PRIMARY KEY (camera, alarm));
+CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE journal (
   id INTEGER PRIMARY KEY, correlation_id TEXT NOT NULL UNIQUE, request TEXT NOT NULL, reply TEXT NOT NULL
 );
@@ -135,6 +136,15 @@ class OutboxFile:
     def write_alarm(self, camera: str, alarm: str, state: AlarmState) -> None:
         """Write the state of an alarm."""
         self._execute("INSERT OR REPLACE INTO alarm VALUES (?, ?, ?)", (camera, alarm, _dump(asdict(state))))
+
+    def write_setting(self, name: str, value: str) -> None:
+        """Write what a command has chosen."""
+        self._execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (name, value))
+
+    def setting(self, name: str) -> str | None:
+        """What a command has chosen; None if none has."""
+        found = self._execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()
+        return str(found[0]) if found is not None else None
 
     def journal(self, done: Journalled, keep: int) -> None:
         """Note a command with its reply, and forget all but the latest `keep`."""

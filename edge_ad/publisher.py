@@ -1,6 +1,7 @@
 """The publish thread: parts go to the outbox, and from there to the broker.
 
     commands --> outbox.command (once each) --> replies --> delivery
+                                            --> orders --> the inference loop, on its turns
     submit --> inbox --> outbox.append (one transaction for all that wait) --> delivery --> link
                          outbox.mark_sent <-- rows that are done <-- acknowledgements <-----+
 
@@ -25,11 +26,12 @@ from edge_ad.core.alarm_board import CAMERA, Alarms
 from edge_ad.core.alarms import AlarmInput, InputKind
 from edge_ad.core.delivery import Delivery, Outgoing, Reply, render
 from edge_ad.core.messages import CommandFigures, Health, Message, StationContext
+from edge_ad.core.orders import Order
 from edge_ad.mqtt import Connection, MqttLink, Subscription
 from edge_ad.outbox import Outbox
 from edge_ad.outbox_file import Position
 from edge_ad.progress import Progress
-from edge_ad.records import CameraPhase, CameraState, Event
+from edge_ad.records import CameraPhase, CameraState, Event, Mode
 
 OUTBOX_FILE = "outbox.db"
 INBOX_PARTS = 64  # parts that wait for the disk; then the inference thread waits
@@ -69,7 +71,11 @@ class _Submitted:
 
 
 class Publisher:
-    """Owns the outbox, the connection and the thread between them. The methods may be called from any thread."""
+    """Owns the outbox, the connection and the thread between them. The methods may be called from any thread.
+
+    Attributes:
+        orders: what commands ask of the frame path, for the inference loop to take.
+    """
 
     def __init__(self, config: StationConfig, context: StationContext, progress: Progress) -> None:
         """Open the outbox; nothing is sent before `start`.
@@ -82,7 +88,8 @@ class Publisher:
         self._context = context
         self._progress = progress
         self._news = threading.Event()
-        self._desk = CommandDesk(config)
+        self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._desk = CommandDesk(config, self.orders)
         will = messages.status(config.station, "offline")
         self._link = MqttLink(config.mqtt, config.station, will, self._news.set, self._subscription())
         self._rules = config.alarms.rules()
@@ -149,6 +156,10 @@ class Publisher:
     def last_position(self, camera: str) -> Position | None:
         """Where a camera was when its last part was stored; None if it never had one."""
         return self._outbox.last_position(camera)
+
+    def mode(self) -> Mode:
+        """What the last command to that effect has chosen."""
+        return self._outbox.mode()
 
     def stats(self) -> PublisherStats:
         """The publisher in figures."""

@@ -1,6 +1,6 @@
 """Commands from bytes to their effect: what is asked for, whether it can be done, and what is answered.
 
-    cmd/<name> --> parse --> Request --> execute --> alarms, announcements, and why it was refused
+    cmd/<name> --> parse --> Request --> execute --> alarms, announcements, an order, and why it was refused
                          --> Refusal
 
 Nothing that arrives can do anything but what one of these commands does: `parse` takes exactly the fields of `FIELDS`.
@@ -16,13 +16,16 @@ from typing import Literal, NoReturn, cast, get_args
 
 from edge_ad.core.alarm_board import ALARMS, Alarms, Announcement, Rules, take
 from edge_ad.core.alarms import AlarmInput, AlarmRules, AlarmState, InputKind, Trigger, target
+from edge_ad.core.orders import Order, SetMode
+from edge_ad.records import Mode
 
-CommandName = Literal["acknowledge", "reset", "shelve", "unshelve", "status"]
+CommandName = Literal["acknowledge", "reset", "shelve", "unshelve", "status", "mode"]
 
 REQUEST_SCHEMA = "edge-ad/cmd/1"
 MAX_REQUEST_BYTES = 4096  # a longer one is not even read
 MAX_SHELVE_S = 604_800
 NAMES: tuple[CommandName, ...] = get_args(CommandName)
+MODES: tuple[Mode, ...] = get_args(Mode)
 ANSWERABLE_NAME = re.compile(r"[a-z_]{1,32}")  # fit for a topic of our own, whether we know it or not
 CORRELATION_ID = re.compile(r"[!-~]{1,64}")
 CAMERA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -36,9 +39,10 @@ class Request:
     Attributes:
         name: what to do.
         correlation_id: names the request; a request of the same id is the same request again.
-        camera, alarm: on which alarm; None for "status".
+        camera, alarm: on which alarm; None for commands that are not to an alarm.
         seconds: of "shelve": for how long; else 0.
         by: who asks, as he says.
+        mode: of "mode": which.
     """
 
     name: CommandName
@@ -47,6 +51,7 @@ class Request:
     alarm: str | None = None
     seconds: float = 0.0
     by: str | None = None
+    mode: Mode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +64,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a request did; `refusal` says why it did nothing, empty if it was done."""
+    """What a request did; `refusal` says why it did nothing, empty if it was done; `order` is for the frame path."""
 
     alarms: Alarms
     announced: tuple[Announcement, ...] = ()
     refusal: str = ""
+    order: Order | None = None
 
 
 def parse(name: str, payload: bytes) -> Request | Refusal:
@@ -87,9 +93,11 @@ def parse(name: str, payload: bytes) -> Request | Refusal:
 
 
 def execute(request: Request, camera: str, alarms: Alarms, at_ns: int, rules: Rules, max_shelve_s: float) -> Outcome:
-    """Do what is asked for, to the alarms of the station's camera."""
+    """Do what is asked for to the alarms of the station's camera, or make it an order to the frame path."""
     if request.name == "status":
         return Outcome(alarms)
+    if request.mode is not None:
+        return Outcome(alarms, order=SetMode(request.mode))
     if request.camera != camera or request.alarm is None:
         return Outcome(alarms, refusal=f"no camera {request.camera}; there is {camera}")
     if request.name == "shelve" and request.seconds > max_shelve_s:
@@ -173,6 +181,7 @@ _ALARM: dict[str, _Field] = {
     "alarm": _Field(lambda value: isinstance(value, str) and value in ALARMS, f"one of {', '.join(ALARMS)}"),
 }
 _SECONDS = {"seconds": _Field(_is_number, f"a number from 1 to {MAX_SHELVE_S}")}
+_MODE = {"mode": _Field(lambda value: isinstance(value, str) and value in MODES, f"one of {', '.join(MODES)}")}
 # Command -> its fields; edge_ad/schemas/cmd-*.json say the same, and a test compares.
 FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "acknowledge": {**_COMMON, **_ALARM},
@@ -180,6 +189,7 @@ FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "shelve": {**_COMMON, **_ALARM, **_SECONDS},
     "unshelve": {**_COMMON, **_ALARM},
     "status": _COMMON,
+    "mode": {**_COMMON, **_MODE},
 }
 
 
@@ -202,4 +212,5 @@ def _request(name: CommandName, fields: Mapping[str, object]) -> Request:
         cast("str | None", fields.get("alarm")),
         float(cast(float, fields.get("seconds", 0.0))),
         cast("str | None", fields.get("by")),
+        cast("Mode | None", fields.get("mode")),
     )

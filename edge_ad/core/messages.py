@@ -16,7 +16,7 @@ from typing import Literal, TypedDict, final
 
 from edge_ad.core.alarm_board import Announcement
 from edge_ad.core.alarms import AlarmRules, AlarmState, shown
-from edge_ad.records import CameraState, Event, Region, Verdict
+from edge_ad.records import CameraState, Event, Mode, Region, Verdict
 
 PREFIX = "edge-ad"
 RESULT_SCHEMA = "edge-ad/result/1"
@@ -75,6 +75,7 @@ class Health:
         calibration: number of the calibration record in force; None while uncalibrated.
         detail: one line that says what is not right; empty if nothing is.
         started_ns: wall clock when the process started, nanoseconds since the epoch, UTC.
+        mode: what the station does with frames.
     """
 
     version: str
@@ -83,6 +84,7 @@ class Health:
     calibration: int | None
     detail: str
     started_ns: int
+    mode: Mode = "run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +360,7 @@ def health(
         "schema": HEALTH_SCHEMA,
         "station": context.station,
         "boot_id": context.boot_id,
+        "mode": state.mode,
         "version": state.version,
         "bundle": context.bundle,
         "backend": state.backend,
@@ -398,6 +401,7 @@ class ReplyBody(TypedDict):
     executed_ms: int | None
     last_seq: int | None
     unsent: int | None
+    mode: Mode | None
     alarms: list[dict[str, object]]
 
 
@@ -414,6 +418,7 @@ def refusal_body(station: str, command: str, correlation_id: str, reason: str) -
         "executed_ms": None,
         "last_seq": None,
         "unsent": None,
+        "mode": None,
         "alarms": [],
     }
 

@@ -25,6 +25,7 @@ from edge_ad.core.alarms import AlarmInput, AlarmRules
 from edge_ad.core.commands import Request
 from edge_ad.core.delivery import Row
 from edge_ad.core.messages import StationContext
+from edge_ad.core.orders import SetMode
 from edge_ad.errors import OutboxError
 from edge_ad.outbox import Outbox
 from edge_ad.outbox_file import Position
@@ -184,13 +185,21 @@ def test_a_command_is_executed_once_and_answered_the_same_over_a_restart(path: P
     outbox = Outbox(path, CONTEXT, OutboxConfig(), ISA)
     outbox.append([part(1, "defect")])
     first = outbox.command("top", ACKNOWLEDGE, 5_000_000, 60)
-    assert json.loads(first)["done"]
+    assert json.loads(first.reply)["done"]
     outbox.close()
     again = Outbox(path, CONTEXT, OutboxConfig(), ISA)
     assert again.command("top", ACKNOWLEDGE, 9_000_000, 60) == first
     assert [event["event"] for row in all_unsent(again) for event in row.events] == ["raised", "acknowledged"]
-    other = json.loads(again.command("top", replace(ACKNOWLEDGE, name="reset"), 9_000_000, 60))
+    other = json.loads(again.command("top", replace(ACKNOWLEDGE, name="reset"), 9_000_000, 60).reply)
     assert (other["done"], other["reason"]) == (False, "another command had this correlation_id")
+
+
+def test_the_mode_is_kept_over_a_restart(path: Path) -> None:
+    outbox = opened(path)
+    assert outbox.mode() == "run"
+    assert outbox.command("top", Request("mode", "a-1", mode="pause"), 5, 60).order == SetMode("pause")
+    outbox.close()
+    assert opened(path).mode() == "pause"
 
 
 def test_only_the_latest_commands_are_remembered(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,10 +217,10 @@ def test_only_the_latest_commands_are_remembered(path: Path, monkeypatch: pytest
 def test_without_room_a_command_is_refused_and_may_be_given_again(path: Path) -> None:
     outbox = Outbox(path, CONTEXT, OutboxConfig.model_validate({"max_rows": 100}), ISA)
     outbox.append([part(1, "defect"), *(part(n, "not_inspected") for n in range(2, 121))])
-    refused = json.loads(outbox.command("top", ACKNOWLEDGE, 5, 60))
+    refused = json.loads(outbox.command("top", ACKNOWLEDGE, 5, 60).reply)
     assert (refused["done"], refused["reason"]) == (False, "outbox_full")
     outbox.mark_sent([row.id for row in all_unsent(outbox)], at_ms=1)
-    assert json.loads(outbox.command("top", ACKNOWLEDGE, 6, 60))["done"]
+    assert json.loads(outbox.command("top", ACKNOWLEDGE, 6, 60).reply)["done"]
 
 
 def test_in_a_gap_alarms_change_without_a_row_and_the_gap_goes_on(path: Path) -> None:

@@ -174,3 +174,27 @@ def test_a_station_that_takes_no_commands_does_not_listen(
         assert daemon.terminate() == 0
     assert "Received SUBSCRIBE from subscriber" in broker.logged()
     assert "Received SUBSCRIBE from cell-7" not in broker.logged()
+
+
+def test_a_paused_station_takes_nothing_for_a_part_also_over_a_kill_until_it_is_told_to_run(
+    tmp_path: Path, config: Path, broker: Broker, subscriber: Subscriber
+) -> None:
+    def told(mode: str) -> None:
+        subscriber.wait_for(lambda healths: json.loads(healths[-1].payload)["mode"] == mode, "/health")
+
+    with running_daemon(config) as daemon:
+        subscriber.wait_for(lambda results: len(results) == 1, "/result")
+        give(broker, "mode", json.dumps({"correlation_id": "panel-1/20", "mode": "pause"}))
+        (paused,) = replies(subscriber, "mode", 1)
+        assert (paused["done"], paused["mode"]) == (True, "pause")
+        told("pause")
+        write_png(tmp_path / "parts" / "part-2.png", part(2, defect=False))
+        daemon.kill()
+    with running_daemon(config) as daemon:
+        daemon.wait_for_log(": online")
+        time.sleep(1.0)  # far longer than it takes to find and inspect a part
+        assert len(subscriber.received("/result")) == 1
+        give(broker, "mode", json.dumps({"correlation_id": "panel-1/21", "mode": "run"}))
+        subscriber.wait_for(lambda results: "part-2.png" in results[-1].payload, "/result")
+        told("run")
+        assert daemon.terminate() == 0

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from edge_ad.core.alarm_board import ALARMS, DEFAULT_RULES, DEFECT, NO_ALARMS, Alarms, Rules, take
 from edge_ad.core.alarms import AlarmInput, AlarmRules
 from edge_ad.core.commands import FIELDS, MAX_REQUEST_BYTES, NAMES, Outcome, Refusal, Request, execute, parse
+from edge_ad.core.orders import SetMode
 
 SCHEMA_OF = {"acknowledge": "cmd-alarm", "reset": "cmd-alarm", "unshelve": "cmd-alarm"}
-SCHEMA_OF |= {"shelve": "cmd-shelve", "status": "cmd-status"}
+SCHEMA_OF |= {"shelve": "cmd-shelve", "status": "cmd-status", "mode": "cmd-mode"}
 FIELD_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "schema": st.sampled_from(["edge-ad/cmd/1", "edge-ad/cmd/2"]),
     "correlation_id": st.sampled_from(["a-1", "{7}", "", " ", "ü", "x" * 64, "x" * 65, "a\u0000"]),
@@ -26,6 +27,7 @@ FIELD_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "camera": st.sampled_from(["top", "", "+", "x" * 33, "a/b"]),
     "alarm": st.sampled_from([*ALARMS, "fire", ""]),
     "seconds": st.sampled_from([1, 60, 0.5, 604_800, 604_801, -1, True, "60"]),
+    "mode": st.sampled_from(["run", "pause", "fly", ""]),
     "sudo": st.just(1),
 }
 odd = st.sampled_from([None, True, 0, [], {}, "x"])
@@ -33,7 +35,7 @@ ROUNDS = 10_000
 
 
 def whole(name: str) -> dict[str, Any]:
-    values = {"camera": "top", "alarm": "defect", "seconds": 60, "correlation_id": "a-1"}
+    values = {"camera": "top", "alarm": "defect", "seconds": 60, "correlation_id": "a-1", "mode": "pause"}
     return {key: values[key] for key, field in FIELDS[name].items() if field.required}
 
 
@@ -79,7 +81,7 @@ def test_what_is_no_command_is_refused_by_its_fault(payload: bytes, reason: str)
 def test_an_unknown_command_is_answered_where_it_has_an_id_and_a_name_fit_for_a_topic() -> None:
     payload = json.dumps({"correlation_id": "a-1"}).encode()
     assert parse("fly", payload) == Refusal(
-        "a-1", "no such command; there are acknowledge, reset, shelve, unshelve, status"
+        "a-1", "no such command; there are acknowledge, reset, shelve, unshelve, status, mode"
     )
     assert parse("#", payload) == Refusal(None, "no such command")
     assert parse("x" * 33, payload) == Refusal(None, "no such command")
@@ -144,3 +146,8 @@ def test_a_command_for_another_camera_does_nothing() -> None:
 def test_status_changes_nothing() -> None:
     outcome = execute(Request("status", "a-1"), "top", raised(), 2, RULES, 3600)
     assert outcome == Outcome(raised())
+
+
+def test_a_mode_is_an_order_to_the_frame_path_and_leaves_the_alarms_alone() -> None:
+    outcome = execute(Request("mode", "a-1", mode="pause"), "top", raised(), 2, RULES, 3600)
+    assert outcome == Outcome(raised(), order=SetMode("pause"))

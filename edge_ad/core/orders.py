@@ -1,0 +1,17 @@
+"""What a command asks of the frame path: handed to the inference loop once the command is on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_ad.records import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class SetMode:
+    """Work in this mode from now on; the outbox keeps it over restarts."""
+
+    mode: Mode
+
+
+Order = SetMode
