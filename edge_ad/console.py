@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn, TextIO, TypeVar
 
 from edge_ad.errors import EdgeAdError
@@ -27,6 +29,12 @@ def complain(line: str) -> None:
     """Write one line of notes or errors to standard error, apart from the results."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
+
+def write_json(path: Path, body: Mapping[str, object]) -> None:
+    """Write what `--json` asks for, into a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
 def under_journal(environment: Mapping[str, str], stream: TextIO) -> bool:

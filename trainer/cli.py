@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_ad.console import Parser, run_command, say
+from edge_ad.console import Parser, run_command, say, write_json
 from edge_ad.errors import ConfigError
 from trainer import config as configs
 from trainer.config import METHOD_NAMES, TrainConfig
@@ -16,7 +16,8 @@ from trainer.config import METHOD_NAMES, TrainConfig
 if TYPE_CHECKING:
     import torch
 
-NEEDED = ("torch", "onnx", "onnxscript", "tqdm")  # the extra "train": this console script is on devices as well
+# Of the extra "train": this console script is on devices as well.
+NEEDED = ("torch", "onnx", "onnxscript", "tqdm", "matplotlib")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,7 +61,7 @@ def _parser() -> Parser:
     evaluate.add_argument("--data", type=Path, required=True, help="MVTec layout, or a plain folder (scores only)")
     evaluate.add_argument("--json", type=Path, help="write the metrics here")
     evaluate.add_argument("--scores", type=Path, help="write a CSV row an image here")
-    evaluate.add_argument("--report", type=Path, help="write pictures of the best and worst images into this folder")
+    evaluate.add_argument("--report", type=Path, help="write a page with plots and the images to look at here")
     evaluate.add_argument("--backend", default="onnxruntime", help="engine for a bundle")
     evaluate.add_argument("--store", type=Path, help="calibration store for the verdicts; default: beside the bundle")
 
@@ -130,12 +131,20 @@ def _device(name: str) -> torch.device:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from trainer.evaluate import list_any, open_subject, score_images, write_outputs
+    from trainer.evaluate import evaluate, list_any, open_subject, say_figures, score_images, write_scores
+    from trainer.report import write_report
 
     images = list_any(arguments.data)
     subject = open_subject(arguments.subject, arguments.backend, arguments.store)
     scored = score_images(subject, images)
-    write_outputs(subject, scored, arguments.json, arguments.scores, arguments.report)
+    result = evaluate(subject, scored)
+    if arguments.json is not None:
+        write_json(arguments.json, result)
+    if arguments.scores is not None:
+        write_scores(arguments.scores, scored, subject.thresholds)
+    say_figures(result)
+    if arguments.report is not None:
+        say(f"report: {write_report(arguments.report, subject, scored, result)}")
     return 0
 
 

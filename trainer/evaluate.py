@@ -1,12 +1,11 @@
-"""Measure a run or a bundle on test images, as docs/contracts fix it: one JSON, one CSV, pictures."""
+"""Measure a run or a bundle on test images, as docs/contracts fix it: figures, and a CSV of scores."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from edge_ad.backends.base import OPENERS, Backend, open_backend
 from edge_ad.bundle import MANIFEST, Precision, open_bundle
 from edge_ad.config import BackendConfig, default_store
 from edge_ad.console import say, tracked
+from edge_ad.core.decision import decide
 from edge_ad.core.preprocess import preprocess
 from edge_ad.errors import BackendError
-from edge_ad.images import list_images, read_image, write_png
-from edge_ad.pictures import panel
+from edge_ad.images import list_images, read_image
 from edge_ad.records import RawOutput, Roi, Thresholds
 from edge_ad.thresholds import CalibrationRecord, in_force, why_not
 from trainer.data.folder import TestImage, list_test, load_mask
@@ -166,9 +165,14 @@ def score_images(subject: Subject, images: Sequence[TestImage]) -> list[Scored]:
     return scored
 
 
+def is_labelled(scored: Scored) -> bool:
+    """Whether it is known if the image is good."""
+    return scored.image.label != UNLABELLED
+
+
 def metrics(scored: Sequence[Scored], roi: Roi | None) -> dict[str, Any]:
     """The figures of the evaluation JSON: fractions in 0..1, None where the images cannot give them."""
-    labelled = [s for s in scored if s.image.label != UNLABELLED]
+    labelled = [s for s in scored if is_labelled(s)]
     labels = np.array([s.image.defect for s in labelled], bool)
     overall = image_metrics(labels, np.array([s.score for s in labelled]))
     figures: dict[str, Any] = {"n_good": int((~labels).sum()), "n_defect": int(labels.sum())}
@@ -201,7 +205,7 @@ def _pixel_figures(scored: Sequence[Scored], roi: Roi | None) -> dict[str, float
     if any(s.image.defect and s.image.mask is None for s in scored) or not any(s.image.defect for s in scored):
         return {}
     maps = np.concatenate([s.output.anomaly_map for s in scored])
-    masks = np.stack([_mask(s, roi) for s in scored])
+    masks = np.stack([mask_of(s, roi) for s in scored])
     found = pixel_metrics(masks, maps)
     return {
         "pixel_auroc": found.auroc,
@@ -212,7 +216,7 @@ def _pixel_figures(scored: Sequence[Scored], roi: Roi | None) -> dict[str, float
     }
 
 
-def _mask(scored: Scored, roi: Roi | None) -> NDArray[np.bool_]:
+def mask_of(scored: Scored, roi: Roi | None) -> NDArray[np.bool_]:
     """The mask of an image at the graph's resolution; (H, W)."""
     height, width = scored.output.anomaly_map.shape[1:]
     if not scored.image.defect:
@@ -226,11 +230,13 @@ def latency(scored: Sequence[Scored]) -> dict[str, float]:
     return {"p50": round(float(np.percentile(times, 50)), 3), "p95": round(float(np.percentile(times, 95)), 3)}
 
 
-def verdict(score: float, thresholds: Thresholds | None) -> str:
+def verdict(scored: Scored, thresholds: Thresholds | None) -> str:
     """What the station would say; empty where it is uncalibrated."""
     if thresholds is None:
         return ""
-    return "defect" if score > thresholds.image else "ok"
+    height, width = scored.output.anomaly_map.shape[1:]
+    found = decide(scored.score, scored.output.anomaly_map[0], thresholds, Roi(0, 0, width, height), 1, 1)
+    return found.verdict
 
 
 def write_scores(path: Path, scored: Sequence[Scored], thresholds: Thresholds | None) -> None:
@@ -240,25 +246,7 @@ def write_scores(path: Path, scored: Sequence[Scored], thresholds: Thresholds | 
         writer = csv.writer(stream)
         writer.writerow(["file", "label", "score", "verdict"])
         for s in scored:
-            writer.writerow([s.image.path, s.image.label, repr(s.score), verdict(s.score, thresholds)])
-
-
-def write_pictures(folder: Path, subject: Subject, scored: Sequence[Scored], each: int = 8) -> None:
-    """Write panels of the images that a person should look at.
-
-    These are the good ones with the highest scores (false alarms to be), the defects with the lowest (misses to be)
-    and the defects with the highest.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    ranked = sorted(scored, key=lambda s: s.score)
-    good, defect = [s for s in ranked if not s.image.defect], [s for s in ranked if s.image.defect]
-    groups = {"good-highest": good[::-1], "defect-lowest": defect, "defect-highest": defect[::-1]}
-    for name, group in groups.items():
-        for place, s in enumerate(group[:each]):
-            batch = preprocess(read_image(s.image.path), subject.roi, subject.height, subject.width)
-            mask = _mask(s, subject.roi) if s.image.mask else None
-            caption = f"{s.image.label}/{s.image.path.name}  score {s.score:.4f} {verdict(s.score, subject.thresholds)}"
-            write_png(folder / f"{name}-{place:02d}.png", panel(batch, s.output, caption, mask))
+            writer.writerow([s.image.path, s.image.label, repr(s.score), verdict(s, thresholds)])
 
 
 def evaluate(subject: Subject, scored: Sequence[Scored]) -> dict[str, Any]:
@@ -268,19 +256,9 @@ def evaluate(subject: Subject, scored: Sequence[Scored]) -> dict[str, Any]:
     return facts | metrics(scored, subject.roi) | size | {"latency_ms": latency(scored)}
 
 
-def write_outputs(
-    subject: Subject, scored: Sequence[Scored], json_path: Path | None, scores: Path | None, report: Path | None
-) -> None:
-    """Write what was asked for, and say the main figures."""
-    result = evaluate(subject, scored)
-    if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if scores is not None:
-        write_scores(scores, scored, subject.thresholds)
-    if report is not None:
-        write_pictures(report, subject, scored)
+def say_figures(result: Mapping[str, Any]) -> None:
+    """Say the main figures of an evaluation JSON."""
     for name in ("image_auroc", "image_ap", *_PIXEL_NAMES):
         value = result[name]
         say(f"{name:13} {'-' if value is None else f'{value:.4f}'}")
-    say(f"{'images':13} {result['n_good']} good, {result['n_defect']} defect of {len(scored)}")
+    say(f"{'images':13} {result['n_good']} good, {result['n_defect']} defect")

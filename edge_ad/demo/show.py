@@ -21,7 +21,7 @@ import yaml
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig, MqttConfig
-from edge_ad.console import say
+from edge_ad.console import say, write_json
 from edge_ad.core.messages import Message
 from edge_ad.core.preprocess import preprocess
 from edge_ad.demo.broker import embedded_broker
@@ -91,8 +91,7 @@ def run_demo(out: Path | None, json_path: Path | None) -> int:
         pictures = _draw(folder / "pictures", bundle, folder / "camera", ledger)
     _report(summary, ledger, pictures)
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(_as_json(summary, ledger), indent=1) + "\n", encoding="utf-8")
+        write_json(json_path, _as_json(summary, ledger))
     return 0 if summary.complete else 1
 
 

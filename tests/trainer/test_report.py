@@ -1,0 +1,100 @@
+"""The report of an evaluation: one page, and every picture that it names beside it."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from edge_ad.records import RawOutput, Thresholds
+from tests.trainer.tiny import make_dataset
+from trainer.evaluate import Scored, Subject, TorchBackend, evaluate, list_any
+from trainer.metrics import rank
+from trainer.report import POINTS, _thinned, write_report
+
+SIZE = 48
+
+
+def _subject(thresholds: Thresholds | None) -> Subject:
+    facts = {"method": "diffusionad", "profile": "<tiny>", "backend": "torch", "precision": "fp32", "seed": 0}
+    size = {"macs": None, "params": 1_234_567}
+    return Subject(TorchBackend(torch.nn.Identity()), facts | size, SIZE, SIZE, None, thresholds)
+
+
+def _scored(data: Path) -> list[Scored]:
+    """As a perfect model would: the map is the mask."""
+    found = []
+    for image in list_any(data):
+        anomaly_map = np.zeros((1, SIZE, SIZE), np.float32)
+        if image.mask is not None:
+            anomaly_map[0] = cv2.imread(str(image.mask), cv2.IMREAD_GRAYSCALE) / np.float32(255)
+        score = np.array([anomaly_map.max()], np.float32)
+        found.append(Scored(image, RawOutput(anomaly_map, score, np.zeros((1, SIZE, SIZE, 3), np.float32)), 0.01))
+    return found
+
+
+class _Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.images: list[str] = []
+        self.cells: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "img":
+            self.images.append(dict(attrs)["src"] or "")
+
+    def handle_data(self, data: str) -> None:
+        self.cells.append(data)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return make_dataset(tmp_path / "data")
+
+
+def _report(data: Path, folder: Path, thresholds: Thresholds | None = None) -> _Page:
+    subject, scored = _subject(thresholds), _scored(data)
+    page = write_report(folder, subject, scored, evaluate(subject, scored))
+    return _Page(page.read_text())
+
+
+def test_the_page_shows_the_figures_and_pictures_that_can_be_opened(data: Path, tmp_path: Path) -> None:
+    page = _report(data, tmp_path / "report", Thresholds(0.5, 0.5, 1))
+    assert page.images[:3] == ["roc.png", "precision-recall.png", "scores.png"]
+    assert {re.sub(r"-\d+\.png", "", name) for name in page.images[3:]} == {
+        "good-highest",
+        "defect-lowest",
+        "defect-highest",
+    }
+    assert all(cv2.imread(str(tmp_path / "report" / name)) is not None for name in page.images)
+    assert "hole" in page.cells
+    assert page.cells[page.cells.index("image AUROC") + 1] == "1.0000"
+    assert "diffusionad, profile <tiny>: evaluation" in page.cells  # escaped: no tag of that name
+
+
+def test_without_masks_there_are_curves_of_images_only_and_a_dash_for_pixels(data: Path, tmp_path: Path) -> None:
+    for mask in (data / "ground_truth/hole").iterdir():
+        mask.unlink()
+    page = _report(data, tmp_path / "report")
+    assert "roc.png" in page.images
+    assert page.cells[page.cells.index("pixel AP") + 1] == "-"
+
+
+def test_good_images_alone_give_a_page_without_curves(data: Path, tmp_path: Path) -> None:
+    shutil.rmtree(data / "test/hole")
+    page = _report(data, tmp_path / "report")
+    assert page.images[0] == "scores.png"
+    assert all(name.startswith("good-highest") for name in page.images[1:])
+
+
+def test_a_thinned_curve_keeps_its_ends() -> None:
+    labels = np.arange(3 * POINTS) % 3 == 0
+    ranking = rank(labels, np.arange(3 * POINTS, dtype=np.float64))
+    tp, fp = _thinned(ranking)
+    assert len(tp) == POINTS
+    assert (tp[-1], fp[-1]) == (POINTS, 2 * POINTS)
