@@ -99,6 +99,9 @@ class Manifest(_Strict):
     top_k: int = Field(gt=0, description="pixels whose mean is the score")
     macs: int = Field(gt=0, description="multiply-accumulates of one image, N = 1")
     params: int = Field(gt=0)
+    pretrained: str | None = Field(
+        None, description="weights in the graph that come from elsewhere, with their licence"
+    )
     program_torch: str | None = Field(None, description="torch version that wrote model.pt2, where there is one")
     tolerances: dict[str, Tolerance] = Field(description='"<backend>/<precision>" -> tolerance')
     training: TrainingSummary

@@ -14,6 +14,7 @@ from edge_ad.errors import ConfigError
 
 MethodName = Literal["diffusionad"]
 METHOD_NAMES = get_args(MethodName)
+FEATURE_CHANNELS = {4: 24, 8: 40, 16: 112}  # of the pretrained features: stride, pixels -> channels
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Widths = Annotated[tuple[int, ...], Field(min_length=2, max_length=8)]
 
@@ -82,9 +83,17 @@ class _Folded(Strict):
     widths: Widths
     fold: int = Field(ge=1, le=8)
 
+    def strides(self) -> tuple[int, ...]:
+        """Of each level, pixels."""
+        return tuple(self.fold << level for level in range(len(self.widths)))
+
     def stride(self) -> int:
         """What the image's size must be a multiple of, pixels."""
-        return self.fold << (len(self.widths) - 1)
+        return self.strides()[-1]
+
+    def feature_levels(self) -> dict[int, int]:
+        """Level -> channels of the pretrained features that have its resolution."""
+        return {level: FEATURE_CHANNELS[s] for level, s in enumerate(self.strides()) if s in FEATURE_CHANNELS}
 
 
 class EdgeDenoiserConfig(_Folded):
@@ -119,6 +128,7 @@ class LossConfig(Strict):
 
     denoise: float = Field(1.0, ge=0, description="on good images, both scales summed")
     restore: float = Field(0.0, ge=0, description="on synthetic anomalies, towards the good image; 0 in the paper")
+    features: float = Field(0.0, ge=0, description="on the predicted features of the good image; only with evidence")
     smooth_l1: float = Field(1.0, ge=0)
     focal: float = Field(5.0, ge=0)
     focal_alpha: Fraction = 0.5
@@ -182,6 +192,9 @@ class TrainConfig(Strict):
     diffusion: DiffusionConfig
     denoiser: Denoiser
     segmenter: SegmenterNet
+    evidence: Literal["none", "efficientnet-lite0"] = Field(
+        "none", description="pretrained features: those of the image are compared with those of its normal self"
+    )
     loss: LossConfig = LossConfig()
     optim: OptimConfig
     synthesis: SynthesisConfig = SynthesisConfig()
@@ -192,6 +205,14 @@ class TrainConfig(Strict):
         step = max(self.denoiser.stride(), self.segmenter.stride()) * (2 if self.optim.half_size > 0 else 1)
         if self.input.height % step or self.input.width % step:
             raise ValueError(f"input must be a multiple of {step} with these networks and this half_size")
+        return self
+
+    @model_validator(mode="after")
+    def _features_have_levels(self) -> TrainConfig:
+        for name, net in (("denoiser", self.denoiser), ("segmenter", self.segmenter)):
+            if self.evidence != "none" and not set(FEATURE_CHANNELS) <= set(getattr(net, "strides", tuple)()):
+                wanted = ", ".join(map(str, FEATURE_CHANNELS))
+                raise ValueError(f"evidence needs a {name} of kind edge with levels at strides {wanted}")
         return self
 
 
@@ -232,6 +253,11 @@ def profile(name: str) -> TrainConfig:
     if name not in names:
         raise ConfigError(f"no profile {name!r}: choose from {', '.join(names)}, or give a file with --config")
     return parse(yaml.safe_load(folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")), f"profile {name}")
+
+
+def pretrained_weights(config: TrainConfig) -> str | None:
+    """Which weights of a network come from elsewhere, with their licence; None if all are trained here."""
+    return None if config.evidence == "none" else f"{config.evidence}, trained on ImageNet (Apache-2.0)"
 
 
 def dump(config: TrainConfig) -> str:

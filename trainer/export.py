@@ -34,7 +34,7 @@ from edge_ad.config import BackendConfig
 from edge_ad.errors import BundleError, DataError
 from edge_ad.images import sha256_file
 from edge_ad.records import RawOutput
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, pretrained_weights
 from trainer.golden import golden_images
 from trainer.macs import count_macs
 from trainer.methods.base import Method, build_method
@@ -224,6 +224,7 @@ def _manifest(run: Run, exported: Exported, spent: dict[str, Any], data_licence:
         "top_k": config.top_k,
         "macs": exported.macs,
         "params": exported.params,
+        "pretrained": pretrained_weights(config),
         "tolerances": TOLERANCES,
         "training": {
             "seed": run.seed,

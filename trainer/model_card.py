@@ -22,6 +22,7 @@ def model_card(manifest: dict[str, Any]) -> str:
 | trained on | {len(training["images_sha256"])} good images, {training["steps"]} steps, {training["minutes"]} min |
 | held out for calibration | {len(training["calibration_sha256"])} good images |
 | licence of the training data | {licence} |
+| pretrained weights inside | {manifest["pretrained"] or "none"} |
 
 ## Use
 

@@ -8,8 +8,7 @@ where a time embedding would stay a bias per row of the batch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,59 +37,84 @@ class _Residual(nn.Module):
 
 
 class _Pyramid(nn.Module):
-    """An encoder and a decoder over `widths`, each level half the resolution of the one before."""
+    """An encoder and a decoder over `widths`, each level half the resolution of the one before.
 
-    def __init__(self, channels_in: int, widths: Sequence[int]) -> None:
+    `joining` maps a level to the channels of what joins the encoder there.
+    """
+
+    def __init__(self, channels_in: int, widths: Sequence[int], joining: Mapping[int, int]) -> None:
         super().__init__()
         self.stem = _conv(channels_in, widths[0])
+        self.join = nn.ModuleDict(
+            {str(level): _conv(channels, widths[level], kernel=1) for level, channels in joining.items()}
+        )
         self.encoder = nn.ModuleList(_Residual(width) for width in widths)
         self.down = nn.ModuleList(_conv(a, b, stride=2) for a, b in itertools.pairwise(widths))
         self.up = nn.ModuleList(_conv(b, a, kernel=1) for a, b in itertools.pairwise(widths))
         self.decoder = nn.ModuleList(_Residual(width) for width in widths)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.encoder[0](self.stem(x))
-        skips = [h]
-        for down, block in zip(self.down, list(self.encoder)[1:], strict=True):
-            h = block(down(h))
+    def forward(self, x: Tensor, joining: Mapping[int, Tensor]) -> list[Tensor]:
+        """What the decoder makes of each level, finest first; `joining` is level -> (N, C, h, w)."""
+        h, skips = x, []
+        for level, block in enumerate(self.encoder):
+            h = self.stem(h) if level == 0 else self.down[level - 1](h)
+            if level in joining:
+                h = h + self.join[str(level)](joining[level])
+            h = block(h)
             skips.append(h)
-        h = self.decoder[-1](skips.pop())
+        found = [self.decoder[-1](skips.pop())]
         for level in reversed(range(len(self.up))):
-            h = F.interpolate(self.up[level](h), scale_factor=2.0, mode="nearest")
-            h = self.decoder[level](h + skips.pop())
-        return cast(Tensor, h)
+            h = F.interpolate(self.up[level](found[0]), scale_factor=2.0, mode="nearest")
+            found.insert(0, self.decoder[level](h + skips.pop()))
+        return found
 
 
 class EdgeDenoiser(nn.Module):
-    """Predicts x0 (or noise) from a diffused image and its noise level."""
+    """Predicts x0 (or noise) from a diffused image and its noise level, and pretrained features of x0 if wanted.
 
-    def __init__(self, widths: Sequence[int], fold: int = 4) -> None:
+    `features` maps a level to the channels of the features that are predicted there.
+    """
+
+    def __init__(self, widths: Sequence[int], fold: int = 4, features: Mapping[int, int] | None = None) -> None:
         super().__init__()
         self.fold = fold
-        self.body = _Pyramid(3 * fold * fold + 1, widths)
+        self.body = _Pyramid(3 * fold * fold + 1, widths, {})
         self.head = nn.Conv2d(widths[0], 3 * fold * fold, 3, padding=1)
+        self.feature_heads = nn.ModuleDict(
+            {str(level): nn.Conv2d(widths[level], channels, 1) for level, channels in (features or {}).items()}
+        )
 
-    def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
-        """(N, 3, H, W), (N,) standard deviation of the noise in it -> (N, 3, H, W).
+    def forward(self, x: Tensor, noise_level: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(N, 3, H, W), (N,) standard deviation of the noise in it -> (N, 3, H, W) and the features, finest first.
 
         H and W are multiples of fold x 2^(levels - 1).
         """
         folded = F.pixel_unshuffle(x, self.fold)
         plane = noise_level[:, None, None, None].to(folded.dtype).expand(-1, 1, folded.shape[2], folded.shape[3])
-        h = self.body(torch.cat([folded, plane], dim=1))
-        return F.pixel_shuffle(self.head(h), self.fold)
+        levels = self.body(torch.cat([folded, plane], dim=1), {})
+        features = [head(levels[int(level)]) for level, head in self.feature_heads.items()]
+        return F.pixel_shuffle(self.head(levels[0]), self.fold), features
 
 
 class EdgeSegmenter(nn.Module):
-    """Marks what differs between an image and its reconstruction."""
+    """Marks what differs between an image and its reconstruction, in their pixels and, if wanted, in their features.
 
-    def __init__(self, widths: Sequence[int], fold: int = 2) -> None:
+    `features` maps a level to the channels of the features that are compared there.
+    """
+
+    def __init__(self, widths: Sequence[int], fold: int = 2, features: Mapping[int, int] | None = None) -> None:
         super().__init__()
         self.fold = fold
-        self.body = _Pyramid(9 * fold * fold, widths)
+        self.feature_levels = tuple(features or ())
+        self.body = _Pyramid(9 * fold * fold, widths, features or {})
         self.head = nn.Conv2d(widths[0], fold * fold, 3, padding=1)
 
-    def forward(self, image: Tensor, reconstruction: Tensor) -> Tensor:
-        """Two (N, 3, H, W), H and W multiples of fold x 2^(levels - 1) -> logits (N, 1, H, W)."""
-        evidence = torch.cat([image, reconstruction, torch.abs(image - reconstruction)], dim=1)
-        return F.pixel_shuffle(self.head(self.body(F.pixel_unshuffle(evidence, self.fold))), self.fold)
+    def forward(self, image: Tensor, reconstruction: Tensor, features: Sequence[Tensor] = ()) -> Tensor:
+        """Two (N, 3, H, W), H and W multiples of fold x 2^(levels - 1) -> logits (N, 1, H, W).
+
+        `features` has the absolute difference of the features at each of `feature_levels`.
+        """
+        pixels = torch.cat([image, reconstruction, torch.abs(image - reconstruction)], dim=1)
+        joining = dict(zip(self.feature_levels, features, strict=True))
+        levels = self.body(F.pixel_unshuffle(pixels, self.fold), joining)
+        return F.pixel_shuffle(self.head(levels[0]), self.fold)

@@ -39,7 +39,7 @@ class Graph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 (N, H, W, 3) RGB -> anomaly_map (N, H, W), score (N,), reconstruction (N, H, W, 3)."""
         x = image.float().permute(0, 3, 1, 2) / 255
-        guided = self.method.reconstruct(x, self.t, self.noise.float()).guided
-        anomaly_map = torch.sigmoid(self.method.segment(x, guided))[:, 0]
+        found = self.method.reconstruct(x, self.t, self.noise.float())
+        anomaly_map = torch.sigmoid(self.method.segment(x, found))[:, 0]
         score = torch.topk(anomaly_map.flatten(1), self.top_k, dim=1).values.mean(dim=1)
-        return anomaly_map, score, guided.clamp(0, 1).permute(0, 2, 3, 1)
+        return anomaly_map, score, found.guided.clamp(0, 1).permute(0, 2, 3, 1)

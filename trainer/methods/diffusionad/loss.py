@@ -18,6 +18,12 @@ def squared_error(found: Tensor, wanted: Tensor) -> Tensor:
     return (found - wanted).square().flatten(1).mean(dim=1)
 
 
+def feature_error(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
+    """Mean squared error of each level, summed over the levels; (2, N, C, h, w) each against (N, C, h, w) each."""
+    errors = [F.mse_loss(both, target.expand_as(both)) for both, target in zip(found, wanted, strict=True)]
+    return torch.stack(errors).sum()
+
+
 def focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
     """Binary focal loss (Lin et al. 2017, Eq. 5), mean over all pixels, from logits.
 

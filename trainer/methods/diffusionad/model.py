@@ -8,15 +8,16 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from trainer.config import DiffusionConfig, EdgeDenoiserConfig, EdgeSegmenterConfig, TrainConfig, UNetConfig
+from trainer.config import DiffusionConfig, PublishedSegmenterConfig, TrainConfig, UNetConfig
 from trainer.data.samples import Batch
 from trainer.maths.ddpm import q_sample, x0_from_eps
 from trainer.maths.guidance import blend, blend_weight
 from trainer.maths.schedule import linear_schedule
 from trainer.methods.base import Method
 from trainer.methods.diffusionad.graph import Graph
-from trainer.methods.diffusionad.loss import focal, mean_over, smooth_l1, squared_error
+from trainer.methods.diffusionad.loss import feature_error, focal, mean_over, smooth_l1, squared_error
 from trainer.nets.edge import EdgeDenoiser, EdgeSegmenter
+from trainer.nets.pretrained import PretrainedFeatures
 from trainer.nets.segmenter import Segmenter
 from trainer.nets.unet import UNet
 
@@ -29,18 +30,31 @@ class Reconstruction:
         guided: (N, 3, H, W), the norm-guided reconstruction.
         x0: (2, N, 3, H, W), the reconstructions at t_s and t_b.
         output: (2, N, 3, H, W), what the network put out: noise or x0.
+        guided_features: (N, C, h, w) each, the norm-guided prediction of the good image's pretrained features.
+        features: (2, N, C, h, w) each, the predictions at t_s and t_b.
     """
 
     guided: Tensor
     x0: Tensor
     output: Tensor
+    guided_features: list[Tensor]
+    features: list[Tensor]
 
 
-def build_denoiser(config: UNetConfig | EdgeDenoiserConfig) -> UNet | EdgeDenoiser:
+def build_denoiser(config: TrainConfig) -> UNet | EdgeDenoiser:
     """The denoiser of a configuration."""
-    if isinstance(config, UNetConfig):
-        return UNet(config.base, config.multipliers, config.blocks, config.attention_factors, config.heads)
-    return EdgeDenoiser(config.widths, config.fold)
+    net = config.denoiser
+    if isinstance(net, UNetConfig):
+        return UNet(net.base, net.multipliers, net.blocks, net.attention_factors, net.heads)
+    return EdgeDenoiser(net.widths, net.fold, net.feature_levels() if config.evidence != "none" else None)
+
+
+def build_segmenter(config: TrainConfig) -> Segmenter | EdgeSegmenter:
+    """The segmentation network of a configuration."""
+    net = config.segmenter
+    if isinstance(net, PublishedSegmenterConfig):
+        return Segmenter(net.base)
+    return EdgeSegmenter(net.widths, net.fold, net.feature_levels() if config.evidence != "none" else None)
 
 
 class DiffusionAD(Method):
@@ -51,11 +65,9 @@ class DiffusionAD(Method):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
         self.config = config
-        self.denoiser = build_denoiser(config.denoiser)
-        net = config.segmenter
-        self.segmenter: nn.Module = (
-            EdgeSegmenter(net.widths, net.fold) if isinstance(net, EdgeSegmenterConfig) else Segmenter(net.base)
-        )
+        self.denoiser = build_denoiser(config)
+        self.segmenter = build_segmenter(config)
+        self.evidence = PretrainedFeatures() if config.evidence != "none" else None
         d = config.diffusion
         schedule = linear_schedule(d.timesteps, d.beta_start, d.beta_end)
         self.register_buffer("abar", torch.tensor(schedule.abar, dtype=torch.float32), persistent=False)
@@ -72,34 +84,46 @@ class DiffusionAD(Method):
         x_t = q_sample(image[None], noise, abar)
         rows = x_t.reshape(-1, *x_t.shape[2:])  # (2N, 3, H, W): by reshape, so that N stays free in the graph
         t_rows = t.expand(2, x_t.shape[1]).reshape(-1)
-        if isinstance(self.denoiser, UNet):
-            output = self.denoiser(rows, t_rows)
-        else:
-            output = self.denoiser(rows, torch.sqrt(1 - self.abar[t_rows]))
-        output = output.float().reshape(2, -1, *output.shape[1:])
+        output, features = self._denoise(rows, t_rows)
+        output = _two_scales(output)
         x0 = x0_from_eps(x_t, output, abar) if self.config.diffusion.prediction == "eps" else output
-        return Reconstruction(self._guide(x0, abar), x0, output)
-
-    def _guide(self, x0: Tensor, abar: Tensor) -> Tensor:
-        small, big = x0.unbind(0)
+        both = [_two_scales(feature) for feature in features]
         g = blend_weight(abar[0], self.config.diffusion.w)
+        return Reconstruction(self._guide(x0, g), x0, output, [blend(f[0], f[1], g) for f in both], both)
+
+    def _denoise(self, rows: Tensor, t: Tensor) -> tuple[Tensor, list[Tensor]]:
+        if isinstance(self.denoiser, UNet):
+            return self.denoiser(rows, t), []
+        found: tuple[Tensor, list[Tensor]] = self.denoiser(rows, torch.sqrt(1 - self.abar[t]))
+        return found
+
+    def _guide(self, x0: Tensor, g: Tensor) -> Tensor:
+        small, big = x0.unbind(0)
         if not self.config.diffusion.clamp:
             return blend(small, big, g)
         return blend(small, big.clamp(-1, 1), g).clamp(-1, 1)
 
-    def segment(self, image: Tensor, reconstruction: Tensor) -> Tensor:
-        """Logits (N, 1, H, W) of what differs between two (N, 3, H, W)."""
-        return cast(Tensor, self.segmenter(image, reconstruction)).float()
+    def segment(self, image: Tensor, reconstruction: Reconstruction) -> Tensor:
+        """Logits (N, 1, H, W) of where an image (N, 3, H, W) differs from its normal self."""
+        return self._segment(image, reconstruction, self.evidence(image) if self.evidence is not None else [])
+
+    def _segment(self, image: Tensor, reconstruction: Reconstruction, features: list[Tensor]) -> Tensor:
+        if not features:
+            return cast(Tensor, self.segmenter(image, reconstruction.guided)).float()
+        pairs = zip(features, reconstruction.guided_features, strict=True)
+        differences = [torch.abs(found - normal) for found, normal in pairs]
+        return cast(Tensor, self.segmenter(image, reconstruction.guided, differences)).float()
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """See `Method.losses`: noise loss (Eq. 9), restoration loss (not in the paper), mask loss (Eq. 10 to 12)."""
+        """See `Method.losses`: noise loss (Eq. 9) and mask loss (Eq. 10 to 12); not in the paper: restore, features."""
         weights, d = self.config.loss, self.config.diffusion
         n = len(batch.image)
         device = batch.image.device
         t = draw_timesteps(n, d, generator).to(device)
         noise = torch.randn((2, *batch.image.shape), generator=generator).to(device)
         found = self.reconstruct(batch.image, t, noise)
-        logits = self.segment(batch.image, found.guided)
+        seen = self.evidence(torch.cat([batch.image, batch.clean])) if self.evidence is not None else []
+        logits = self._segment(batch.image, found, [feature[:n] for feature in seen])
 
         wanted = noise if d.prediction == "eps" else batch.clean.expand_as(noise)
         error = squared_error(found.output.flatten(0, 1), wanted.flatten(0, 1)).reshape(2, n).sum(0)
@@ -113,6 +137,8 @@ class DiffusionAD(Method):
             clean = batch.clean.expand_as(found.x0)
             restored = squared_error(found.x0.flatten(0, 1), clean.flatten(0, 1)).reshape(2, n).sum(0)
             terms["restore"] = weights.restore * mean_over(restored, ~good)
+        if seen and weights.features > 0:
+            terms["features"] = weights.features * feature_error(found.features, [feature[n:] for feature in seen])
         return terms
 
     def parameter_groups(self) -> list[dict[str, object]]:
@@ -127,6 +153,11 @@ class DiffusionAD(Method):
         """See `Method.graph`."""
         size, d = self.config.input, self.config.diffusion
         return Graph(self, (d.t_s, d.t_b), size.height, size.width, self.config.noise_seed, self.config.top_k)
+
+
+def _two_scales(rows: Tensor) -> Tensor:
+    """(2N, ...) -> (2, N, ...), in full precision."""
+    return rows.float().reshape(2, -1, *rows.shape[1:])
 
 
 def draw_timesteps(n: int, config: DiffusionConfig, generator: torch.Generator) -> Tensor:
