@@ -163,6 +163,8 @@ class SynthesisConfig(Strict):
     self_augment: float = Field(0.5, ge=0, description="odds of the image itself, re-coloured and shuffled")
     shuffle: Fraction = Field(1.0, description="share of self-augmented sources that are shuffled; the rest are stains")
     cut_paste: float = Field(0.0, ge=0, description="odds of another place of a good image")
+    missing: float = Field(0.0, ge=0, description="odds of a missing piece: its surroundings grow over it")
+    foreground: bool = Field(False, description="only onto the part, where an even ground surrounds it")
     textures: Path | None = Field(None, description="folder of texture images; none: procedural textures")
     keep_min: Fraction = Field(0.2, description="least weight of the original under the mask")
     keep_max: Fraction = Field(0.8, description="largest weight of the original under the mask")
@@ -173,8 +175,8 @@ class SynthesisConfig(Strict):
     def _drawable(self) -> SynthesisConfig:
         if self.perlin + self.blob + self.scratch == 0:
             raise ValueError("one of perlin, blob, scratch must have odds above 0")
-        if self.texture + self.self_augment + self.cut_paste == 0:
-            raise ValueError("one of texture, self_augment, cut_paste must have odds above 0")
+        if self.texture + self.self_augment + self.cut_paste + self.missing == 0:
+            raise ValueError("one of texture, self_augment, cut_paste, missing must have odds above 0")
         if self.keep_min > self.keep_max:
             raise ValueError("need keep_min <= keep_max")
         return self

@@ -1,5 +1,6 @@
 """Synthetic anomalies: what always holds of a mask, a source and a paste."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,11 +8,14 @@ from hypothesis import strategies as st
 
 from trainer.config import SynthesisConfig
 from trainer.synthesis import sources
+from trainer.synthesis.foreground import foreground
 from trainer.synthesis.masks import blob_mask, draw_mask, perlin_noise, scratch_mask
 from trainer.synthesis.paste import anomalous, paste
 
 seeds = st.integers(0, 2**32 - 1)
-ALL_KINDS = SynthesisConfig(perlin=0.4, blob=0.3, scratch=0.3, perlin_combined=0.5, cut_paste=0.5, visible=0.02)
+ALL_KINDS = SynthesisConfig(
+    perlin=0.4, blob=0.3, scratch=0.3, perlin_combined=0.5, cut_paste=0.5, missing=0.5, foreground=True, visible=0.02
+)
 
 
 def _image(seed: int, height: int = 64, width: int = 64) -> np.ndarray:
@@ -103,3 +107,45 @@ def test_the_same_generator_gives_the_same_anomaly() -> None:
 @given(st.integers(8, 200), st.integers(8, 200), seeds)
 def test_a_crop_of_any_texture_has_the_asked_size(height: int, width: int, seed: int) -> None:
     assert sources.random_crop(_image(1), height, width, np.random.default_rng(seed)).shape == (height, width, 3)
+
+
+def _on_ground(size: int, centre: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """A dark disc with a bright hole, on a bright, slightly grainy ground."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(230, 3, (128, 128, 3)).clip(0, 255).astype(np.uint8)
+    cv2.circle(image, centre, size, (60, 50, 40), -1)
+    cv2.circle(image, centre, size // 4, (230, 230, 230), -1)
+    return image
+
+
+@given(st.integers(12, 50), st.integers(55, 70), st.integers(55, 70))
+@settings(max_examples=30)
+def test_the_foreground_is_the_part_with_its_holes(size: int, x: int, y: int) -> None:
+    wanted = np.zeros((128, 128), np.uint8)
+    cv2.circle(wanted, (x, y), size, 1, -1)
+    found = foreground(_on_ground(size, (x, y)))
+    assert (found != wanted.astype(bool)).mean() < 0.01
+
+
+@given(seeds)
+@settings(max_examples=20)
+def test_a_texture_that_fills_the_frame_is_all_foreground(seed: int) -> None:
+    assert foreground(_image(seed)).all()
+    assert foreground(np.full((64, 64, 3), 90, np.uint8)).all()  # nothing but ground: then defects may be anywhere
+
+
+@given(seeds)
+@settings(max_examples=30)
+def test_with_a_foreground_no_defect_lies_beside_the_part(seed: int) -> None:
+    image = _on_ground(30, (64, 64))
+    _, mask = anomalous([image], image, [], False, ALL_KINDS, np.random.default_rng(seed))
+    assert not (mask & ~foreground(image)).any()
+
+
+@given(seeds, st.integers(0, 255))
+@settings(max_examples=30)
+def test_a_missing_piece_is_filled_with_what_surrounds_it(seed: int, level: int) -> None:
+    rng = np.random.default_rng(seed)
+    image, mask = np.full((64, 64, 3), level, np.uint8), blob_mask(64, 64, rng)
+    image[mask] = 255 - level
+    assert np.abs(sources.overgrown(image, mask).astype(int) - level).max() <= 1

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trainer.config import SynthesisConfig
 from trainer.synthesis import sources
+from trainer.synthesis.foreground import foreground
 from trainer.synthesis.masks import draw_mask
 
 _TRIES = 5
@@ -19,17 +20,20 @@ _TRIES = 5
 def _source(
     good: Sequence[NDArray[np.uint8]],
     image: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
     textures: Sequence[NDArray[np.uint8]],
     config: SynthesisConfig,
     rng: Generator,
 ) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
-    odds = np.array([config.texture, config.self_augment, config.cut_paste], float)
-    kind = rng.choice(3, p=odds / odds.sum())
+    odds = np.array([config.texture, config.self_augment, config.cut_paste, config.missing], float)
+    kind = rng.choice(4, p=odds / odds.sum())
     if kind == 1:
         return sources.self_augmented(image, config.shuffle, rng)
     if kind == 2:
         return sources.other_place(good[int(rng.integers(len(good)))], rng)
+    if kind == 3:
+        return sources.overgrown(image, mask)
     if textures:
         cut = sources.random_crop(textures[int(rng.integers(len(textures)))], height, width, rng)
         return sources.augment(cut, rng)
@@ -84,9 +88,10 @@ def anomalous(
         The image with the anomaly, and its (H, W) mask.
     """
     height, width = image.shape[:2]
+    part = foreground(image) if config.foreground else np.ones((height, width), bool)
     for _ in range(_TRIES):
-        mask = draw_mask(height, width, config, rng)
-        source = _source(good, image, textures, config, rng)
+        mask = draw_mask(height, width, config, rng) & part
+        source = _source(good, image, mask, textures, config, rng)
         if grey:
             source = sources.to_grey(source)
         pasted = paste(image, source, mask, rng.uniform(config.keep_min, config.keep_max), config.soft_edge_px)

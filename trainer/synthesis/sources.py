@@ -113,6 +113,23 @@ def other_place(image: Image, rng: Generator) -> Image:
     return _brightness(turned, rng) if rng.random() < 0.5 else turned
 
 
+def overgrown(image: Image, mask: NDArray[np.bool_]) -> Image:
+    """The image with what is under a mask gone: the surroundings, smoothed, grow over it.
+
+    A normalised convolution (Knutsson and Westin 1993): the mean of the pixels outside the mask, weighted by a
+    Gaussian as wide as the mask is.
+    """
+    height, width = mask.shape
+    sigma = max(2.0, float(np.sqrt(mask.sum())) / 2)
+    step = max(1, int(sigma / 4))  # a wide Gaussian is as smooth on a coarser grid, and far cheaper
+    coarse = (max(1, width // step), max(1, height // step))
+    known = (~mask).astype(np.float32)
+    weighted = np.dstack([image * known[..., None], known])
+    blurred = cv2.GaussianBlur(cv2.resize(weighted, coarse, interpolation=cv2.INTER_AREA), (0, 0), sigma / step)
+    filled = cv2.resize(blurred[..., :3] / np.maximum(blurred[..., 3:], 1e-6), (width, height))
+    return np.where(mask[..., None], _to_uint8(filled), image)
+
+
 def procedural_texture(height: int, width: int, rng: Generator) -> Image:
     """A texture from nothing: two random colours mixed by one or two octaves of Perlin noise, or by stripes."""
     low, high = rng.uniform(0, 255, (2, 3))
