@@ -57,7 +57,7 @@ class Trainer:
         self.model = _on(device, build_method(run.config, run.seed))
         self.average = _on(device, build_method(run.config, run.seed))
         decay = run.config.optim.weight_decay
-        self.optimizer = torch.optim.AdamW(self.model.parameter_groups(), lr=0.0, weight_decay=decay)
+        self.optimizer = torch.optim.AdamW(self.model.parameter_groups(), lr=0.0, weight_decay=decay, fused=True)
         self.peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.step = 0
         self.seconds = 0.0

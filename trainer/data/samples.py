@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from trainer.config import DataConfig, TrainConfig
 from trainer.synthesis.paste import anomalous
+from trainer.synthesis.sources import LEVELS, by_level
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def vary(image: NDArray[np.uint8], config: DataConfig, rng: Generator) -> NDArra
     if not np.allclose(matrix, [[1, 0, 0], [0, 1, 0]]):
         image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE).astype(np.uint8)
     if gain != 1 or offset != 0:
-        image = np.clip((image - 127.5) * gain + 127.5 + offset, 0, 255).astype(np.uint8)
+        image = by_level(image, (LEVELS - 127.5) * gain + 127.5 + offset)
     return np.ascontiguousarray(image[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1])
 
 

@@ -15,15 +15,19 @@ _TRIES = 20  # a drawn mask may be empty; a blob never is
 def perlin_noise(height: int, width: int, rows: int, columns: int, rng: Generator) -> NDArray[np.float32]:
     """Gradient noise (Perlin 1985) on a lattice of rows x columns cells, scaled to about [-1, 1]; (height, width)."""
     angle = rng.uniform(0, 2 * np.pi, (rows + 1, columns + 1)).astype(np.float32)
+    down, across = np.sin(angle), np.cos(angle)
     y = np.linspace(0, rows, height, endpoint=False, dtype=np.float32)
     x = np.linspace(0, columns, width, endpoint=False, dtype=np.float32)
     row, column = y.astype(np.intp), x.astype(np.intp)
     fy, fx = (y - row)[:, None], (x - column)[None, :]
 
     def corner(dy: int, dx: int) -> NDArray[np.float32]:
-        gradient = angle[np.ix_(row + dy, column + dx)]
-        projected: NDArray[np.float32] = np.cos(gradient) * (fx - dx) + np.sin(gradient) * (fy - dy)
-        return projected
+        x_part = across[row + dy].take(column + dx, axis=1)
+        y_part = down[row + dy].take(column + dx, axis=1)
+        x_part *= fx - dx
+        y_part *= fy - dy
+        x_part += y_part
+        return x_part
 
     sy, sx = _smooth(fy), _smooth(fx)
     top = corner(0, 0) * (1 - sx) + corner(0, 1) * sx

@@ -60,7 +60,8 @@ def paste(
 
 def changed(before: NDArray[np.uint8], after: NDArray[np.uint8], least: float) -> NDArray[np.bool_]:
     """Where a pixel or a neighbour of it changed by at least `least` of full scale in some channel; (H, W)."""
-    difference = cv2.absdiff(before, after).max(axis=2)
+    first, second, third = cv2.split(cv2.absdiff(before, after))
+    difference = cv2.max(cv2.max(first, second), third)
     near = cv2.dilate((difference >= least * 255).astype(np.uint8), np.ones((3, 3), np.uint8))
     return near.astype(bool)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trainer.synthesis.masks import perlin_noise
 
 Image = NDArray[np.uint8]
+LEVELS = np.arange(256)
 
 
 def _to_uint8(image: NDArray[Any]) -> Image:
@@ -20,17 +21,22 @@ def _to_uint8(image: NDArray[Any]) -> Image:
     return rounded
 
 
+def by_level(image: Image, table: NDArray[Any]) -> Image:
+    """Each grey level replaced by its entry of a (256,) or (256, 3) table, rounded."""
+    return cv2.LUT(image, _to_uint8(table)[None]).astype(np.uint8, copy=False)
+
+
 def _gamma(image: Image, rng: Generator) -> Image:
-    table = [255 * (np.arange(256) / 255) ** rng.uniform(0.5, 2.0) for _ in range(3)]
-    return cv2.LUT(image, _to_uint8(np.stack(table, axis=-1))[None]).astype(np.uint8, copy=False)
+    return by_level(image, np.stack([255 * (LEVELS / 255) ** rng.uniform(0.5, 2.0) for _ in range(3)], axis=-1))
 
 
 def _brightness(image: Image, rng: Generator) -> Image:
-    return _to_uint8(image * rng.uniform(0.7, 1.3) + rng.uniform(-40, 40))
+    return by_level(image, LEVELS * rng.uniform(0.7, 1.3) + rng.uniform(-40, 40))
 
 
 def _contrast(image: Image, rng: Generator) -> Image:
-    return _to_uint8((image - image.mean()) * rng.uniform(0.4, 2.0) + image.mean())
+    mean = np.mean(cv2.mean(image)[:3])
+    return by_level(image, (LEVELS - mean) * rng.uniform(0.4, 2.0) + mean)
 
 
 def _invert(image: Image, _: Generator) -> Image:
