@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -14,13 +15,16 @@ from edge_ad.bundle import open_bundle
 from edge_ad.calibration_watch import applicable
 from edge_ad.cameras.opencv import videoio
 from edge_ad.collect import next_frame, running
-from edge_ad.config import StationConfig
+from edge_ad.config import SparkplugConfig, StationConfig
+from edge_ad.core.payload import MalformedError
 from edge_ad.core.preprocess import crop
 from edge_ad.errors import BackendError, BundleError, CameraError, ConfigError, DataError, PublishError
-from edge_ad.mqtt import try_connect
+from edge_ad.mqtt import Listener, Subscription, try_connect
+from edge_ad.sparkplug.session import host_state, state_topic
 
 SCHEMA = "edge-ad/check/1"
 EXIT_CODE = 2
+HOST_S = 2.0  # a retained STATE comes with the subscription; so long we wait for it
 
 State = Literal["ok", "warning", "failed"]
 
@@ -42,6 +46,7 @@ def examine(config: StationConfig) -> list[Finding]:
         *_bundle(config),
         _camera(config),
         _broker(config),
+        *([_sparkplug(config, config.sparkplug)] if config.sparkplug is not None else []),
     ]
 
 
@@ -106,3 +111,30 @@ def _broker(config: StationConfig) -> Finding:
         return Finding("broker", "failed", str(error))
     where = f"{config.mqtt.host}:{config.mqtt.port}"
     return Finding("broker", "ok", f"{where} accepts us over MQTT {config.mqtt.protocol}")
+
+
+def _sparkplug(config: StationConfig, options: SparkplugConfig) -> Finding:
+    """Connect and subscribe as the edge node does, without its last will; and hear whether the host is there."""
+    heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    address, host_id = options.address(config.station, config.camera.name), options.primary_host_id
+    topic = address.commands() if host_id is None else state_topic(host_id)
+    subscription = Subscription(((topic, 1),), lambda message: heard.put(message.payload))
+    try:
+        with Listener(options.mqtt or config.mqtt, f"{config.station}-sparkplug-check", subscription):
+            problem = _host_problem(host_id, heard) if host_id is not None else ""
+    except (PublishError, ConfigError) as error:
+        return Finding("sparkplug", "failed", str(error))
+    if problem:
+        return Finding("sparkplug", "warning", f"births and data wait for primary host {host_id}: {problem}")
+    return Finding("sparkplug", "ok", f"{address.group_id}/{address.node_id} is accepted; hosts: {host_id or 'any'}")
+
+
+def _host_problem(host_id: str, heard: queue.SimpleQueue[bytes]) -> str:
+    """Why the edge node would wait for its primary host; empty if it would not."""
+    try:
+        said = host_state(heard.get(timeout=HOST_S))
+    except queue.Empty:
+        return f"nothing is retained on {state_topic(host_id)}"
+    except MalformedError as error:
+        return f"{state_topic(host_id)} is not as Sparkplug 3.0 has it: {error}"
+    return "" if said.online else "it is offline"

@@ -15,6 +15,7 @@ from edge_ad.core.alarm_board import ALARMS, Rules
 from edge_ad.core.alarms import AlarmRules, Priority
 from edge_ad.errors import ConfigError
 from edge_ad.records import Roi
+from edge_ad.sparkplug.session import Address
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$"  # a topic level, a file name and a PLC string at once
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -148,7 +149,7 @@ class TlsConfig(_WithPaths):
 
 
 class MqttConfig(_WithPaths):
-    """The broker. The client id is the station's name: two stations must not share one."""
+    """The broker. The client id is the station's name, with -sparkplug for that: two stations must not share one."""
 
     host: str = "127.0.0.1"
     port: int = Field(1883, ge=1, le=65535)
@@ -184,6 +185,28 @@ class CommandsConfig(Strict):
 
     enabled: bool = Field(False, description="listen on cmd/<name>, answer on reply/<name>")
     max_shelve_s: float = Field(28_800.0, ge=1, le=604_800, description="an alarm is shelved for at most so long")
+
+
+SparkplugId = Annotated[str, Field(pattern=r"^[^+/#\x00-\x1f]{1,64}$")]  # a level of a topic
+
+
+class SparkplugConfig(Strict):
+    """The station as an edge node of Eclipse Sparkplug 3.0, with its camera as the device."""
+
+    group_id: SparkplugId
+    edge_node_id: SparkplugId | None = Field(None, description="default: the station's name")
+    primary_host_id: SparkplugId | None = Field(None, description="births and data wait until this host is online")
+    mqtt: MqttConfig | None = Field(None, description="default: the station's broker")
+    resend_s: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="sent so shortly before the broker or the host was lost: sent again, as history",
+    )
+
+    def address(self, station: str, camera: str) -> Address:
+        """Where the station is in Sparkplug's topics."""
+        return Address(self.group_id, self.edge_node_id or station, camera)
 
 
 AlarmId = Literal["defect", "camera", "model", "uncalibrated", "outbox"]
@@ -279,6 +302,7 @@ class StationConfig(_WithPaths):
     plc: PlcConfig = PlcConfig()
     alarms: AlarmsConfig = AlarmsConfig()
     commands: CommandsConfig = CommandsConfig()
+    sparkplug: SparkplugConfig | None = None
     record: RecordingConfig | None = None
     limits: LimitsConfig = LimitsConfig()
 
@@ -287,6 +311,17 @@ class StationConfig(_WithPaths):
         for alarm, rules in self.alarms.rules().items():
             if (rules.acknowledge or rules.latch) and not self.commands.enabled:
                 raise ValueError(f"alarms.{alarm} wants acknowledge or reset commands: set commands.enabled to true")
+        return self
+
+    @model_validator(mode="after")
+    def _a_dead_connection_is_noticed_in_time(self) -> StationConfig:
+        """Without a sign of life for two keep-alive intervals a connection counts as lost."""
+        if self.sparkplug is not None:
+            silence_s = 2 * (self.sparkplug.mqtt or self.mqtt).keepalive_s
+            if self.sparkplug.resend_s <= silence_s:
+                raise ValueError(
+                    f"sparkplug.resend_s must be more than two keepalive_s, {silence_s} s, or rows get lost"
+                )
         return self
 
     def store_dir(self) -> Path:

@@ -48,6 +48,7 @@ PACKET_OVERHEAD = 16  # bytes of a PUBLISH beside topic and payload, at most
 PROTOCOLS = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTTv311}
 
 Ticket = tuple[int, int]  # names a publish: the number of its connection, and its message id
+Will = Callable[[], Message]  # makes the last will of the next connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +57,23 @@ class Connection:
 
     Attributes:
         number: counts the connections of this process, from 1.
+        will: the last will that it was made with.
         receive_maximum: unacknowledged publishes that the broker bears.
         max_packet: largest packet that the broker takes, bytes; None if it does not say.
     """
 
     number: int
+    will: Message | None = None
     receive_maximum: int = RECEIVE_MAXIMUM
     max_packet: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The broker's answer to a publish: it has taken it if `refusal` is empty."""
+    """The broker's answer to a publish: it has taken it if `refusal` is empty.
+
+    To a publish of quality of service 0 the broker says nothing: there, it means that the message has left.
+    """
 
     ticket: Ticket
     refusal: str
@@ -96,13 +102,14 @@ class MqttLink:
         self,
         config: MqttConfig,
         client_id: str,
-        will: Message | None,
+        will: Will | None,
         on_change: Callable[[], None],
         subscription: Subscription | None = None,
     ) -> None:
         """Prepare; `on_change` is called, on the link's thread, whenever there is an acknowledgement or a new state.
 
-        With a subscription, it is `online` once the broker has accepted that.
+        With a subscription, it is `online`, and has a `connection`, once the broker has accepted that. `will` is asked
+        before each CONNECT, on the link's thread.
 
         Raises:
             ConfigError: the password file or a certificate file cannot be used.
@@ -110,6 +117,8 @@ class MqttLink:
         self._config = config
         self._client_id = client_id
         self._will = will
+        self._last_will: Message | None = None
+        self._told_will = True  # a broker was told the last one; else it serves the next try
         self._on_change = on_change
         self._subscription = subscription
         self._password = read_secret(config.password_file) if config.password_file is not None else None
@@ -117,7 +126,9 @@ class MqttLink:
         self._acks: deque[Ack] = deque()
         self._numbers = itertools.count(1)
         self._own_ids = itertools.count(-1, -1)
+        self._accepted: Connection | None = None
         self._live: tuple[Connection, Client] | None = None
+        self._hang_up = threading.Event()
         self._ending: BrokerState | None = None
         self._paho_error = ""
         self._state = BrokerState("connecting")
@@ -136,6 +147,10 @@ class MqttLink:
         self._stop.set()
         self._thread.join(FAREWELL_S + 1)  # a thread that still dials ends with the process
 
+    def redial(self) -> None:
+        """End the present connection, without a farewell: the broker publishes the last will; and dial again."""
+        self._hang_up.set()
+
     def state(self) -> BrokerState:
         """The present state; while not connected, how the last try ended."""
         return self._state
@@ -149,10 +164,10 @@ class MqttLink:
         """What ended the thread, if it was not `stop`."""
         return self._failure
 
-    def publish(self, message: Message) -> Ticket | None:
-        """Hand a message to the wire; None, and no answer ever, while there is no connection."""
+    def publish(self, message: Message, on: Connection | None = None) -> Ticket | None:
+        """Hand a message to the wire; None, and no answer ever, while there is no connection, or not the one wanted."""
         live = self._live
-        if live is None:
+        if live is None or (on is not None and on != live[0]):
             return None
         connection, client = live
         size = len(message.topic) + len(message.payload) + PACKET_OVERHEAD
@@ -193,20 +208,29 @@ class MqttLink:
 
     def _connect_once(self) -> BrokerState:
         """One connection from dialling to its end; how it ended."""
+        self._accepted = None
         self._ending = None
         self._paho_error = ""
+        self._hang_up.clear()
+        if self._will is not None and self._told_will:
+            self._last_will, self._told_will = self._will(), False
         client = self._new_client()
         try:
             self._dial(client)
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
             return explain_dial_error(error, self._config)
-        while not self._stop.is_set() and client.loop(TURN_S) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+        self._told_will = True
+        while not self._ends_it() and client.loop(TURN_S) == MQTTErrorCode.MQTT_ERR_SUCCESS:
             pass
         self._live = None
-        if self._stop.is_set():
+        if self._ends_it():
             self._leave(client)
-            return BrokerState("stopped")
+            return BrokerState("stopped" if self._stop.is_set() else "connecting")
         return self._ending or BrokerState("lost", self._paho_error)
+
+    def _ends_it(self) -> bool:
+        """Whether we are to end the connection."""
+        return self._stop.is_set() or self._hang_up.is_set()
 
     def _dial(self, client: Client) -> None:
         where = (self._config.host, self._config.port, self._config.keepalive_s)
@@ -244,8 +268,9 @@ class MqttLink:
             client.username_pw_set(self._config.username, self._password)
         if self._tls is not None:
             client.tls_set_context(self._tls)
-        if self._will is not None:
-            client.will_set(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
+        will = self._last_will
+        if will is not None:
+            client.will_set(will.topic, will.payload, will.qos, will.retain)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
@@ -262,16 +287,20 @@ class MqttLink:
         if reason.is_failure:
             self._ending = explain_refusal(reason.value, _said(reason, properties), self._config)
             return
-        connection = Connection(
+        self._accepted = Connection(
             next(self._numbers),
+            self._last_will,
             getattr(properties, "ReceiveMaximum", RECEIVE_MAXIMUM),
             getattr(properties, "MaximumPacketSize", None),
         )
-        self._live = (connection, client)
         if self._subscription is None:
-            self._enter(BrokerState("online"))
+            self._go_online(client, self._accepted)
         else:
             self._subscribe(client, self._subscription.filters)
+
+    def _go_online(self, client: Client, connection: Connection) -> None:
+        self._live = (connection, client)
+        self._enter(BrokerState("online"))
 
     def _subscribe(self, client: Client, filters: Sequence[tuple[str, int]]) -> None:
         if self._config.protocol == "5":
@@ -283,8 +312,8 @@ class MqttLink:
         self, client: Client, _userdata: Any, _mid: int, reasons: list[ReasonCode], properties: Properties | None
     ) -> None:
         refused = [reason for reason in reasons if reason.is_failure]
-        if not refused:
-            self._enter(BrokerState("online"))
+        if self._accepted is not None and not refused:
+            self._go_online(client, self._accepted)
             return
         self._ending = BrokerState("refused", f"the broker does not let us subscribe: {_said(refused[0], properties)}")
         client.disconnect()
@@ -302,9 +331,9 @@ class MqttLink:
         reason: ReasonCode,
         properties: Properties | None,
     ) -> None:
-        accepted, self._live = self._live is not None, None
+        accepted, self._live = self._accepted is not None, None
         if self._ending is not None:
-            return  # a refused CONNACK has said why
+            return  # a refused CONNACK or SUBACK has said why
         if flags.is_disconnect_packet_from_server:
             self._ending = explain_eviction(reason.value, _said(reason, properties))
         else:
@@ -325,9 +354,9 @@ class MqttLink:
     def _enter(self, state: BrokerState) -> None:
         if state != self._state:
             self._state = state
-            expected = state.name in ("online", "stopped")
+            expected = state.name in ("connecting", "online", "stopped")
             where, what = f"{self._config.host}:{self._config.port}", state.detail or state.name
-            logger.log("INFO" if expected else "WARNING", "broker {}: {}", where, what)
+            logger.log("INFO" if expected else "WARNING", "broker {} as {}: {}", where, self._client_id, what)
         self._on_change()
 
 

@@ -177,6 +177,15 @@ class Outbox:
             self._head.gap = None
         return rows
 
+    def kept(self, after_id: int, limit: int) -> list[Row]:
+        """The first rows after an id that are still here, acknowledged or not, in order; no gap record that grows."""
+        before_id = self._head.gap_id if self._head.gap is not None else self._head.next_id
+        return self._file.between(after_id, before_id, limit)
+
+    def last_id(self) -> int:
+        """The id of the last row; 0 before the first."""
+        return self._head.next_id - 1
+
     def mark_sent(self, ids: Sequence[int], at_ms: int) -> None:
         """Note that the broker has acknowledged all messages of these rows, and drop rows that were kept long enough.
 

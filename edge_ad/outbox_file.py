@@ -170,9 +170,11 @@ class OutboxFile:
 
     def unsent(self, after_id: int, limit: int) -> list[Row]:
         """The first unacknowledged rows after an id, in order."""
-        statement = "SELECT id, body, events FROM row WHERE sent_ms IS NULL AND id > ? ORDER BY id LIMIT ?"
-        rows = self._execute(statement, (after_id, limit)).fetchall()
-        return [Row(row_id, json.loads(body), tuple(json.loads(events))) for row_id, body, events in rows]
+        return self._rows("sent_ms IS NULL AND id > ?", (after_id, limit))
+
+    def between(self, after_id: int, before_id: int, limit: int) -> list[Row]:
+        """The first rows between two ids, sent or not, in order."""
+        return self._rows("id > ? AND id < ?", (after_id, before_id, limit))
 
     def count_unsent(self) -> int:
         """Number of unacknowledged rows."""
@@ -237,6 +239,11 @@ class OutboxFile:
         """
         with self._errors_named():
             self._db.close()
+
+    def _rows(self, condition: str, values: tuple[int, ...]) -> list[Row]:
+        statement = f"SELECT id, body, events FROM row WHERE {condition} ORDER BY id LIMIT ?"  # noqa: S608 - ours
+        rows = self._execute(statement, values).fetchall()
+        return [Row(row_id, json.loads(body), tuple(json.loads(events))) for row_id, body, events in rows]
 
     def _prepare(self, station: str) -> None:
         self._execute("PRAGMA locking_mode=EXCLUSIVE")  # before anything is read: then there is no shared-memory file

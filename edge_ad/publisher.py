@@ -4,6 +4,7 @@
                                             --> orders --> the inference loop, on its turns
     submit --> inbox --> outbox.append (one transaction for all that wait) --> delivery --> link
                          outbox.mark_sent <-- rows that are done <-- acknowledgements <-----+
+                         outbox.kept --> sparkplug, where configured, with a link of its own
 
 A part is on the wire only after it is on disk. The inference thread waits when the disk does (`submit` is bounded), and
 never for the broker.
@@ -25,13 +26,15 @@ from edge_ad.core import messages
 from edge_ad.core.alarm_board import CAMERA, Alarms
 from edge_ad.core.alarms import AlarmInput, InputKind
 from edge_ad.core.delivery import Delivery, Outgoing, Reply, render
-from edge_ad.core.messages import CommandFigures, Health, Message, StationContext
+from edge_ad.core.messages import CommandFigures, GapBody, Health, Message, ResultBody, StationContext
 from edge_ad.core.orders import Order
 from edge_ad.mqtt import Connection, MqttLink, Subscription
 from edge_ad.outbox import Outbox
 from edge_ad.outbox_file import Position
 from edge_ad.progress import Progress
 from edge_ad.records import CameraPhase, CameraState, Event, Mode
+from edge_ad.sparkplug.node import SparkplugNode
+from edge_ad.sparkplug.teller import Present
 
 OUTBOX_FILE = "outbox.db"
 INBOX_PARTS = 64  # parts that wait for the disk; then the inference thread waits
@@ -91,21 +94,25 @@ class Publisher:
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._desk = CommandDesk(config, self.orders)
         will = messages.status(config.station, "offline")
-        self._link = MqttLink(config.mqtt, config.station, will, self._news.set, self._subscription())
+        self._link = MqttLink(config.mqtt, config.station, lambda: will, self._news.set, self._subscription())
         self._rules = config.alarms.rules()
         self._outbox = Outbox(config.state_dir / OUTBOX_FILE, context, config.outbox, self._rules)
         self._inbox: Channel[_Submitted] = Channel(INBOX_PARTS, "block")
         self._told: queue.SimpleQueue[CameraState | Health] = queue.SimpleQueue()
+        self._sparkplug = self._sparkplug_node()
         self._delivery = Delivery(config.mqtt.backoff_min_s, config.mqtt.backoff_max_s)
         self._delivery.states.put(messages.status(config.station, "online"))  # the first of each connection
         self._shown: Alarms = {}
         self._alarm_turn_s = 0.0
         self._tell_alarms("configured")
         self._connection: Connection | None = None
+        self._part: ResultBody | GapBody | None = None  # the newest
+        self._camera: CameraState | None = None
         self._health: Health | None = None
         self._health_due_s = 0.0
         self._refusal = ""
         self._commands = CommandFigures()
+        self._sparkplug_state = ""
         self._sent = 0
         self._commit_ms = 0.0
         self._stats = self._figures()
@@ -116,6 +123,8 @@ class Publisher:
     def start(self) -> None:
         """Begin to connect, store and send."""
         self._link.start()
+        if self._sparkplug is not None:
+            self._sparkplug.start()
         self._thread.start()
 
     def stop(self, drain_s: float) -> None:
@@ -125,6 +134,8 @@ class Publisher:
         self._news.set()
         self._thread.join()
         self._link.stop(farewell=False)  # if the thread failed, it has not
+        if self._sparkplug is not None:
+            self._sparkplug.abandon()
 
     def submit(self, event: Event, timeout_s: float) -> bool:
         """Hand over a part; False if the disk did not keep up for `timeout_s`, or the publisher has ended."""
@@ -167,12 +178,19 @@ class Publisher:
 
     def failure(self) -> BaseException | None:
         """What ended a thread, if it was not `stop`."""
-        return self._failure or self._link.failure()
+        sparkplug = self._sparkplug.failure() if self._sparkplug is not None else None
+        return self._failure or self._link.failure() or sparkplug
 
     def _subscription(self) -> Subscription | None:
         if not self._config.commands.enabled:
             return None
         return Subscription(((messages.command_filter(self._config.station), 1),), self._take_command)
+
+    def _sparkplug_node(self) -> SparkplugNode | None:
+        options = self._config.sparkplug
+        if options is None:
+            return None
+        return SparkplugNode(self._config, options, self._context, self._outbox, self._news.set)
 
     def _take_command(self, message: Message) -> None:
         """On the link's thread."""
@@ -184,6 +202,8 @@ class Publisher:
             while not self._finished():
                 self._turn()
             self._link.stop(farewell=self._say_stopped())
+            if self._sparkplug is not None:
+                self._sparkplug.stop()
             self._outbox.close()
         except Exception as error:  # noqa: BLE001 - the daemon ends with it
             self._failure = error
@@ -205,6 +225,8 @@ class Publisher:
         self._take_states()
         self._pass_time()
         self._feed()
+        if self._sparkplug is not None:
+            self._sparkplug.turn(Present(self._part, self._camera, self._health))
         self._stats = self._figures()
 
     def _store(self) -> None:
@@ -219,6 +241,7 @@ class Publisher:
         self._commit_ms = 1000 * (now_s - began_s)
         for row, each in zip(rows, submitted, strict=True):
             self._delivery.rows.put_fresh(row, each.deadline_s, now_s, online=self._delivery.online)
+        self._part = rows[-1].body
         self._show_alarms()
 
     def _follow_connection(self) -> None:
@@ -260,11 +283,13 @@ class Publisher:
             if isinstance(told, CameraState):
                 self._delivery.states.put(messages.camera(self._context, told))
                 self._watch_camera(told)
+                self._camera = told
             else:
                 self._health, self._health_due_s = told, 0.0
-        found = (self._delivery.refusal, self._desk.figures())
-        if found != (self._refusal, self._commands):
-            (self._refusal, self._commands), self._health_due_s = found, 0.0
+        sparkplug = self._sparkplug.state() if self._sparkplug is not None else ""
+        found = (self._delivery.refusal, self._desk.figures(), sparkplug)
+        if found != (self._refusal, self._commands, self._sparkplug_state):
+            (self._refusal, self._commands, self._sparkplug_state), self._health_due_s = found, 0.0
         self._show_health()
 
     def _show_health(self) -> None:
@@ -272,7 +297,8 @@ class Publisher:
         if self._health is not None and now_s >= self._health_due_s:
             self._health_due_s = now_s + HEALTH_FIGURES_S
             figures = (self._outbox.figures(), self._commands)
-            self._delivery.states.put(messages.health(self._context, self._health, *figures, self._refusal))
+            message = messages.health(self._context, self._health, *figures, self._refusal, self._sparkplug_state)
+            self._delivery.states.put(message)
 
     def _watch_camera(self, told: CameraState) -> None:
         kind = _CAMERA_SIGNS.get(told.state)

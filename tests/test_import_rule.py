@@ -18,10 +18,12 @@ PACKAGES = ("edge_ad", "calibration", "trainer")  # each may import itself and w
 
 # What the pure parts may import of this project; of the rest, numpy and OpenCV's image functions.
 CORE = ("edge_ad.core", "edge_ad.records", "edge_ad.errors")
+SPARKPLUG_CORE = ("feed", "metrics", "payload", "session", "wire")
 PURE = {
     "edge_ad/core": CORE,
     "calibration/threshold.py": (*CORE, "calibration.threshold"),
     "trainer/maths": (*CORE, "trainer.maths"),
+    **{f"edge_ad/sparkplug/{name}.py": (*CORE, "edge_ad.sparkplug") for name in SPARKPLUG_CORE},
 }
 # No clock, thread, file, process, network or operating system in them.
 IMPURE = {"asyncio", "io", "os", "pathlib", "queue", "random", "shutil", "socket", "sqlite3", "subprocess", "tempfile"}

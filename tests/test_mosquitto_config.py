@@ -22,7 +22,7 @@ from tests.daemons import wait_until
 from tests.edge_ad.test_publisher import HEALTH, part, station
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "mosquitto"
-USERS = {user: f"{user}-secret" for user in ("press-3", "press-4", "plc", "mes", "operator")}
+USERS = {user: f"{user}-secret" for user in ("press-3", "press-4", "plc", "mes", "operator", "scada")}
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,13 @@ def test_a_station_comes_in_by_tls_and_may_publish_all_that_it_has(installed: In
         ("mes", "edge-ad/press-3/cmd/acknowledge", False),
         ("operator", "edge-ad/press-3/cmd/shelve", True),
         ("operator", "edge-ad/press-3/result", False),
+        ("press-3", "spBv1.0/plant/NBIRTH/press-3", True),
+        ("press-3", "spBv1.0/plant/DDATA/press-3/top", True),
+        ("press-3", "spBv1.0/plant/DDATA/press-4/top", False),
+        ("press-3", "spBv1.0/STATE/scada", False),
+        ("scada", "spBv1.0/STATE/scada", True),
+        ("scada", "spBv1.0/plant/NCMD/press-3", True),
+        ("scada", "spBv1.0/plant/NBIRTH/press-3", False),
     ],
 )
 def test_each_role_writes_its_own_topics_only(installed: Installed, user: str, topic: str, allowed: bool) -> None:

@@ -353,9 +353,20 @@ def camera(context: StationContext, state: CameraState) -> Message:
 
 
 def health(
-    context: StationContext, state: Health, outbox: OutboxFigures, commands: CommandFigures, refusal: str
+    context: StationContext,
+    state: Health,
+    outbox: OutboxFigures,
+    commands: CommandFigures,
+    refusal: str = "",
+    sparkplug: str = "",
 ) -> Message:
-    """The retained health of the station; `refusal` says what publish the broker refuses, "" if none."""
+    """The retained health of the station.
+
+    Args:
+        context, state, outbox, commands: what is told.
+        refusal: what publish the broker refuses; empty if none.
+        sparkplug: how it stands with Sparkplug; empty if it is not configured.
+    """
     body = {
         "schema": HEALTH_SCHEMA,
         "station": context.station,
@@ -368,6 +379,7 @@ def health(
         "calibration": state.calibration,
         "detail": _text(state.detail),
         "publish_refused": _text(refusal),
+        "sparkplug": _text(sparkplug),
         "outbox": asdict(outbox),
         "commands": asdict(commands),
         "started_at": iso8601(state.started_ns),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import subprocess
 import threading
@@ -29,7 +30,7 @@ def make_link() -> Iterator[MakeLink]:
 
     def make(config: dict[str, Any], client_id: str = "press-3") -> MqttLink:
         will = messages.status("press-3", "offline")
-        links.append(MqttLink(MqttConfig.model_validate(config), client_id, will, lambda: None))
+        links.append(MqttLink(MqttConfig.model_validate(config), client_id, lambda: will, lambda: None))
         links[-1].start()
         return links[-1]
 
@@ -268,6 +269,46 @@ def test_the_last_will_speaks_only_without_a_farewell(
     link.stop(farewell=farewell)
     wait_until(lambda: "press-3 disconnected" in broker.logged() or "press-3 closed" in broker.logged())
     subscriber.wait_for(lambda received: [message.payload for message in received] == will, "/status")
+
+
+def test_each_connection_has_a_will_of_its_own_and_a_redial_lets_it_speak(
+    make_broker: Callable[..., Broker], make_subscriber: Callable[..., Subscriber]
+) -> None:
+    """A will that no broker was told of serves the next try."""
+    broker = make_broker()
+    broker.stop()
+    numbers = itertools.count()
+    wills: list[Message] = []
+
+    def will() -> Message:
+        wills.append(Message("edge-ad/press-3/will", b"%d" % next(numbers), 1, retain=False))
+        return wills[-1]
+
+    link = MqttLink(MqttConfig.model_validate(mqtt_config(broker)), "press-3", will, lambda: None)
+    link.start()
+    ends_up(link, "unreachable")
+    broker.start()
+    subscriber = make_subscriber(broker)
+    for number in range(3):
+        wait_until(lambda number=number: (now := link.connection()) is not None and now.will is wills[number])
+        link.redial()
+        subscriber.wait_for(lambda said, number=number: [m.payload for m in said] == [*"012"][: number + 1], "/will")
+    link.stop(farewell=True)
+    assert link.failure() is None
+
+
+def test_a_connection_is_there_once_its_subscription_is_accepted(broker: Broker) -> None:
+    seen: list[bool] = []
+    link: MqttLink
+
+    def on_change() -> None:
+        seen.append(link.connection() is not None)
+
+    link = MqttLink(MqttConfig.model_validate(mqtt_config(broker)), "ear", None, on_change, hearing([]))
+    link.start()
+    ends_up(link, "online")
+    assert seen == [True]
+    link.stop(farewell=True)
 
 
 def test_try_connect_says_yes_or_why_not(broker: Broker) -> None:
