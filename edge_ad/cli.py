@@ -156,6 +156,10 @@ def _plc_sim_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", metavar="N", type=_positive, help="end after N parts (default: Ctrl-C)")
     parser.add_argument("--seconds", metavar="S", type=_not_negative, help="end after S seconds")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the report here")
+    parser.add_argument("--triggers", metavar="N", type=_positive, default=0, help="trigger N parts (default: none)")
+    parser.add_argument(
+        "--trigger-interval-s", metavar="S", type=_not_negative, default=1.0, help="between two (default: 1)"
+    )
     parser.add_argument("--host", help="of the broker (default: 127.0.0.1)")
     parser.add_argument("--port", type=_positive, help="of the broker (default: 1883)")
     parser.add_argument("--protocol", choices=("5", "3.1.1"), help="of MQTT (default: 5)")
@@ -198,6 +202,8 @@ def _plc_sim(arguments: argparse.Namespace) -> int:
         arguments.count,
         arguments.seconds,
         arguments.json,
+        arguments.triggers,
+        arguments.trigger_interval_s,
     )
     return plc_sim.run_plc_sim(options)
 

@@ -429,6 +429,10 @@ class Listener:
     def __exit__(self, *_: object) -> None:
         self._link.stop(farewell=True)
 
+    def publish(self, message: Message) -> None:
+        """Send a message, now or never."""
+        self._link.publish(message)
+
     def state(self) -> BrokerState:
         """How it stands with the broker.
 

@@ -2,7 +2,8 @@
 
 It does what docs/mqtt.md asks of a consumer: a session that outlives the connection, so that what the broker has
 acknowledged arrives; every part once by (station, seq); the heartbeat watched for change. `plc` alone is heard with
-QoS 0: a verdict that has waited in a broker's queue must not move an ejector.
+QoS 0: a verdict that has waited in a broker's queue must not move an ejector. On request it triggers, too, and holds
+the station to exactly one result for each trigger that was acknowledged.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,6 +28,7 @@ from pydantic import ValidationError
 from edge_ad.config import NAME_PATTERN, MqttConfig, first_problem
 from edge_ad.console import say
 from edge_ad.core.consumer import Check, Consumer
+from edge_ad.core.handshake import Handshake, HandshakeReport
 from edge_ad.core.heard import HEALING, Arrival, Limits, News, Part, Report
 from edge_ad.core.messages import PREFIX, Message, iso8601
 from edge_ad.errors import ConfigError
@@ -34,6 +37,7 @@ from edge_ad.mqtt import Listener, Subscription
 SCHEMA = "edge-ad/plc-sim/1"
 TURN_S = 0.2  # a turn without a message ends after so long
 SETTLE_S = 3.0  # at the end, what is on its way may take so long
+REPLY_S = 2.0  # without a reply for so long, a trigger is sent again
 
 FILTERS: dict[str, Literal[0, 1]] = {
     "status": 1,
@@ -44,6 +48,7 @@ FILTERS: dict[str, Literal[0, 1]] = {
     "alarm/+/+/event": 1,
     "camera/+": 1,
     "health": 1,
+    "reply/trigger": 1,
 }
 
 
@@ -60,6 +65,8 @@ class Options:
         count: end after so many parts; None: do not.
         seconds: end after so long; None: do not.
         json_path: write the report here.
+        triggers: so many parts are triggered.
+        trigger_interval_s: between two triggers.
     """
 
     station: str
@@ -70,6 +77,8 @@ class Options:
     count: int | None
     seconds: float | None
     json_path: Path | None
+    triggers: int = 0
+    trigger_interval_s: float = 1.0
 
 
 def broker(values: Mapping[str, object]) -> MqttConfig:
@@ -95,22 +104,33 @@ def run_plc_sim(options: Options) -> int:
         raise ConfigError(f"{options.station!r} is no name of a station: letters, digits, _ and -, at most 32")
     check, checked_by = _schema_check()
     consumer = Consumer(options.station, options.limits, check)
+    name = f"plc-sim-{uuid.uuid4().hex[:8]}"
+    handshake = Handshake(name, options.triggers, options.trigger_interval_s, REPLY_S)
     inbox: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
     filters = tuple((f"{PREFIX}/{options.station}/{levels}", qos) for levels, qos in FILTERS.items())
     subscription = Subscription(filters, lambda message: inbox.put(_arrival(message)), options.session_s)
     with _stop_signals() as stop, Listener(options.mqtt, options.client_id, subscription) as listener:
         _tell("start", f"listening to {options.station}; payloads are checked by {checked_by}")
-        watch = _Watch(consumer, inbox, listener)
-        watch.run(lambda: stop.is_set() or _heard(consumer, options), options.seconds)
+        watch = _Watch(options.station, consumer, handshake, inbox, listener)
+        watch.run(lambda: stop.is_set() or _heard(consumer, handshake, options), options.seconds)
         watch.run(lambda: not HEALING & consumer.report().faults.keys(), SETTLE_S)
-    return _conclude(consumer, options)
+    return _conclude(consumer, handshake, options)
 
 
 class _Watch:
-    """Feeds the consumer with messages, the state of the connection and the time."""
+    """Feeds the consumer with messages, the state of the connection and the time; sends triggers when they are due."""
 
-    def __init__(self, consumer: Consumer, inbox: queue.SimpleQueue[Arrival], listener: Listener) -> None:
+    def __init__(
+        self,
+        station: str,
+        consumer: Consumer,
+        handshake: Handshake,
+        inbox: queue.SimpleQueue[Arrival],
+        listener: Listener,
+    ) -> None:
+        self._station = station
         self._consumer = consumer
+        self._handshake = handshake
         self._inbox = inbox
         self._listener = listener
         self._broker = ""
@@ -120,8 +140,15 @@ class _Watch:
         until_s = float("inf") if seconds is None else time.monotonic() + seconds
         while not done() and time.monotonic() < until_s:
             self._follow_connection()
+            self._trigger()
             for news in self._turn():
                 _tell(news.kind, news.text)
+
+    def _trigger(self) -> None:
+        for correlation_id, done in self._consumer.take_replies():
+            self._handshake.take_reply(correlation_id, done=done)
+        for ask in self._handshake.due(time.monotonic()):
+            self._listener.publish(ask.command(self._station))
 
     def _turn(self) -> list[News]:
         try:
@@ -145,28 +172,36 @@ def _arrival(message: Message) -> Arrival:
     return Arrival(message.topic, message.payload, message.retain, time.monotonic(), time.time_ns() // 1_000_000)
 
 
-def _heard(consumer: Consumer, options: Options) -> bool:
-    return options.count is not None and consumer.known() >= options.count
+def _heard(consumer: Consumer, handshake: Handshake, options: Options) -> bool:
+    """Whether all that was asked for has come; without a number, there is no end."""
+    if options.count is None and not options.triggers:
+        return False
+    enough = options.count is None or consumer.known() >= options.count
+    return enough and handshake.is_settled(consumer.of_triggers())
 
 
-def _conclude(consumer: Consumer, options: Options) -> int:
+def _conclude(consumer: Consumer, handshake: Handshake, options: Options) -> int:
     report = consumer.report()
+    triggers = handshake.report(consumer.of_triggers(), consumer.decided_s(), _gap_parts(report))
     problem = _too_little(report, options)
-    for line in _lines(report):
+    for line in (*_lines(report), *_trigger_lines(triggers)):
         say(line)
     if problem:
         say(problem)
-    trusted = report.ok and not problem
+    trusted = report.ok and not triggers.faults and not problem
     if options.json_path is not None:
-        body = as_json(report, consumer.parts(), trusted=trusted)
+        body = as_json(report, triggers, consumer.parts(), trusted=trusted)
         options.json_path.parent.mkdir(parents=True, exist_ok=True)
         options.json_path.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
     return 0 if trusted else 1
 
 
-def as_json(report: Report, parts: Mapping[int, Part], *, trusted: bool) -> dict[str, object]:
+def as_json(
+    report: Report, triggers: HandshakeReport, parts: Mapping[int, Part], *, trusted: bool
+) -> dict[str, object]:
     """The report for programs: its figures, and each part once."""
-    return {"schema": SCHEMA, "ok": trusted, **asdict(report), "parts": [asdict(part) for part in parts.values()]}
+    heard = {**asdict(report), "triggers": asdict(triggers)}
+    return {"schema": SCHEMA, "ok": trusted, **heard, "parts": [asdict(part) for part in parts.values()]}
 
 
 def _too_little(report: Report, options: Options) -> str:
@@ -182,14 +217,13 @@ def _too_little(report: Report, options: Options) -> str:
 def _lines(report: Report) -> Iterator[str]:
     """The report for people."""
     verdicts = ", ".join(f"{verdict} {count}" for verdict, count in report.verdicts.items())
-    gap_parts = sum(gap.last - gap.first + 1 for gap in report.gaps)
     missing = sum(last - first + 1 for first, last in report.missing)
     span = f" (seq {report.first_seq} to {report.last_seq})" if report.first_seq is not None else ""
     yield f"station:   {report.station}, {report.status or 'unknown'}"
     yield f"parts:     {verdicts}{span}"
     yield f"delivery:  messages {report.messages}, copies {report.duplicates}, historical results {report.historical}"
     yield f"restarts:  {max(report.boots - 1, 0)}"
-    yield f"gaps:      {gap_parts} parts in {len(report.gaps)} gap records, {missing} parts missing"
+    yield f"gaps:      {_gap_parts(report)} parts in {len(report.gaps)} gap records, {missing} parts missing"
     yield f"plc:       {report.plc_in_time} in time, {report.plc_late} late"
     yield f"heartbeat: {report.heartbeats} beats, {report.stalls} stalls"
     for alarm in report.alarms:
@@ -199,6 +233,23 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"faults:    {counts or 'none'}"
     for detail in report.details:
         yield f"  {detail}"
+
+
+def _trigger_lines(triggers: HandshakeReport) -> Iterator[str]:
+    """The handshake for people; nothing where there was none."""
+    if not triggers.sent:
+        return
+    reasons = "".join(f", {reason} {count}" for reason, count in triggers.reasons.items())
+    replies = f"acknowledged {triggers.acknowledged}, refused {triggers.refused}, sent again {triggers.again}"
+    yield f"triggers:  {triggers.sent}, {replies}; with exactly one result {triggers.answered}{reasons}"
+    if triggers.turnaround_ms:
+        yield "           trigger to plc: " + ", ".join(f"{k} {v:g} ms" for k, v in triggers.turnaround_ms.items())
+    for fault in triggers.faults:
+        yield f"  {fault}"
+
+
+def _gap_parts(report: Report) -> int:
+    return sum(gap.last - gap.first + 1 for gap in report.gaps)
 
 
 def _tell(kind: str, text: str) -> None:

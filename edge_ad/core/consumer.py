@@ -44,6 +44,7 @@ SCHEMAS: dict[str, tuple[str, ...]] = {  # kind of topic -> what may come on it
     "state": (messages.ALARM_STATE_SCHEMA,),
     "camera": (messages.CAMERA_SCHEMA,),
     "health": (messages.HEALTH_SCHEMA,),
+    "reply": (messages.REPLY_SCHEMA,),
 }
 RETAINED = {"status", "state", "camera", "health"}
 
@@ -122,6 +123,9 @@ class Consumer:
         self._gaps: dict[int, Gap] = {}
         self._plc: dict[int, _Plc] = {}
         self._alarms: dict[tuple[str, str], _Alarm] = {}
+        self._of_triggers: dict[str, list[Part]] = {}
+        self._replies: list[tuple[str, bool]] = []
+        self._decided_s: dict[str, float] = {}
         self._heart = _Heart(limits.stall_s)
         self._status: StatusWord | None = None
         self._connected = False
@@ -164,6 +168,19 @@ class Consumer:
     def parts(self) -> dict[int, Part]:
         """Every part that a result spoke of, by number."""
         return dict(sorted(self._parts.items()))
+
+    def of_triggers(self) -> Mapping[str, Sequence[Part]]:
+        """Trigger id -> the parts whose results name it."""
+        return self._of_triggers
+
+    def decided_s(self) -> Mapping[str, float]:
+        """Trigger id -> when its decision came on `plc`."""
+        return self._decided_s
+
+    def take_replies(self) -> list[tuple[str, bool]]:
+        """(correlation id, whether it was done) of each reply since the last call."""
+        replies, self._replies = self._replies, []
+        return replies
 
     def known(self) -> int:
         """Parts that a result or a gap record spoke of."""
@@ -251,10 +268,13 @@ class Consumer:
             cast(Verdict, body.one_of("verdict", get_args(Verdict))),
             body.text_or_none("reason"),
             body.number("captured_ms"),
+            body.text_or_none("trigger_id"),
         )
         if not self._is_first(topic, part.seq, "result", body):
             return False
         self._parts[part.seq] = part
+        if part.trigger_id is not None:
+            self._of_triggers.setdefault(part.trigger_id, []).append(part)
         shown = part.verdict if part.reason is None else f"{part.verdict} ({part.reason})"
         self._tell_change("verdict", part.camera, shown, f"seq {part.seq} {part.part_id or ''}")
         return True
@@ -279,6 +299,7 @@ class Consumer:
             self._fault(
                 "stale", f"seq {seq}: plc says {plc.res} {arrival.at_ms - plc.captured_ms} ms after its capture"
             )
+        self._decided_s.setdefault(body.text("trg"), arrival.at_s)
         known = self._plc.get(seq)
         if known is None or known.late:
             self._plc[seq] = plc
@@ -309,8 +330,13 @@ class Consumer:
     def _read_health(self, arrival: Arrival) -> None:
         body = self._body(arrival, SCHEMAS["health"])
         self._boots.add(body.text("boot_id"))
-        said = [text for text in (body.text("detail"), body.text("publish_refused")) if text]
+        mode = "" if body.text("mode") == "run" else f"mode {body.text('mode')}"
+        said = [text for text in (mode, body.text("detail"), body.text("publish_refused")) if text]
         self._tell_change("health", "", "; ".join(said) or "all right")
+
+    def _read_reply(self, arrival: Arrival) -> None:
+        body = self._body(arrival, SCHEMAS["reply"])
+        self._replies.append((body.text("correlation_id"), body.flag("done")))
 
     def _is_first(self, topic: str, number: int, what: str, body: Body) -> bool:
         """Whether this is the first copy of a message; another one has to agree with it."""
@@ -381,6 +407,7 @@ READERS: dict[str, Callable[[Consumer, Arrival], None]] = {
     "state": Consumer._read_state,
     "camera": Consumer._read_camera,
     "health": Consumer._read_health,
+    "reply": Consumer._read_reply,
 }
 
 
@@ -391,8 +418,8 @@ def _kind(topic: str, station: str) -> str:
             raise MalformedError(f"of station {name}")
         case [messages.PREFIX, _, "status" | "heartbeat" | "result" | "plc" | "health" as kind]:
             return kind
-        case [messages.PREFIX, _, "camera", _]:
-            return "camera"
+        case [messages.PREFIX, _, "camera" | "reply" as kind, _]:
+            return kind
         case [messages.PREFIX, _, "alarm", _, _, "event" | "state" as kind]:
             return kind
     raise MalformedError("no topic that a station publishes")

@@ -83,6 +83,7 @@ class Part:
     verdict: Verdict
     reason: str | None
     captured_ms: int
+    trigger_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
