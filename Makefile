@@ -37,7 +37,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet -e ".[train,demo,dev,openvino]"
+	$(BIN)/pip install --quiet -e ".[train,demo,dev,openvino,gpio]"
 	@touch $@
 
 $(DEMO_VENV)/.installed: pyproject.toml

@@ -21,6 +21,7 @@ from edge_ad.core.preprocess import crop
 from edge_ad.errors import BackendError, BundleError, CameraError, ConfigError, DataError, PublishError
 from edge_ad.mqtt import Listener, Subscription, try_connect
 from edge_ad.sparkplug.session import host_state, state_topic
+from edge_ad.trigger_sensor import open_sensor
 
 SCHEMA = "edge-ad/check/1"
 EXIT_CODE = 2
@@ -45,6 +46,7 @@ def examine(config: StationConfig) -> list[Finding]:
         _cv2(),
         *_bundle(config),
         _camera(config),
+        *_trigger(config),
         _broker(config),
         *([_sparkplug(config, config.sparkplug)] if config.sparkplug is not None else []),
     ]
@@ -101,6 +103,18 @@ def _camera(config: StationConfig) -> Finding:
         return Finding("camera", "failed", str(error))
     height, width = frame.image.shape[:2]
     return Finding("camera", "ok", f"{config.camera.name} ({config.camera.kind}) delivers {width}x{height}")
+
+
+def _trigger(config: StationConfig) -> list[Finding]:
+    """The sensor that announces parts, where there is one."""
+    try:
+        sensor = open_sensor(config.trigger)
+    except ConfigError as error:
+        return [Finding("trigger", "failed", str(error))]
+    if sensor is None:
+        return []
+    sensor.close()
+    return [Finding("trigger", "ok", f"{config.trigger.kind} can announce parts")]
 
 
 def _broker(config: StationConfig) -> Finding:

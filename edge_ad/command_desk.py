@@ -13,8 +13,10 @@ from edge_ad.config import StationConfig
 from edge_ad.core import messages
 from edge_ad.core.commands import Refusal, parse
 from edge_ad.core.messages import CommandFigures, Message
-from edge_ad.core.orders import Order
+from edge_ad.core.orders import Order, SetMode
 from edge_ad.outbox import Outbox
+from edge_ad.records import Trigger
+from edge_ad.trigger_desk import TriggerDesk
 
 WAITING = 256  # more at a time are ignored and counted
 A_TURN = 32  # executed in a row; then parts have their turn
@@ -23,10 +25,11 @@ A_TURN = 32  # executed in a row; then parts have their turn
 class CommandDesk:
     """Takes commands on one thread and answers them on another."""
 
-    def __init__(self, config: StationConfig, orders: queue.SimpleQueue[Order]) -> None:
-        """Nothing waits; what commands ask of the frame path goes to `orders`."""
+    def __init__(self, config: StationConfig, orders: queue.SimpleQueue[Order], triggers: TriggerDesk) -> None:
+        """Nothing waits; what commands ask of the frame path goes to `triggers` and `orders`."""
         self._config = config
         self._orders = orders
+        self._triggers = triggers
         self._waiting: deque[Message] = deque()
         self._excess = 0  # that found no room to wait; only the thread of `take` counts them
         self._figures = CommandFigures()
@@ -69,11 +72,23 @@ class CommandDesk:
         if isinstance(parsed, Refusal):
             logger.warning("command {:.40} refused: {}", ascii(name), parsed.reason)
             return self._refusal(name, parsed)
+        if parsed.trigger is not None and self._config.trigger.kind != "command":
+            why = f"triggers of this station come otherwise: trigger.kind is {self._config.trigger.kind}"
+            return self._refusal(name, Refusal(parsed.correlation_id, why))
         answer = outbox.command(self._config.camera.name, parsed, time.time_ns(), self._config.commands.max_shelve_s)
         logger.info("command {}: {}", parsed.name, parsed)
         if answer.order is not None:
-            self._orders.put(answer.order)
+            self._hand_over(answer.order)
         return messages.reply(self._config.station, name, answer.reply)
+
+    def _hand_over(self, order: Order) -> None:
+        """Triggers do not wait for a turn of the loop; and a mode concerns those that come after it."""
+        match order:
+            case Trigger():
+                self._triggers.ask(order)
+            case SetMode(mode):
+                self._triggers.set_mode(mode)
+                self._orders.put(order)
 
     def _refusal(self, name: str, refusal: Refusal) -> Message | None:
         if refusal.correlation_id is None:

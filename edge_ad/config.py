@@ -6,7 +6,7 @@ Paths are relative to the YAML file. Every quantity names its unit. Unknown keys
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -69,6 +69,7 @@ class V4l2Camera(_Camera):
     height: int | None = Field(None, gt=0)
     fps: float | None = Field(None, gt=0)
     fourcc: str | None = Field(None, min_length=4, max_length=4, description="pixel format, e.g. MJPG")
+    hardware_trigger: bool = Field(False, description="it gives a frame only when its own trigger input fires")
 
 
 class CsiCamera(_Camera):
@@ -112,6 +113,67 @@ class FolderCamera(_Camera):
 
 
 Camera = Annotated[V4l2Camera | CsiCamera | RtspCamera | FileCamera | FolderCamera, Field(discriminator="kind")]
+
+
+TriggerKind = Literal["free", "command", "interval", "gpio", "camera"]
+
+
+class FreeTrigger(Strict):
+    """Every frame is a part; of a camera that runs free, the newest frame wins."""
+
+    kind: Literal["free"] = "free"
+    timeout_s: ClassVar[float] = 0.0  # nobody waits
+    max_waiting: ClassVar[int] = 1
+
+
+class _Announced(Strict):
+    """A part is announced: it gets a result, whatever happens."""
+
+    max_waiting: int = Field(
+        8, ge=1, le=64, description="triggers that wait for a frame, frames that wait for inspection; more: overrun"
+    )
+
+
+class _Triggered(_Announced):
+    """Something outside asks for the next frame."""
+
+    timeout_s: float = Field(2.0, gt=0, le=600, description="no frame for so long: not_inspected, timeout")
+
+
+class CommandTrigger(_Triggered):
+    """The command `trigger` asks for the next frame."""
+
+    kind: Literal["command"]
+
+
+class IntervalTrigger(_Triggered):
+    """A clock asks for the next frame."""
+
+    kind: Literal["interval"]
+    interval_s: float = Field(ge=0.01, le=86_400)
+
+
+class GpioTrigger(_Triggered):
+    """An edge on an input line asks for the next frame; needs the extra `gpio`."""
+
+    kind: Literal["gpio"]
+    chip: str = Field("/dev/gpiochip0", description="as gpiodetect lists it")
+    line: int | str = Field(description="offset or name, as gpioinfo lists it")
+    edge: Literal["rising", "falling"] = "rising"
+    pull: Literal["as_is", "up", "down", "off"] = "as_is"
+    debounce_ms: float = Field(1.0, ge=0, le=1000)
+
+
+class CameraTrigger(_Announced):
+    """The camera's own trigger input decides: every frame that it gives is a part."""
+
+    kind: Literal["camera"]
+    timeout_s: ClassVar[float] = 1.0  # the frame is there when its trigger becomes known
+
+
+TriggerConfig = Annotated[
+    FreeTrigger | CommandTrigger | IntervalTrigger | GpioTrigger | CameraTrigger, Field(discriminator="kind")
+]
 
 
 class RoiConfig(Strict):
@@ -295,6 +357,7 @@ class StationConfig(_WithPaths):
     store: Path | None = Field(None, description="calibration store; default: <bundle>.calibration beside it")
     backend: BackendConfig = BackendConfig()
     camera: Camera
+    trigger: TriggerConfig = FreeTrigger()
     roi: RoiConfig | None = None
     regions: RegionConfig = RegionConfig()
     mqtt: MqttConfig = MqttConfig()
@@ -322,6 +385,15 @@ class StationConfig(_WithPaths):
                 raise ValueError(
                     f"sparkplug.resend_s must be more than two keepalive_s, {silence_s} s, or rows get lost"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _triggers_can_come(self) -> StationConfig:
+        if self.trigger.kind == "command" and not self.commands.enabled:
+            raise ValueError("trigger.kind command wants commands: set commands.enabled to true")
+        by_camera = isinstance(self.camera, V4l2Camera) and self.camera.hardware_trigger
+        if (self.trigger.kind == "camera") != by_camera:
+            raise ValueError("trigger.kind camera and hardware_trigger of a v4l2 camera go together")
         return self
 
     def store_dir(self) -> Path:

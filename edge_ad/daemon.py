@@ -31,10 +31,13 @@ from edge_ad.errors import ConfigError, EdgeAdError
 from edge_ad.lock import locked
 from edge_ad.loop import InspectionLoop, Station
 from edge_ad.notify import Notifier
+from edge_ad.outbox_file import Position
 from edge_ad.pipeline import Pipeline
 from edge_ad.progress import Progress
 from edge_ad.publisher import Publisher
 from edge_ad.recorder import Recorder
+from edge_ad.records import NO_FRAME
+from edge_ad.trigger_sensor import SensorThread, open_sensor
 
 DRAIN_S = 5.0  # for the broker to take what is unsent; the rest stays on disk
 JOIN_S = 3.0  # for the camera to come back from its read
@@ -64,8 +67,9 @@ def _start(
     config: StationConfig, bundle: Bundle, backend: Backend, notifier: Notifier, failures: _EndsTheProcess
 ) -> Station:
     """Start the threads, around an engine that has proved itself."""
+    sensor = open_sensor(config.trigger)
     context = StationContext(config.station, uuid.uuid4().hex, bundle.digest, config.camera.kind in SIMULATED)
-    health = Health(__version__, backend.name, backend.precision, None, "", time.time_ns())
+    health = Health(__version__, backend.name, backend.precision, None, "", time.time_ns(), trigger=config.trigger.kind)
     calibration = CalibrationWatch(config.store_dir(), bundle.digest, backend.precision, config.roi_record())
     calibration.refresh()
     pipeline = Pipeline(backend, bundle.manifest.input, config.roi_record(), config.regions)
@@ -74,20 +78,35 @@ def _start(
     progress = Progress()
     publisher = Publisher(config, context, progress)
     publisher.start()
-    last = publisher.last_position(config.camera.name)
-    capture = Capture(config.camera) if last is None else Capture(config.camera, last.frame_id, last.part_id)
+    last = publisher.last_position(config.camera.name) or Position(NO_FRAME, None)
+    capture = Capture(config.camera, last.frame_id, last.part_id, triggers=publisher.triggers)
     capture.start()
+    announcing = SensorThread(sensor, publisher.announce) if sensor is not None else None
+    if announcing is not None:
+        announcing.start()
     engine = f"{backend.name}/{backend.precision}"
     logger.info("edge-ad {}: station {}, bundle {:.12}, {}", __version__, config.station, bundle.digest, engine)
     recorder = Recorder(config.record) if config.record is not None else None
     return Station(
-        capture, pipeline, publisher, calibration, recorder, progress, notifier, config.limits, health, failures.first
+        capture,
+        pipeline,
+        publisher,
+        calibration,
+        recorder,
+        progress,
+        notifier,
+        config.limits,
+        health,
+        failures.first,
+        announcing,
     )
 
 
 def _end(station: Station, backend: Backend) -> None:
     """Stop the threads in the order of the frame path."""
     station.notifier.stopping()
+    if station.sensor is not None:
+        station.sensor.stop()
     camera_came_back = station.capture.stop(JOIN_S)
     may_take_more = station.publisher.broker_state().name in ("connecting", "online")
     station.publisher.stop(DRAIN_S if may_take_more else 0.0)

@@ -7,6 +7,7 @@
     |   +-- BundleError        a bundle: truncated, altered, of an unknown schema
     |   +-- CalibrationError   a wish or a record that cannot be applied
     +-- CameraError        the camera did not open, or did not deliver in time
+    +-- TriggerError       the sensor that announces parts cannot be read any more
     +-- BackendError       the engine refused the graph, the input or the device
     +-- PublishError       the broker refused us or cannot be reached
     +-- OutboxError        the outbox cannot store or read a row
@@ -46,6 +47,10 @@ class CalibrationError(UsageError):
 
 class CameraError(EdgeAdError):
     """The camera did not open, or did not deliver a frame within its limit."""
+
+
+class TriggerError(EdgeAdError):
+    """The sensor that announces parts cannot be read any more."""
 
 
 class BackendError(EdgeAdError):

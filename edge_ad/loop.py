@@ -19,14 +19,15 @@ from edge_ad.calibration_watch import CalibrationWatch
 from edge_ad.cameras.capture import Capture
 from edge_ad.config import LimitsConfig
 from edge_ad.core.messages import Health
-from edge_ad.core.orders import Order
+from edge_ad.core.orders import Order, SetMode
 from edge_ad.errors import OutboxError
 from edge_ad.notify import Notifier
 from edge_ad.pipeline import Pipeline
 from edge_ad.progress import Progress
 from edge_ad.publisher import Publisher
 from edge_ad.recorder import Recorder
-from edge_ad.records import CameraState, Event, Frame, Missed, Mode, Verdict
+from edge_ad.records import CameraState, Event, Frame, Missed, Mode, Trigger, Verdict
+from edge_ad.trigger_sensor import SensorThread
 
 TURN_S = 0.25  # a turn without a frame ends after so long
 LAST_SUBMIT_S = 5.0  # while stopping, the last part may wait so long for the disk
@@ -39,8 +40,9 @@ class Station:
     """The parts of a running daemon.
 
     Attributes:
-        health: as it was at the start; its calibration and detail are filled in as they change.
+        health: as it was at the start; what changes of it is filled in.
         failure: what ended a thread that nobody expected to end; None while all is well.
+        sensor: what announces parts; None where frames or commands do.
     """
 
     capture: Capture
@@ -53,6 +55,7 @@ class Station:
     limits: LimitsConfig
     health: Health
     failure: Callable[[], BaseException | None]
+    sensor: SensorThread | None = None
 
 
 class InspectionLoop:
@@ -62,9 +65,7 @@ class InspectionLoop:
         """Prepare; `stop` ends `run` after the part in hand."""
         self._station = station
         self._stop = stop
-        self._mode: Mode = station.publisher.mode()
         self._signs = SignsOfLife(station)
-        self._signs.mode = self._mode
 
     def run(self) -> None:
         """Inspect until told to stop, or until the source has ended and all of it is inspected.
@@ -76,21 +77,13 @@ class InspectionLoop:
             shot = self._next()
             if shot is not None:
                 self._inspect(shot)
+            self._answer_lost()
             self._turn()
+        self._settle_triggers()
 
     def _next(self) -> Frame | Missed | None:
-        """The next part, if there is one within a turn's time.
-
-        While paused there is none: the frames of a camera that runs free are thrown away, any other source waits.
-        """
-        frames = self._station.capture.frames
-        if self._mode == "run":
-            return frames.get(TURN_S)
-        if frames.policy == "drop_oldest":
-            frames.get(TURN_S)
-        else:
-            self._stop.wait(TURN_S)
-        return None
+        """The next part, if there is one within a turn's time; while paused, the capture thread takes none."""
+        return self._station.capture.frames.get(TURN_S)
 
     def _inspect(self, shot: Frame | Missed) -> None:
         with self._station.progress.stage("inference", self._station.limits.inference_s):
@@ -110,6 +103,23 @@ class InspectionLoop:
                 raise OutboxError(f"frame {event.frame_id} has no result: the outbox is stuck")
             self._turn()
 
+    def _answer_lost(self) -> None:
+        """A trigger that gets no inspected frame gets its result all the same."""
+        for lost in self._station.publisher.triggers.take_lost():
+            logger.warning("trigger {}: {}", ascii(lost.trigger.trigger_id), lost.reason)
+            event = lost.event(self._station.capture.state().name)
+            self._hand_over(event)
+            self._signs.count(event)
+
+    def _settle_triggers(self) -> None:
+        """Before the end, every trigger has its result: also those whose frames wait for an inspection."""
+        triggers = self._station.publisher.triggers
+        triggers.end()
+        for shot in self._station.capture.frames.get_all(0.0):
+            if shot.trigger is not None:
+                triggers.lose(shot.trigger, "missed")
+        self._answer_lost()
+
     def _turn(self) -> None:
         failure = self._station.failure() or self._station.publisher.failure()
         if failure is not None:
@@ -121,10 +131,13 @@ class InspectionLoop:
             self._station.pipeline.thresholds = self._station.calibration.thresholds
 
     def _obey(self, order: Order) -> None:
-        """Do what a command asks of the frame path."""
-        if order.mode != self._mode:
-            logger.info("mode {}", order.mode)
-        self._mode = self._signs.mode = order.mode
+        """Do what a command asks of the inference loop; a trigger is for the capture thread."""
+        match order:
+            case SetMode(mode):
+                logger.info("mode {}", mode)
+                self._signs.mode = mode
+            case Trigger():
+                raise ValueError(f"trigger {order.trigger_id} is no order to the loop")
 
 
 class SignsOfLife:
@@ -132,7 +145,7 @@ class SignsOfLife:
 
     def __init__(self, station: Station, clock: Callable[[], float] = time.monotonic) -> None:
         """Start counting; `clock` returns seconds."""
-        self.mode: Mode = "run"  # as it is told
+        self.mode: Mode = station.publisher.mode()  # as it is told
         self._station = station
         self._clock = clock
         self._verdicts: Counter[Verdict] = Counter()
@@ -153,12 +166,12 @@ class SignsOfLife:
         now = self._clock()
         self._feed_watchdog(now)
         self._show_camera(now)
+        self._show_health()
         if now < self._next_second:
             return False
         self._next_second = now + 1.0
         self._heartbeat += 1
         self._station.publisher.heartbeat(self._heartbeat)
-        self._show_health()
         self._station.notifier.status(self._status(now))
         return True
 
@@ -181,7 +194,10 @@ class SignsOfLife:
     def _show_health(self) -> None:
         calibration = self._station.calibration
         record = calibration.thresholds.record if calibration.thresholds is not None else None
-        health = replace(self._station.health, calibration=record, detail=calibration.problem, mode=self.mode)
+        ready = self._station.publisher.triggers.is_ready and self._station.capture.state().state == "online"
+        health = replace(
+            self._station.health, calibration=record, detail=calibration.problem, mode=self.mode, ready=ready
+        )
         if health != self._health:
             self._health = health
             self._station.publisher.set_health(health)

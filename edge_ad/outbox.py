@@ -1,8 +1,9 @@
 """Store-and-forward: a part is on disk, under its number, before anything of it is on the wire.
 
 One row per part (docs/decisions/0002-one-row-per-part.md): its result and the alarm events that it caused. Its number,
-the states of the camera's alarms and the camera's position are written in the same transaction. What no part causes, a
-command or a camera fault, has rows of its own: alarm events without a part, in order between the parts.
+the states of the camera's alarms, the camera's position and that its trigger has its result are written in the same
+transaction. What no part causes, a command or a camera fault, has rows of its own: alarm events without a part, in
+order between the parts.
 
 When there is no room (`max_rows`, `max_mb`, or the disk itself is full), rows that were kept for a replay go first.
 Then parts are stored as `not_inspected`, reason `outbox_full`, from a reserve; and when that is used up, consecutive
@@ -35,10 +36,10 @@ from edge_ad.core.alarms import AlarmInput
 from edge_ad.core.commands import Outcome, Request, execute
 from edge_ad.core.delivery import Row
 from edge_ad.core.messages import AlarmEventBody, GapBody, OutboxFigures, ReplyBody, StationContext
-from edge_ad.core.orders import Order
+from edge_ad.core.orders import Order, SetMode
 from edge_ad.errors import OutboxError
 from edge_ad.outbox_file import DiskFullError, Journalled, OutboxFile, Position
-from edge_ad.records import Decision, Event, Mode
+from edge_ad.records import NO_FRAME, Decision, Event, Mode, Trigger
 from edge_ad.room import Room, RoomKeeper
 
 JOURNAL_COMMANDS = 1000  # whose repetition is known as one
@@ -107,8 +108,13 @@ class Outbox:
         self._unmarked: list[int] = []
         self._told_full = False
 
-    def append(self, events: Sequence[Event]) -> list[Row]:
+    def append(self, events: Sequence[Event], triggers: Sequence[Trigger] = ()) -> list[Row]:
         """Store parts in one transaction; they are durable when this returns.
+
+        Args:
+            events: the parts, in order.
+            triggers: that came since the last call other than by a command; each is `open_triggers` until its part is
+                stored, which may be one of these.
 
         Returns:
             One row per part, in order: what was stored, which says `outbox_full` where there was no room.
@@ -117,8 +123,15 @@ class Outbox:
             OutboxError: not even a gap record can be written.
         """
         full_parts = self._head.full_parts
-        rows = self._commit(lambda draft: [self._store(draft, event) for event in events])
-        self._tell(self._head.full_parts > full_parts)
+
+        def write(draft: _Head) -> list[Row]:
+            for trigger in triggers:
+                self._open(draft, trigger)
+            return [self._store(draft, event) for event in events]
+
+        rows = self._commit(write)
+        if events:
+            self._tell(self._head.full_parts > full_parts)
         return rows
 
     def take(self, camera: str, inputs: Mapping[str, AlarmInput], at_ns: int) -> bool:
@@ -153,6 +166,8 @@ class Outbox:
             return self._refuse(request, "another command had this correlation_id")
         if self._room(self._head) >= Room.NONE:
             return self._refuse(request, OUTBOX_FULL)
+        if request.trigger is not None and self._file.is_open(request.trigger.trigger_id):
+            return self._refuse(request, "another trigger of this trigger_id has no result yet")
         before = self.alarms(camera)
         outcome = execute(request, camera, before, at_ns, self._rules, max_shelve_s)
 
@@ -200,6 +215,10 @@ class Outbox:
         """Where a camera was when its last part was stored; None if it never had one."""
         return self._head.positions.get(camera)
 
+    def open_triggers(self) -> list[Trigger]:
+        """The triggers whose parts have no result yet, in the order in which they came."""
+        return self._file.open_triggers()
+
     def mode(self) -> Mode:
         """What the last command to that effect has chosen; "run" before the first."""
         return self._head.mode
@@ -223,8 +242,17 @@ class Outbox:
 
     def _keep_order(self, draft: _Head, order: Order) -> None:
         """Store what of an order has to outlive this process."""
-        draft.mode = order.mode
-        self._file.write_setting(_MODE, order.mode)
+        match order:
+            case SetMode(mode):
+                draft.mode = mode
+                self._file.write_setting(_MODE, mode)
+            case Trigger():
+                self._file.open_trigger(order)
+
+    def _open(self, draft: _Head, trigger: Trigger) -> None:
+        """Without room, nothing is left of it if the process ends before its part is stored."""
+        if self._room(draft) < Room.NONE:
+            self._file.open_trigger(trigger)
 
     def _refuse(self, request: Request, reason: str) -> Answer:
         body = messages.refusal_body(self._context.station, request.name, request.correlation_id, reason)
@@ -294,7 +322,10 @@ class Outbox:
     def _store(self, draft: _Head, event: Event) -> Row:
         room = self._room(draft)
         seq, draft.next_seq = draft.next_seq, draft.next_seq + 1
-        draft.positions[event.camera] = Position(event.frame_id, event.part_id)
+        if event.frame_id != NO_FRAME:
+            draft.positions[event.camera] = Position(event.frame_id, event.part_id)
+        if event.trigger is not None:
+            self._file.close_trigger(event.trigger.trigger_id)
         if room > Room.AMPLE:
             event = _without_verdict(event)
             draft.full_parts += 1

@@ -19,8 +19,9 @@ from edge_ad.core.alarms import AlarmState
 from edge_ad.core.delivery import Row
 from edge_ad.core.messages import GapBody, ResultBody
 from edge_ad.errors import OutboxError
+from edge_ad.records import Trigger
 
-LAYOUT = 3
+LAYOUT = 4
 PAGE_BYTES = 4096
 _BUSY = "database is locked"
 _FULL = "database or disk is full"  # SQLITE_FULL; Python 3.10 does not tell the code
@@ -33,6 +34,7 @@ CREATE INDEX row_unsent ON row (id) WHERE sent_ms IS NULL;
 CREATE INDEX row_sent ON row (sent_ms) WHERE sent_ms IS NOT NULL;
 CREATE TABLE position (camera TEXT PRIMARY KEY, frame_id INTEGER NOT NULL, part_id TEXT NOT NULL);
 CREATE TABLE alarm (camera TEXT, alarm TEXT, state TEXT NOT NULL, PRIMARY KEY (camera, alarm));
+CREATE TABLE trigger_open (trigger_id TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE journal (
   id INTEGER PRIMARY KEY, correlation_id TEXT NOT NULL UNIQUE, request TEXT NOT NULL, reply TEXT NOT NULL
@@ -136,6 +138,25 @@ class OutboxFile:
     def write_alarm(self, camera: str, alarm: str, state: AlarmState) -> None:
         """Write the state of an alarm."""
         self._execute("INSERT OR REPLACE INTO alarm VALUES (?, ?, ?)", (camera, alarm, _dump(asdict(state))))
+
+    def open_trigger(self, trigger: Trigger) -> None:
+        """Note a trigger whose part has no result yet."""
+        values = (trigger.trigger_id, _dump(asdict(trigger)))
+        self._execute("INSERT OR REPLACE INTO trigger_open VALUES (?, ?)", values)
+
+    def close_trigger(self, trigger_id: str) -> None:
+        """Its part has a result."""
+        self._execute("DELETE FROM trigger_open WHERE trigger_id = ?", (trigger_id,))
+
+    def is_open(self, trigger_id: str) -> bool:
+        """Whether the part of a trigger has no result yet."""
+        statement = "SELECT 1 FROM trigger_open WHERE trigger_id = ?"
+        return self._execute(statement, (trigger_id,)).fetchone() is not None
+
+    def open_triggers(self) -> list[Trigger]:
+        """The triggers whose parts have no result yet, in the order in which they came."""
+        rows = self._execute("SELECT body FROM trigger_open ORDER BY rowid")
+        return [Trigger(**json.loads(body)) for (body,) in rows]
 
     def write_setting(self, name: str, value: str) -> None:
         """Write what a command has chosen."""

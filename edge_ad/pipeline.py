@@ -50,7 +50,9 @@ class Pipeline:
         marks = [("", shot.captured_monotonic_ns), ("queue", self._clock_ns())]
         decision = not_inspected(shot.reason) if isinstance(shot, Missed) else self._inspect(shot, marks)
         latency_ms = {marks[i][0]: (marks[i][1] - marks[i - 1][1]) / 1e6 for i in range(1, len(marks))}
-        return Event(shot.camera, shot.frame_id, shot.part_id, shot.trigger_id, shot.captured_ns, decision, latency_ms)
+        if shot.trigger is not None:
+            latency_ms = {"trigger": (shot.captured_ns - shot.trigger.at_ns) / 1e6, **latency_ms}
+        return Event(shot.camera, shot.frame_id, shot.part_id, shot.trigger, shot.captured_ns, decision, latency_ms)
 
     def _inspect(self, frame: Frame, marks: list[tuple[str, int]]) -> Decision:
         """Decide on a frame; appends the end of each stage to `marks`."""

@@ -2,6 +2,7 @@
 
     commands --> outbox.command (once each) --> replies --> delivery
                                             --> orders --> the inference loop, on its turns
+                                            --> triggers --> the capture thread, for its next frame
     submit --> inbox --> outbox.append (one transaction for all that wait) --> delivery --> link
                          outbox.mark_sent <-- rows that are done <-- acknowledgements <-----+
                          outbox.kept --> sparkplug, where configured, with a link of its own
@@ -32,9 +33,10 @@ from edge_ad.mqtt import Connection, MqttLink, Subscription
 from edge_ad.outbox import Outbox
 from edge_ad.outbox_file import Position
 from edge_ad.progress import Progress
-from edge_ad.records import CameraPhase, CameraState, Event, Mode
+from edge_ad.records import CameraPhase, CameraState, Event, Mode, Trigger
 from edge_ad.sparkplug.node import SparkplugNode
 from edge_ad.sparkplug.teller import Present
+from edge_ad.trigger_desk import TriggerDesk
 
 OUTBOX_FILE = "outbox.db"
 INBOX_PARTS = 64  # parts that wait for the disk; then the inference thread waits
@@ -78,6 +80,7 @@ class Publisher:
 
     Attributes:
         orders: what commands ask of the frame path, for the inference loop to take.
+        triggers: which frames are parts; those triggers that an earlier process left without a result are lost already.
     """
 
     def __init__(self, config: StationConfig, context: StationContext, progress: Progress) -> None:
@@ -92,12 +95,14 @@ class Publisher:
         self._progress = progress
         self._news = threading.Event()
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        self._desk = CommandDesk(config, self.orders)
+        self.triggers = TriggerDesk(config.trigger)
+        self._desk = CommandDesk(config, self.orders, self.triggers)
         will = messages.status(config.station, "offline")
         self._link = MqttLink(config.mqtt, config.station, lambda: will, self._news.set, self._subscription())
         self._rules = config.alarms.rules()
         self._outbox = Outbox(config.state_dir / OUTBOX_FILE, context, config.outbox, self._rules)
-        self._inbox: Channel[_Submitted] = Channel(INBOX_PARTS, "block")
+        self._take_up()
+        self._inbox: Channel[_Submitted | Trigger] = Channel(INBOX_PARTS, "block")
         self._told: queue.SimpleQueue[CameraState | Health] = queue.SimpleQueue()
         self._sparkplug = self._sparkplug_node()
         self._delivery = Delivery(config.mqtt.backoff_min_s, config.mqtt.backoff_max_s)
@@ -145,6 +150,18 @@ class Publisher:
         self._news.set()
         return accepted
 
+    def announce(self, since_ns: int) -> None:
+        """A sensor has seen a part; it is noted with the next commit, and its frame is not kept waiting for that.
+
+        Args:
+            since_ns: when, by `time.monotonic_ns`.
+        """
+        at_ns = time.time_ns() - (time.monotonic_ns() - since_ns)
+        trigger = Trigger(self.triggers.name(), at_ns=at_ns)
+        self._inbox.put(trigger, 0.0)  # ahead of its result; where the disk is stuck, only that one is stored
+        self._news.set()
+        self.triggers.ask(trigger, since_ns)
+
     def heartbeat(self, count: int) -> None:
         """Publish the counter, now or never."""
         self._link.publish(messages.heartbeat(self._config.station, count))
@@ -169,8 +186,8 @@ class Publisher:
         return self._outbox.last_position(camera)
 
     def mode(self) -> Mode:
-        """What the last command to that effect has chosen."""
-        return self._outbox.mode()
+        """What the last command to that effect has chosen; a station that takes no commands runs."""
+        return self._outbox.mode() if self._config.commands.enabled else "run"
 
     def stats(self) -> PublisherStats:
         """The publisher in figures."""
@@ -180,6 +197,12 @@ class Publisher:
         """What ended a thread, if it was not `stop`."""
         sparkplug = self._sparkplug.failure() if self._sparkplug is not None else None
         return self._failure or self._link.failure() or sparkplug
+
+    def _take_up(self) -> None:
+        """Go on where an earlier process ended: in its mode; and the parts that it was told of have gone by."""
+        self.triggers.set_mode(self.mode())
+        for trigger in self._outbox.open_triggers():
+            self.triggers.lose(trigger, "missed")
 
     def _subscription(self) -> Subscription | None:
         if not self._config.commands.enabled:
@@ -231,17 +254,19 @@ class Publisher:
 
     def _store(self) -> None:
         """Commit all parts that wait, together: one fsync."""
-        submitted = self._inbox.get_all(0.0)
-        if not submitted:
+        waiting = self._inbox.get_all(0.0)
+        if not waiting:
             return
+        submitted = [each for each in waiting if isinstance(each, _Submitted)]
+        announced = [each for each in waiting if isinstance(each, Trigger)]
         began_s = time.monotonic()
         with self._progress.stage("commit", self._config.limits.commit_s):
-            rows = self._outbox.append([each.event for each in submitted])
+            rows = self._outbox.append([each.event for each in submitted], announced)
         now_s = time.monotonic()
         self._commit_ms = 1000 * (now_s - began_s)
         for row, each in zip(rows, submitted, strict=True):
             self._delivery.rows.put_fresh(row, each.deadline_s, now_s, online=self._delivery.online)
-        self._part = rows[-1].body
+            self._part = row.body
         self._show_alarms()
 
     def _follow_connection(self) -> None:
@@ -296,7 +321,7 @@ class Publisher:
         now_s = time.monotonic()
         if self._health is not None and now_s >= self._health_due_s:
             self._health_due_s = now_s + HEALTH_FIGURES_S
-            figures = (self._outbox.figures(), self._commands)
+            figures = (self._outbox.figures(), self._commands, self.triggers.figures())
             message = messages.health(self._context, self._health, *figures, self._refusal, self._sparkplug_state)
             self._delivery.states.put(message)
 

@@ -23,6 +23,29 @@ class Roi:
     h: int
 
 
+NO_FRAME = 0  # the frame_id of a part of which there is no capture
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """What asked for one capture, and what it says about the part.
+
+    Attributes:
+        trigger_id: names it; of those that wait, no two have the same.
+        part_id, job_id, recipe_id: what was said about the part, to be said again with its result.
+        expires_ns: a capture from then on is of no use: wall clock, nanoseconds since the epoch, UTC; None: see
+            `trigger.timeout_s` of the configuration.
+        at_ns: it came: wall clock, nanoseconds since the epoch, UTC.
+    """
+
+    trigger_id: str
+    part_id: str | None = None
+    job_id: str | None = None
+    recipe_id: str | None = None
+    expires_ns: int | None = None
+    at_ns: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One capture of one camera.
@@ -33,8 +56,8 @@ class Frame:
         image: (H, W, 3) uint8, BGR as OpenCV delivers it, the full frame before any ROI.
         captured_ns: wall clock at capture, nanoseconds since the epoch, UTC.
         captured_monotonic_ns: monotonic clock at capture, nanoseconds; only differences mean anything.
-        part_id: the part in front of the camera, where somebody told us; a file's name for folders.
-        trigger_id: the trigger that asked for this capture, if one did.
+        part_id: what the source calls the part; a file's name for folders.
+        trigger: what asked for this capture, if something did.
     """
 
     camera: str
@@ -43,7 +66,7 @@ class Frame:
     captured_ns: int
     captured_monotonic_ns: int
     part_id: str | None = None
-    trigger_id: str | None = None
+    trigger: Trigger | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +74,7 @@ class Missed:
     """A part that came by without a usable image: it still gets exactly one result, `not_inspected`.
 
     Attributes:
-        camera, frame_id, captured_ns, captured_monotonic_ns, part_id, trigger_id: as in `Frame`.
+        camera, frame_id, captured_ns, captured_monotonic_ns, part_id, trigger: as in `Frame`.
         reason: what the result will say ("unreadable").
     """
 
@@ -61,7 +84,7 @@ class Missed:
     captured_monotonic_ns: int
     reason: str
     part_id: str | None = None
-    trigger_id: str | None = None
+    trigger: Trigger | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +182,16 @@ class Event:
     """One inspected part on its way to the outbox: everything `result` will say but its `seq`.
 
     Attributes:
-        camera, frame_id, part_id, trigger_id, captured_ns: copied from the frame.
+        camera, frame_id, part_id, trigger, captured_ns: copied from the frame. Without a frame, `frame_id` is NO_FRAME
+            and `captured_ns` is when the trigger came.
         decision: the verdict and what it rests on.
-        latency_ms: stage name -> milliseconds ("queue", "pre", "engine", "post").
+        latency_ms: stage name -> milliseconds ("trigger", "queue", "pre", "engine", "post").
     """
 
     camera: str
     frame_id: int
     part_id: str | None
-    trigger_id: str | None
+    trigger: Trigger | None
     captured_ns: int
     decision: Decision
     latency_ms: dict[str, float] = field(default_factory=dict)

@@ -18,6 +18,7 @@ DECLARATION = re.compile(r"([\w, ]+?)\s*:\s*(\w+)")
 WORDS = {"=": "==", "<>": "!=", ":=": "=", "AND": "and", "OR": "or", "NOT": "not", "TRUE": "True", "FALSE": "False"}
 FUNCTIONS: dict[str, Callable[..., Any]] = {"LEN": len, "BYTE_TO_INT": int, "INT_TO_LREAL": float}
 FUNCTIONS |= {"LREAL_TO_INT": int, "LREAL_TO_UDINT": int}
+FUNCTIONS |= {"CONCAT": lambda a, b: String(a + b), "UDINT_TO_STRING": lambda n: String(str(n).encode("ascii"))}
 INDENTS = {"IF": "THEN", "ELSIF": "THEN", "WHILE": "DO", "FOR": "DO"}  # keyword -> what ends its condition
 
 

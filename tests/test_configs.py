@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 
 from edge_ad import config
 from edge_ad.cameras.base import KINDS
@@ -19,6 +20,32 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "configs" / "station").iterdir())
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_every_example_loads(path: Path) -> None:
     assert config.load(path).camera.kind == path.stem
+
+
+def test_each_trigger_that_an_example_offers_is_a_valid_one(tmp_path: Path) -> None:
+    text = (EXAMPLES[0].parent / "v4l2.yaml").read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:# )?(trigger: \{.*?\})", text, flags=re.MULTILINE)
+    offered = [yaml.safe_load(line)["trigger"] for line in lines]
+    assert [trigger["kind"] for trigger in offered] == ["free", "command", "gpio", "interval", "camera"]
+    for trigger in offered:
+        camera = {"kind": "v4l2", "device": "/dev/video0", "hardware_trigger": trigger["kind"] == "camera"}
+        loaded = station_config(tmp_path, camera, {"trigger": trigger, "commands": {"enabled": True}})
+        assert loaded.trigger.kind == trigger["kind"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "problem"),
+    [
+        ({"trigger": {"kind": "command"}}, "set commands.enabled to true"),
+        ({"trigger": {"kind": "camera"}}, "hardware_trigger"),
+        ({"trigger": {"kind": "fly"}}, "trigger"),
+        ({"trigger": {"kind": "free", "timeout_s": 1}}, "timeout_s"),
+        ({"trigger": {"kind": "gpio"}}, "trigger.gpio.line"),
+    ],
+)
+def test_triggers_that_cannot_come_are_refused(sections: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        station_config(tmp_path, {"kind": "folder", "path": "parts"}, sections)
 
 
 def test_every_kind_of_camera_has_its_example_and_its_opener() -> None:

@@ -35,6 +35,7 @@ ADAPTERS = {
     "sqlite3": ["edge_ad/outbox_file.py"],
     "onnxruntime": ["edge_ad/backends/onnxruntime.py", "trainer/export.py"],
     "openvino": ["edge_ad/backends/openvino.py"],
+    "gpiod": ["edge_ad/gpio.py"],
     "pycuda": ["edge_ad/cuda"],
     "torch": ["edge_ad/backends/torch.py", "edge_ad/backends/torch_tensorrt.py", "trainer"],
     "torch_tensorrt": ["edge_ad/backends/torch_tensorrt.py"],

@@ -102,7 +102,7 @@ def test_a_station_comes_in_by_tls_and_may_publish_all_that_it_has(installed: In
     for topic in ("status", "camera/top", "health", "alarm/top/defect/state"):
         assert installed.reads("mes", f"edge-ad/press-3/{topic}")
     assert installed.reads("plc", "edge-ad/press-3/status")
-    assert not installed.reads("plc", "edge-ad/press-3/health")
+    assert installed.reads("plc", "edge-ad/press-3/health")
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,7 @@ def test_a_station_comes_in_by_tls_and_may_publish_all_that_it_has(installed: In
         ("press-3", "edge-ad/press-4/result", False),
         ("press-3", "edge-ad/press-3/cmd/acknowledge", False),
         ("plc", "edge-ad/press-3/cmd/acknowledge", True),
+        ("plc", "edge-ad/press-3/cmd/trigger", True),
         ("plc", "edge-ad/press-3/cmd/shelve", False),
         ("plc", "edge-ad/press-3/plc", False),
         ("mes", "edge-ad/press-3/cmd/acknowledge", False),

@@ -19,11 +19,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_ad.core import messages
+from edge_ad.core import commands, messages
 from edge_ad.core.alarm_board import ALARMS, DEFECT, Announcement
 from edge_ad.core.alarms import AlarmEvent, AlarmRules, AlarmState
 from edge_ad.core.commands import NAMES
 from edge_ad.core.messages import CommandFigures, Health, Message, OutboxFigures, StationContext
+from edge_ad.core.triggers import TriggerFigures
 from edge_ad.records import CameraState, Decision, Event, Region
 from tests.edge_ad.core.test_commands import whole
 from tests.edge_ad.core.test_messages import contexts, events, sequence_numbers
@@ -32,7 +33,7 @@ from tests.structured_text import FunctionBlock, String, Timer, tokens
 DOCS = Path(__file__).parents[1] / "docs"
 PLC_MD = (DOCS / "plc.md").read_text(encoding="utf-8")
 SCL = re.findall(r"^```scl\n(.*?)^```", PLC_MD, flags=re.MULTILINE | re.DOTALL)[0]
-ST, EJECTOR = re.findall(r"^```st\n(.*?)^```", PLC_MD, flags=re.MULTILINE | re.DOTALL)
+ST, EJECTOR, TRIGGER = re.findall(r"^```st\n(.*?)^```", PLC_MD, flags=re.MULTILINE | re.DOTALL)
 EXAMPLE = next(line for line in PLC_MD.splitlines() if line.startswith('{"v":1'))
 PARSE = FunctionBlock(ST)
 TEXTS = {"cam": "cam", "part": "part", "trg": "trg", "rsn": "rsn"}  # variable of the code -> key of the payload
@@ -246,6 +247,49 @@ def test_whatever_happens_the_documented_code_passes_a_part_only_on_its_own_ok(h
             ok = False
 
 
+def station_says(trigger_id: bytes, **changes: Any) -> dict[str, Any]:
+    said = {"valid": True, "res": 1, "simulated": False, "trg": String(trigger_id), **changes}
+    return {"received": True, "parse": SimpleNamespace(**said)}
+
+
+QUIET = {"received": False, "parse": SimpleNamespace(), "partArrived": False, "partLeaves": False, "alive": True}
+
+
+def test_by_the_documented_code_a_trigger_is_a_command_that_the_station_takes() -> None:
+    program = FunctionBlock(TRIGGER)
+    ids = []
+    for _ in range(3):
+        after = program.call(**{**QUIET, "partArrived": True})
+        assert after.publish
+        request = commands.parse("trigger", after.payload.text().encode())
+        assert isinstance(request, commands.Request)
+        ids.append(request.correlation_id)
+        assert not program.call(**QUIET).publish
+    assert ids == ["press3-1", "press3-2", "press3-3"]
+
+
+@pytest.mark.parametrize(
+    ("trigger_id", "changes", "ejects"),
+    [
+        (b"press3-1", {}, False),
+        (b"press3-0", {}, True),
+        (b"", {}, True),
+        (b"press3-1", {"res": 0}, True),
+        (b"press3-1", {"res": 2}, True),
+        (b"press3-1", {"simulated": True}, True),
+        (b"press3-1", {"valid": False}, True),
+    ],
+)
+def test_by_the_documented_code_only_the_decision_of_its_own_trigger_lets_a_part_pass(
+    trigger_id: bytes, changes: dict[str, Any], ejects: bool
+) -> None:
+    program = FunctionBlock(TRIGGER)
+    program.call(**{**QUIET, "partArrived": True})
+    program.call(**{**QUIET, **station_says(trigger_id, **changes)})
+    assert program.call(**{**QUIET, "partLeaves": True}).eject == ejects
+    assert program.call(**{**QUIET, "partLeaves": True}).eject
+
+
 def test_strings_of_the_interpreter_end_at_the_first_zero() -> None:
     string = String(b"")
     string[1] = 66
@@ -280,6 +324,7 @@ def every_message() -> list[Message]:
     body = messages.result_body(CONTEXT, 1, event)
     raised = Announcement(DEFECT, "high", AlarmEvent("raised", 0, "active", 1, 1, 0.4))
     refused = messages.refusal_body("press-3", "reset", "panel-1/17", "outbox_full")
+    health = Health("1", "x", "fp32", 1, "", 0)
     return [
         messages.status("press-3", "online"),
         messages.heartbeat("press-3", 1),
@@ -289,7 +334,7 @@ def every_message() -> list[Message]:
         messages.alarm_event(messages.alarm_event_body(CONTEXT, "top", 1, raised, event), 0, 1),
         messages.alarm_state(CONTEXT, "top", DEFECT, AlarmState(), AlarmRules()),
         messages.camera(CONTEXT, CameraState("top", "online", "", 0)),
-        messages.health(CONTEXT, Health("1", "x", "fp32", 1, "", 0), OutboxFigures(0, 0, 0), CommandFigures(), ""),
+        messages.health(CONTEXT, health, OutboxFigures(0, 0, 0), CommandFigures(), TriggerFigures(), ""),
         messages.reply("press-3", "reset", messages.to_json(refused)),
     ]
 

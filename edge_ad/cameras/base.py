@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,7 +93,10 @@ class Pace:
 def _v4l2(config: configuration.V4l2Camera, _resume_after: str | None) -> Camera:
     from edge_ad.cameras.opencv import LiveCamera, connect_v4l2
 
-    return LiveCamera(config.device, lambda: connect_v4l2(config))
+    def waits_for_its_trigger() -> bool:
+        return config.hardware_trigger and Path(config.device).exists()
+
+    return LiveCamera(config.device, lambda: connect_v4l2(config), waits_for_its_trigger)
 
 
 def _csi(config: configuration.CsiCamera, _resume_after: str | None) -> Camera:

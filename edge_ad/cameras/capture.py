@@ -17,14 +17,17 @@ from loguru import logger
 from edge_ad.cameras.base import Camera, EndOfFrames, Picture, Unreadable, make_camera
 from edge_ad.channel import Channel, Policy
 from edge_ad.config import Camera as CameraConfig
+from edge_ad.config import FreeTrigger
 from edge_ad.core.backoff import Backoff
 from edge_ad.errors import CameraError, ConfigError
-from edge_ad.records import CameraPhase, CameraState, Frame, Missed
+from edge_ad.records import CameraPhase, CameraState, Frame, Missed, Trigger
+from edge_ad.trigger_desk import TriggerDesk
 
 CAPACITY = 2  # one frame waits while one is inspected; more would only make results older
 HUNG_FACTOR = 4.0  # FFMPEG needs three read time-outs to give up a frozen server; beyond four a call is hung
 MAX_HUNG_THREADS = 3
 PUT_POLL_S = 0.25
+TRIGGER_POLL_S = 0.1
 
 Maker = Callable[[CameraConfig, str | None], Camera]
 
@@ -63,6 +66,7 @@ class Capture:
         last_part_id: str | None = None,
         make: Maker = make_camera,
         clock: Callable[[], float] = time.monotonic,
+        triggers: TriggerDesk | None = None,
     ) -> None:
         """Prepare; `start` starts.
 
@@ -72,9 +76,14 @@ class Capture:
             last_part_id: its part; a folder goes on after it.
             make: makes the camera of a configuration.
             clock: seconds.
+            triggers: says which frame is a part; default: each is.
         """
-        policy: Policy = "block" if make(config, None).complete else "drop_oldest"
-        self.frames: Channel[Frame | Missed] = Channel(CAPACITY, policy)
+        self._triggers = triggers if triggers is not None else TriggerDesk(FreeTrigger())
+        waits = make(config, None).complete or not self._triggers.drops
+        policy: Policy = "block" if waits else "drop_oldest"
+        self.frames: Channel[Frame | Missed] = Channel(max(CAPACITY, self._triggers.max_waiting), policy)
+        # A camera that waits for its own trigger comes back without a frame after one time-out; that is no fault.
+        self._read_limit_s = config.read_timeout_s * (2.0 if self._triggers.kind == "camera" else 1.0)
         self._config = config
         self._make = make
         self._clock = clock
@@ -152,11 +161,19 @@ class Capture:
         try:
             with self._calling(worker, "open", self._config.open_timeout_s):
                 camera.open()
+            shot: Picture | Unreadable | None = None
             while self._is_wanted(worker):
-                with self._calling(worker, "read", self._config.read_timeout_s):
-                    shot = camera.read()
-                if shot is not None:
-                    self._deliver(worker, shot)
+                if camera.complete and not self._triggers.wants(TRIGGER_POLL_S):
+                    self._idle(worker)
+                    continue
+                began_ns = time.monotonic_ns()
+                if shot is None:
+                    with self._calling(worker, "read", self._read_limit_s):
+                        shot = camera.read()
+                if shot is None:
+                    self._idle(worker)
+                elif self._deliver(worker, shot, began_ns, complete=camera.complete):
+                    shot = None
         finally:
             with self._calling(worker, "close", self._config.open_timeout_s):
                 camera.close()
@@ -174,25 +191,51 @@ class Capture:
         """Not stopped, and not given up for another thread."""
         return worker is self._worker and not self._stop.is_set()
 
-    def _deliver(self, worker: _Worker, shot: Picture | Unreadable) -> None:
+    def _idle(self, worker: _Worker) -> None:
+        """The camera is open; that there is no frame is not its fault."""
+        with self._lock:
+            if self._is_wanted(worker):
+                self._change("online", "")
+
+    def _deliver(self, worker: _Worker, shot: Picture | Unreadable, began_ns: int, *, complete: bool) -> bool:
+        """Hand over what is a part; False if it is none yet, but will be: of a complete source, every image is one."""
         wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
         with self._lock:
             if not self._is_wanted(worker):  # given up meanwhile: another thread numbers the frames now
-                return
-            self._frame_id += 1
-            self._part_id = shot.part_id
-            self._backoff.reset()
-            self._change("online", "")
-            self._state = replace(self._state, frames=self._state.frames + 1)
-            item = self._stamp(shot, wall_ns, monotonic_ns)
-        while not self._stop.is_set() and not self.frames.put(item, PUT_POLL_S):
-            pass
+                return True
+            admission = self._triggers.admit(began_ns)
+            if admission is None and complete:
+                return False
+            self._count(shot)
+            item = self._stamp(shot, admission.trigger, wall_ns, monotonic_ns) if admission is not None else None
+        if item is not None:
+            self._hand_over(item, waits=complete)
+        return True
 
-    def _stamp(self, shot: Picture | Unreadable, wall_ns: int, monotonic_ns: int) -> Frame | Missed:
+    def _count(self, shot: Picture | Unreadable) -> None:
+        """The camera works; the caller holds the lock."""
+        self._frame_id += 1
+        self._part_id = shot.part_id
+        self._backoff.reset()
+        self._change("online", "")
+        self._state = replace(self._state, frames=self._state.frames + 1)
+
+    def _hand_over(self, item: Frame | Missed, *, waits: bool) -> None:
+        """Without a trigger, the channel drops what is old or waits; to wait for one would make the next one late."""
+        if waits or item.trigger is None:
+            while not self._stop.is_set() and not self.frames.put(item, PUT_POLL_S):
+                pass
+        elif not self.frames.put(item, 0.0):
+            self._triggers.lose(item.trigger, "overrun")
+
+    def _stamp(
+        self, shot: Picture | Unreadable, trigger: Trigger | None, wall_ns: int, monotonic_ns: int
+    ) -> Frame | Missed:
+        name, number = self._config.name, self._frame_id
         if isinstance(shot, Picture):
-            return Frame(self._config.name, self._frame_id, shot.image, wall_ns, monotonic_ns, shot.part_id)
-        logger.warning("camera {}: {}", self._config.name, shot.detail)
-        return Missed(self._config.name, self._frame_id, wall_ns, monotonic_ns, "unreadable", shot.part_id)
+            return Frame(name, number, shot.image, wall_ns, monotonic_ns, shot.part_id, trigger)
+        logger.warning("camera {}: {}", name, shot.detail)
+        return Missed(name, number, wall_ns, monotonic_ns, "unreadable", shot.part_id, trigger)
 
     def _fail(self, worker: _Worker, problem: str) -> None:
         with self._lock:

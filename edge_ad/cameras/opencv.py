@@ -37,21 +37,32 @@ class LiveCamera:
 
     complete = False
 
-    def __init__(self, source: str, connect: Callable[[], cv2.VideoCapture]) -> None:
-        """Take what to call the source in messages, and how to connect to it."""
+    def __init__(
+        self, source: str, connect: Callable[[], cv2.VideoCapture], is_there: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Take what to call the source in messages, and how to connect to it.
+
+        Args:
+            source: its name.
+            connect: opens it.
+            is_there: asked when it gave no frame in time: whether that is no fault, for it waits for its own trigger.
+        """
         self._source = source
         self._connect = connect
+        self._is_there = is_there
         self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> None:
         """See `Camera.open`."""
         self._capture = self._connect()
 
-    def read(self) -> Picture:
-        """See `Camera.read`; never None."""
+    def read(self) -> Picture | None:
+        """See `Camera.read`."""
         if self._capture is None:
             raise CameraError(f"{self._source} is not open")
         ok, image = self._capture.read()
+        if not ok and self._is_there():
+            return None
         if not ok:
             raise CameraError(f"{self._source} delivered no frame: unplugged, switched off, or its network is down?")
         return Picture(_checked(image, self._source))

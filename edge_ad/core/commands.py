@@ -11,15 +11,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from typing import Literal, NoReturn, cast, get_args
 
 from edge_ad.core.alarm_board import ALARMS, Alarms, Announcement, Rules, take
-from edge_ad.core.alarms import AlarmInput, AlarmRules, AlarmState, InputKind, Trigger, target
+from edge_ad.core.alarms import AlarmInput, AlarmRules, AlarmState, InputKind, target
+from edge_ad.core.alarms import Trigger as AlarmTrigger
 from edge_ad.core.orders import Order, SetMode
-from edge_ad.records import Mode
+from edge_ad.records import Mode, Trigger
 
-CommandName = Literal["acknowledge", "reset", "shelve", "unshelve", "status", "mode"]
+CommandName = Literal["acknowledge", "reset", "shelve", "unshelve", "status", "mode", "trigger"]
 
 REQUEST_SCHEMA = "edge-ad/cmd/1"
 MAX_REQUEST_BYTES = 4096  # a longer one is not even read
@@ -30,6 +32,8 @@ ANSWERABLE_NAME = re.compile(r"[a-z_]{1,32}")  # fit for a topic of our own, whe
 CORRELATION_ID = re.compile(r"[!-~]{1,64}")
 CAMERA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 PERSON = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,64}")
+PART = PERSON  # and whatever else names something for people: printable, in any script
+MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class Request:
         seconds: of "shelve": for how long; else 0.
         by: who asks, as he says.
         mode: of "mode": which.
+        trigger: of "trigger": what is asked for; when it came is not in it yet.
     """
 
     name: CommandName
@@ -52,6 +57,7 @@ class Request:
     seconds: float = 0.0
     by: str | None = None
     mode: Mode | None = None
+    trigger: Trigger | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,8 @@ def execute(request: Request, camera: str, alarms: Alarms, at_ns: int, rules: Ru
         return Outcome(alarms)
     if request.mode is not None:
         return Outcome(alarms, order=SetMode(request.mode))
+    if request.trigger is not None:
+        return Outcome(alarms, order=replace(request.trigger, at_ns=at_ns))
     if request.camera != camera or request.alarm is None:
         return Outcome(alarms, refusal=f"no camera {request.camera}; there is {camera}")
     if request.name == "shelve" and request.seconds > max_shelve_s:
@@ -117,7 +125,7 @@ _KINDS: dict[CommandName, InputKind] = {
     "shelve": "shelve",
     "unshelve": "unshelve",
 }
-_TRIGGERS: dict[CommandName, Trigger] = {"acknowledge": "acknowledge", "reset": "reset"}
+_TRIGGERS: dict[CommandName, AlarmTrigger] = {"acknowledge": "acknowledge", "reset": "reset"}
 
 
 def _why_not(request: Request, state: AlarmState, rules: AlarmRules) -> str:
@@ -164,6 +172,18 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value <= MAX_SHELVE_S
 
 
+def _nanoseconds(value: object) -> int | None:
+    """ISO 8601, UTC, as nanoseconds since the epoch; None for what is no such moment."""
+    if not _is_text(value, MOMENT):
+        return None
+    try:
+        whole, _, fraction = cast(str, value).rstrip("Z").partition(".")
+        moment = datetime.fromisoformat(whole).replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None
+    return (round(moment.timestamp()) * 1_000_000 + int(fraction.ljust(6, "0"))) * 1000
+
+
 @dataclass(frozen=True, slots=True)
 class _Field:
     fits: Callable[[object], bool]
@@ -182,6 +202,12 @@ _ALARM: dict[str, _Field] = {
 }
 _SECONDS = {"seconds": _Field(_is_number, f"a number from 1 to {MAX_SHELVE_S}")}
 _MODE = {"mode": _Field(lambda value: isinstance(value, str) and value in MODES, f"one of {', '.join(MODES)}")}
+_ID = _Field(lambda value: _is_text(value, PART), "1 to 64 characters", required=False)
+_MOMENT = _Field(lambda value: _nanoseconds(value) is not None, "like 2026-11-22T06:00:00.000Z", required=False)
+_TRIGGER: dict[str, _Field] = {
+    **dict.fromkeys(("trigger_id", "part_id", "job_id", "recipe_id"), _ID),
+    "expires_at": _MOMENT,
+}
 # Command -> its fields; edge_ad/schemas/cmd-*.json say the same, and a test compares.
 FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "acknowledge": {**_COMMON, **_ALARM},
@@ -190,6 +216,7 @@ FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "unshelve": {**_COMMON, **_ALARM},
     "status": _COMMON,
     "mode": {**_COMMON, **_MODE},
+    "trigger": {**_COMMON, **_TRIGGER},
 }
 
 
@@ -213,4 +240,15 @@ def _request(name: CommandName, fields: Mapping[str, object]) -> Request:
         float(cast(float, fields.get("seconds", 0.0))),
         cast("str | None", fields.get("by")),
         cast("Mode | None", fields.get("mode")),
+        _trigger(fields) if name == "trigger" else None,
+    )
+
+
+def _trigger(fields: Mapping[str, object]) -> Trigger:
+    return Trigger(
+        cast(str, fields.get("trigger_id", fields["correlation_id"])),
+        cast("str | None", fields.get("part_id")),
+        cast("str | None", fields.get("job_id")),
+        cast("str | None", fields.get("recipe_id")),
+        _nanoseconds(fields.get("expires_at")),
     )

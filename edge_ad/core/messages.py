@@ -16,6 +16,7 @@ from typing import Literal, TypedDict, final
 
 from edge_ad.core.alarm_board import Announcement
 from edge_ad.core.alarms import AlarmRules, AlarmState, shown
+from edge_ad.core.triggers import TriggerFigures
 from edge_ad.records import CameraState, Event, Mode, Region, Verdict
 
 PREFIX = "edge-ad"
@@ -76,6 +77,8 @@ class Health:
         detail: one line that says what is not right; empty if nothing is.
         started_ns: wall clock when the process started, nanoseconds since the epoch, UTC.
         mode: what the station does with frames.
+        trigger: what makes a frame a part ("free": it is one).
+        ready: a part that comes now would be captured, as far as is known.
     """
 
     version: str
@@ -85,6 +88,8 @@ class Health:
     detail: str
     started_ns: int
     mode: Mode = "run"
+    trigger: str = "free"
+    ready: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,8 @@ class ResultBody(TypedDict):
     frame_id: int
     part_id: str | None
     trigger_id: str | None
+    job_id: str | None
+    recipe_id: str | None
     verdict: Verdict
     reason: str | None
     score: float | None
@@ -209,7 +216,7 @@ def heartbeat(station: str, count: int) -> Message:
 
 def result_body(context: StationContext, seq: int, event: Event) -> ResultBody:
     """What is stored of a part."""
-    decision = event.decision
+    decision, trigger = event.decision, event.trigger
     return {
         "schema": RESULT_SCHEMA,
         "station": context.station,
@@ -217,8 +224,10 @@ def result_body(context: StationContext, seq: int, event: Event) -> ResultBody:
         "boot_id": context.boot_id,
         "seq": seq,
         "frame_id": event.frame_id,
-        "part_id": _text(event.part_id),
-        "trigger_id": _text(event.trigger_id),
+        "part_id": _part_id(event),
+        "trigger_id": trigger.trigger_id if trigger is not None else None,
+        "job_id": trigger.job_id if trigger is not None else None,
+        "recipe_id": trigger.recipe_id if trigger is not None else None,
         "verdict": decision.verdict,
         "reason": _text(decision.reason),
         "score": _finite(decision.score),
@@ -268,8 +277,8 @@ def alarm_event_body(
         "boot_id": context.boot_id,
         "event_no": number,
         "seq": happened.seq,
-        "part_id": _text(event.part_id) if event is not None else None,
-        "trigger_id": _text(event.trigger_id) if event is not None else None,
+        "part_id": _part_id(event) if event is not None else None,
+        "trigger_id": event.trigger.trigger_id if event is not None and event.trigger is not None else None,
         "count": happened.count,
         "score": _finite(happened.score),
         "threshold": _finite(event.decision.threshold) if event is not None else None,
@@ -357,13 +366,14 @@ def health(
     state: Health,
     outbox: OutboxFigures,
     commands: CommandFigures,
+    triggers: TriggerFigures,
     refusal: str = "",
     sparkplug: str = "",
 ) -> Message:
     """The retained health of the station.
 
     Args:
-        context, state, outbox, commands: what is told.
+        context, state, outbox, commands, triggers: what is told.
         refusal: what publish the broker refuses; empty if none.
         sparkplug: how it stands with Sparkplug; empty if it is not configured.
     """
@@ -382,6 +392,7 @@ def health(
         "sparkplug": _text(sparkplug),
         "outbox": asdict(outbox),
         "commands": asdict(commands),
+        "trigger": {"kind": state.trigger, "ready": state.ready, **asdict(triggers)},
         "started_at": iso8601(state.started_ns),
         "started_ms": state.started_ns // 1_000_000,
         "simulated": context.simulated,
@@ -476,6 +487,12 @@ def to_json(body: Mapping[str, object]) -> bytes:
 
 def _topic(station: str, *levels: str) -> str:
     return "/".join((PREFIX, station, *levels))
+
+
+def _part_id(event: Event) -> str | None:
+    """What the part is called: by whoever announced it, else by the source of the image."""
+    announced = event.trigger.part_id if event.trigger is not None else None
+    return announced if announced is not None else _text(event.part_id)
 
 
 def _region_body(region: Region) -> RegionBody:

@@ -1,10 +1,10 @@
-"""What a command asks of the frame path: handed to the inference loop once the command is on disk."""
+"""What a command asks of the frame path: handed over once the command is on disk."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_ad.records import Mode
+from edge_ad.records import Mode, Trigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,4 +14,4 @@ class SetMode:
     mode: Mode
 
 
-Order = SetMode
+Order = SetMode | Trigger

@@ -103,6 +103,18 @@ def test_check_finds_each_fault_and_exits_with_2(
     assert "refused" in found["broker"][1]
 
 
+def test_check_tries_the_sensor_that_announces_parts(
+    tmp_path: Path, station: Callable[..., str], broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["check", station(mqtt=mqtt_config(broker), trigger={"kind": "interval", "interval_s": 1}), "--json"]) == 0
+    )
+    assert findings(capsys)["trigger"] == ("ok", "interval can announce parts")
+    absent = {"kind": "gpio", "chip": str(tmp_path / "gpiochip9"), "line": 3}
+    assert main(["check", station(mqtt=mqtt_config(broker), trigger=absent), "--json"]) == 2
+    assert findings(capsys)["trigger"][0] == "failed"
+
+
 def test_check_names_a_wrong_password(
     station: Callable[..., str], tmp_path: Path, make_broker: Callable[..., Broker], capsys: pytest.CaptureFixture[str]
 ) -> None:

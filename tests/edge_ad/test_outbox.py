@@ -26,10 +26,11 @@ from edge_ad.core.commands import Request
 from edge_ad.core.delivery import Row
 from edge_ad.core.messages import StationContext
 from edge_ad.core.orders import SetMode
+from edge_ad.core.triggers import Lost
 from edge_ad.errors import OutboxError
 from edge_ad.outbox import Outbox
 from edge_ad.outbox_file import Position
-from edge_ad.records import Decision, Event, Region, Verdict
+from edge_ad.records import Decision, Event, Region, Trigger, Verdict
 
 CONTEXT = StationContext("press-3", "boot-1", "digest", simulated=False)
 MB = 1 << 20
@@ -200,6 +201,60 @@ def test_the_mode_is_kept_over_a_restart(path: Path) -> None:
     assert outbox.command("top", Request("mode", "a-1", mode="pause"), 5, 60).order == SetMode("pause")
     outbox.close()
     assert opened(path).mode() == "pause"
+
+
+TRIGGER = Trigger("t-1", "A0042", at_ns=7)
+ASKED = Request("trigger", "a-1", trigger=replace(TRIGGER, at_ns=0))
+
+
+def of_trigger(trigger: Trigger, number: int = 1) -> Event:
+    return replace(part(number), trigger=trigger)
+
+
+def test_a_trigger_is_open_from_its_command_until_its_part_is_stored_also_over_a_restart(path: Path) -> None:
+    outbox = opened(path)
+    assert outbox.command("top", ASKED, 7, 60).order == TRIGGER
+    outbox.close()
+    again = opened(path)
+    assert again.open_triggers() == [TRIGGER]
+    assert again.command("top", ASKED, 9, 60).order is None
+    again.append([of_trigger(TRIGGER)])
+    again.close()
+    assert opened(path).open_triggers() == []
+
+
+def test_a_second_trigger_of_an_id_is_refused_until_the_first_has_its_result_and_may_then_be_given(path: Path) -> None:
+    outbox = opened(path)
+    outbox.command("top", ASKED, 7, 60)
+    other = replace(ASKED, correlation_id="a-2")
+    refused = json.loads(outbox.command("top", other, 8, 60).reply)
+    assert (refused["done"], refused["reason"]) == (False, "another trigger of this trigger_id has no result yet")
+    outbox.append([of_trigger(TRIGGER)])
+    assert json.loads(outbox.command("top", other, 9, 60).reply)["done"]
+
+
+def test_a_trigger_that_a_sensor_announced_may_come_with_its_part(path: Path) -> None:
+    outbox = opened(path)
+    outbox.append([], [TRIGGER])
+    assert outbox.open_triggers() == [TRIGGER]
+    outbox.append([of_trigger(TRIGGER), of_trigger(replace(TRIGGER, trigger_id="t-2"), 2)], [Trigger("t-2")])
+    assert outbox.open_triggers() == []
+
+
+def test_a_part_without_a_capture_leaves_the_camera_where_it_was(path: Path) -> None:
+    outbox = opened(path)
+    outbox.append([part(5)])
+    outbox.append([Lost(TRIGGER, "timeout").event("top")])
+    assert outbox.last_position("top") == Position(5, "part-5")
+
+
+def test_a_trigger_whose_part_goes_into_a_gap_record_is_not_open_any_more(path: Path) -> None:
+    outbox = opened(path, max_rows=100)
+    outbox.command("top", ASKED, 7, 60)
+    outbox.append([part(n) for n in range(1, 112)])
+    outbox.append([of_trigger(TRIGGER, 112)])
+    assert outbox.figures().gap_parts > 0
+    assert outbox.open_triggers() == []
 
 
 def test_only_the_latest_commands_are_remembered(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ from edge_ad.backends.base import Backend, open_backend
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig, RegionConfig
 from edge_ad.pipeline import Pipeline
-from edge_ad.records import Decision, Frame, Missed, Roi, Thresholds
+from edge_ad.records import Decision, Frame, Missed, Roi, Thresholds, Trigger
 from tests.bundles import make_bundle
 from tests.station import HEIGHT, THRESHOLD, WIDTH, part
 
+TRIGGER = Trigger("T-1", at_ns=3_000_000)
 CALIBRATED = Thresholds(THRESHOLD, THRESHOLD, record=9)
 
 
@@ -40,13 +41,13 @@ def pipeline_of(bundle: Bundle, backend: Backend, roi: Roi | None = None, start_
 
 def frame(*, defect: bool, seed: int = 1) -> Frame:
     image = part(seed, defect=defect)
-    return Frame("top", 17, image, captured_ns=123, captured_monotonic_ns=0, part_id="P-1", trigger_id="T-1")
+    return Frame("top", 17, image, captured_ns=5_000_000, captured_monotonic_ns=0, part_id="P-1", trigger=TRIGGER)
 
 
 def test_what_names_the_part_travels_from_the_frame_to_the_event(bundle: Bundle, backend: Backend) -> None:
     event = pipeline_of(bundle, backend).step(frame(defect=False))
-    assert (event.camera, event.frame_id, event.part_id, event.trigger_id, event.captured_ns) == (
-        ("top", 17, "P-1", "T-1", 123)
+    assert (event.camera, event.frame_id, event.part_id, event.trigger, event.captured_ns) == (
+        ("top", 17, "P-1", TRIGGER, 5_000_000)
     )
 
 
@@ -71,7 +72,7 @@ def test_the_same_frame_gives_the_same_decision(bundle: Bundle, backend: Backend
 def test_each_stage_has_its_time(bundle: Bundle, backend: Backend) -> None:
     pipeline = pipeline_of(bundle, backend, start_ns=5 * 10**6)
     latency = pipeline.step(frame(defect=False)).latency_ms
-    assert latency == {"queue": 5.0, "pre": 1.0, "engine": 1.0, "post": 1.0}
+    assert latency == {"trigger": 2.0, "queue": 5.0, "pre": 1.0, "engine": 1.0, "post": 1.0}
 
 
 def test_without_a_calibration_nothing_is_judged_and_a_new_one_applies_at_once(

@@ -20,10 +20,11 @@ from edge_ad.config import MqttConfig, StationConfig
 from edge_ad.core.alarm_board import ALARMS
 from edge_ad.core.messages import Health, StationContext
 from edge_ad.mqtt import Listener, Subscription
+from edge_ad.outbox import Outbox
 from edge_ad.progress import Progress
 from edge_ad.publisher import Publisher
 from edge_ad.records import CameraState, Decision, Event, Region, Verdict
-from tests.broker import Broker, Received, Subscriber, mqtt_config
+from tests.broker import Broker, Received, Subscriber, free_port, mqtt_config
 from tests.daemons import wait_until
 
 CONTEXT = StationContext("press-3", "boot-1", "digest", simulated=False)
@@ -274,6 +275,7 @@ def test_a_killed_station_is_told_as_offline_by_the_broker(
     program = f"""
 import time
 from pathlib import Path
+from edge_ad.outbox import Outbox
 from edge_ad.progress import Progress
 from edge_ad.publisher import Publisher
 from tests.edge_ad.test_publisher import CONTEXT, station
@@ -462,3 +464,21 @@ def test_what_ends_the_thread_is_reported(tmp_path: Path, broker: Broker) -> Non
     wait_until(lambda: publisher.failure() is not None)
     assert not publisher.submit(part(2), timeout_s=0.1)
     publisher.stop(0.0)
+
+
+def test_a_part_that_a_sensor_announced_and_that_has_no_result_is_missed_by_the_next_process(tmp_path: Path) -> None:
+    config = station(tmp_path, {"port": free_port()}, trigger={"kind": "interval", "interval_s": 1.0})
+    path = config.state_dir / "outbox.db"
+    first = Publisher(config, CONTEXT, Progress())
+    first.start()
+    first.announce(time.monotonic_ns())
+    first.stop(0.0)
+    assert first.failure() is None
+    second = Publisher(config, CONTEXT, Progress())
+    (lost,) = second.triggers.take_lost()
+    assert (lost.reason, lost.trigger.trigger_id.split("-")[0]) == ("missed", "interval")
+    second.start()
+    assert second.submit(lost.event("top"), timeout_s=10)
+    second.stop(0.0)
+    assert second.failure() is None
+    assert Outbox(path, CONTEXT, config.outbox).open_triggers() == []

@@ -180,7 +180,9 @@ def test_a_paused_station_takes_nothing_for_a_part_also_over_a_kill_until_it_is_
     tmp_path: Path, config: Path, broker: Broker, subscriber: Subscriber
 ) -> None:
     def told(mode: str) -> None:
-        subscriber.wait_for(lambda healths: json.loads(healths[-1].payload)["mode"] == mode, "/health")
+        subscriber.wait_for(
+            lambda healths: bool(healths) and json.loads(healths[-1].payload)["mode"] == mode, "/health"
+        )
 
     with running_daemon(config) as daemon:
         subscriber.wait_for(lambda results: len(results) == 1, "/result")

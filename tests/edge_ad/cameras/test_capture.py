@@ -13,9 +13,11 @@ import pytest
 from edge_ad.cameras.base import Camera, EndOfFrames, Picture, Unreadable
 from edge_ad.cameras.capture import CAPACITY, HUNG_FACTOR, MAX_HUNG_THREADS, Capture
 from edge_ad.config import Camera as CameraConfig
-from edge_ad.config import FolderCamera
+from edge_ad.config import CameraTrigger, CommandTrigger, FolderCamera, FreeTrigger
 from edge_ad.errors import CameraError
-from edge_ad.records import CameraState, Frame, Missed
+from edge_ad.records import CameraState, Frame, Missed, Trigger
+from edge_ad.trigger_desk import TriggerDesk
+from tests.daemons import wait_until
 from tests.station import config
 
 IMAGE = np.zeros((2, 3, 3), np.uint8)
@@ -50,6 +52,7 @@ def capture_of(
     last_part_id: str | None = None,
     seen: list[str | None] | None = None,
     clock: Callable[[], float] = time.monotonic,
+    triggers: TriggerDesk | None = None,
 ) -> Capture:
     """A capture whose camera follows the next script each time it is opened; `seen` collects resume_after."""
     folder = FolderCamera.model_validate(
@@ -72,7 +75,7 @@ def capture_of(
             script = next(scripts)
         return ScriptedCamera(script, complete=complete)
 
-    return Capture(folder, last_frame_id, last_part_id, make, clock)
+    return Capture(folder, last_frame_id, last_part_id, make, clock, triggers)
 
 
 def pictures(count: int) -> Iterator[Picture]:
@@ -230,3 +233,120 @@ def test_a_password_file_that_goes_away_while_running_is_a_camera_fault_not_the_
     fault = until(capture, lambda state: state.state == "fault")
     assert "password" in fault.detail
     assert capture.stop(5.0)
+
+
+def triggered(**values: float) -> TriggerDesk:
+    return TriggerDesk(CommandTrigger(kind="command", **values))
+
+
+def endless(pause_s: float = 0.002) -> Iterator[Picture]:
+    while True:
+        time.sleep(pause_s)
+        yield Picture(IMAGE)
+
+
+def trigger_ids(shots: list[Frame | Missed]) -> list[str | None]:
+    return [shot.trigger.trigger_id if shot.trigger is not None else None for shot in shots]
+
+
+def test_of_a_camera_that_runs_only_the_first_frame_read_after_a_trigger_is_a_part() -> None:
+    triggers = triggered()
+    capture = capture_of(iter([endless()]), complete=False, triggers=triggers)
+    capture.start()
+    until(capture, lambda state: state.frames >= 5)
+    assert len(capture.frames) == 0
+    before_ns = time.monotonic_ns()
+    triggers.ask(Trigger("a", "A0042"))
+    shot = capture.frames.get(10.0)
+    assert shot is not None
+    assert (shot.trigger, shot.captured_monotonic_ns > before_ns) == (Trigger("a", "A0042"), True)
+    frames = capture.state().frames
+    until(capture, lambda state: state.frames >= frames + 5)
+    assert len(capture.frames) == 0
+    assert capture.stop(1.0)
+
+
+def test_a_source_that_waits_gives_each_image_to_one_trigger_and_loses_none() -> None:
+    triggers = triggered()
+    capture = capture_of(iter([pictures(3)]), triggers=triggers)
+    capture.start()
+    assert until(capture, lambda state: state.state == "online").frames == 0
+    for name in "abc":
+        triggers.ask(Trigger(name))
+    shots = [capture.frames.get(10.0) for _ in range(3)]
+    assert [shot.part_id for shot in shots if shot is not None] == ["part-0", "part-1", "part-2"]
+    assert trigger_ids([shot for shot in shots if shot is not None]) == ["a", "b", "c"]
+    assert capture.stop(1.0)
+
+
+def test_an_image_that_came_too_late_for_its_trigger_is_for_the_next_one() -> None:
+    triggers = triggered(timeout_s=0.05)
+
+    def slow() -> Iterator[Picture]:
+        while not triggers.take_lost():  # the trigger gives up while the image is being read
+            time.sleep(0.01)
+        yield Picture(IMAGE, "part-0")
+
+    capture = capture_of(iter([slow()]), triggers=triggers)
+    capture.start()
+    triggers.ask(Trigger("a"))
+    wait_until(lambda: triggers.figures().timeouts == 1)
+    triggers.ask(Trigger("b"))
+    shot = capture.frames.get(10.0)
+    assert shot is not None
+    assert (shot.part_id, shot.frame_id, trigger_ids([shot])) == ("part-0", 1, ["b"])
+    assert capture.stop(1.0)
+
+
+def test_a_frame_that_finds_no_room_is_an_overrun_of_its_trigger_and_holds_up_no_other() -> None:
+    triggers = triggered(max_waiting=2)
+    capture = capture_of(iter([endless()]), complete=False, triggers=triggers)
+    capture.start()
+    for name in "abc":
+        triggers.ask(Trigger(name))
+        wait_until(lambda: triggers.figures().waiting == 0)
+    wait_until(lambda: triggers.figures().overruns == 1)
+    assert [(lost.trigger.trigger_id, lost.reason) for lost in triggers.take_lost()] == [("c", "overrun")]
+    assert trigger_ids(capture.frames.get_all(1.0)) == ["a", "b"]
+    assert capture.stop(1.0)
+
+
+def test_every_frame_of_a_camera_with_its_own_trigger_is_a_part_and_none_gives_way_to_a_newer_one() -> None:
+    triggers = TriggerDesk(CameraTrigger(kind="camera", max_waiting=4))
+    capture = capture_of(iter([pictures(6)]), complete=False, triggers=triggers)
+    capture.start()
+    until(capture, lambda state: state.frames == 6)
+    kept = drain(capture)
+    assert [shot.frame_id for shot in kept] == [1, 2, 3, 4]
+    assert [str(name).rsplit("-", 1)[-1] for name in trigger_ids(kept)] == ["1", "2", "3", "4"]
+    assert [lost.reason for lost in triggers.take_lost()] == ["overrun", "overrun"]
+    assert capture.state().skipped == 0
+    assert capture.stop(1.0)
+
+
+def test_a_camera_that_waits_for_its_own_trigger_is_online_without_a_frame() -> None:
+    def nothing() -> Iterator[None]:
+        while True:
+            time.sleep(0.01)
+            yield None
+
+    triggers = TriggerDesk(CameraTrigger(kind="camera"))
+    capture = capture_of(iter([nothing()]), complete=False, triggers=triggers)
+    capture.start()
+    assert until(capture, lambda state: state.state == "online").frames == 0
+    assert capture.stop(1.0)
+
+
+def test_paused_a_camera_that_runs_is_read_and_its_frames_are_no_parts_and_a_folder_waits() -> None:
+    triggers = TriggerDesk(FreeTrigger())
+    triggers.set_mode("pause")
+    running = capture_of(iter([endless()]), complete=False, triggers=triggers)
+    waiting = capture_of(iter([pictures(2)]), triggers=triggers)
+    running.start()
+    waiting.start()
+    until(running, lambda state: state.frames >= 5)
+    assert (len(running.frames), waiting.state().frames) == (0, 0)
+    assert running.stop(1.0)
+    triggers.set_mode("run")
+    assert [shot.part_id for shot in drain(waiting)] == ["part-0", "part-1"]
+    assert waiting.stop(1.0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_ad.cameras.base import EndOfFrames, make_camera
-from edge_ad.cameras.opencv import VideoFile, csi_pipeline, rtsp_url, videoio
+from edge_ad.cameras.opencv import LiveCamera, VideoFile, csi_pipeline, rtsp_url, videoio
 from edge_ad.config import CsiCamera, FileCamera, RtspCamera
 from edge_ad.errors import CameraError
 from tests.station import config
@@ -122,3 +122,16 @@ def test_a_password_in_the_url_is_not_shown_either() -> None:
     with pytest.raises(CameraError, match=r"rtsp://127.0.0.1:1/cam") as refusal:
         make_camera(camera).open()
     assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_without_a_frame_a_camera_that_waits_for_its_own_trigger_is_no_fault_as_long_as_it_is_there(
+    there: bool,
+) -> None:
+    camera = LiveCamera("/dev/video0", cv2.VideoCapture, lambda: there)  # a capture of nothing gives no frame
+    camera.open()
+    if there:
+        assert camera.read() is None
+    else:
+        with pytest.raises(CameraError, match="delivered no frame"):
+            camera.read()

@@ -17,9 +17,10 @@ from edge_ad.core.alarm_board import ALARMS, DEFAULT_RULES, DEFECT, NO_ALARMS, A
 from edge_ad.core.alarms import AlarmInput, AlarmRules
 from edge_ad.core.commands import FIELDS, MAX_REQUEST_BYTES, NAMES, Outcome, Refusal, Request, execute, parse
 from edge_ad.core.orders import SetMode
+from edge_ad.records import Trigger
 
 SCHEMA_OF = {"acknowledge": "cmd-alarm", "reset": "cmd-alarm", "unshelve": "cmd-alarm"}
-SCHEMA_OF |= {"shelve": "cmd-shelve", "status": "cmd-status", "mode": "cmd-mode"}
+SCHEMA_OF |= {"shelve": "cmd-shelve", "status": "cmd-status", "mode": "cmd-mode", "trigger": "cmd-trigger"}
 FIELD_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "schema": st.sampled_from(["edge-ad/cmd/1", "edge-ad/cmd/2"]),
     "correlation_id": st.sampled_from(["a-1", "{7}", "", " ", "ü", "x" * 64, "x" * 65, "a\u0000"]),
@@ -28,6 +29,11 @@ FIELD_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "alarm": st.sampled_from([*ALARMS, "fire", ""]),
     "seconds": st.sampled_from([1, 60, 0.5, 604_800, 604_801, -1, True, "60"]),
     "mode": st.sampled_from(["run", "pause", "fly", ""]),
+    "trigger_id": st.sampled_from(["t-1", "", "x" * 64, "x" * 65, "Teil 7", "a\u0000"]),
+    "part_id": st.sampled_from(["A0042", "ü", "", "\ud800"]),
+    "job_id": st.sampled_from(["job-7", "x" * 65]),
+    "recipe_id": st.sampled_from(["recipe-3", ""]),
+    "expires_at": st.sampled_from(["2026-11-22T06:00:00.000Z", "2026-11-22T06:00:00Z", "2026-11-22 06:00", "soon", 7]),
     "sudo": st.just(1),
 }
 odd = st.sampled_from([None, True, 0, [], {}, "x"])
@@ -81,7 +87,7 @@ def test_what_is_no_command_is_refused_by_its_fault(payload: bytes, reason: str)
 def test_an_unknown_command_is_answered_where_it_has_an_id_and_a_name_fit_for_a_topic() -> None:
     payload = json.dumps({"correlation_id": "a-1"}).encode()
     assert parse("fly", payload) == Refusal(
-        "a-1", "no such command; there are acknowledge, reset, shelve, unshelve, status, mode"
+        "a-1", "no such command; there are acknowledge, reset, shelve, unshelve, status, mode, trigger"
     )
     assert parse("#", payload) == Refusal(None, "no such command")
     assert parse("x" * 33, payload) == Refusal(None, "no such command")
@@ -106,7 +112,7 @@ def test_ten_thousand_damaged_commands_are_taken_or_refused_and_none_does_more_t
         if isinstance(parsed, Request):
             outcome = execute(parsed, "top", NO_ALARMS, 0, DEFAULT_RULES, 3600)
             assert outcome.alarms == NO_ALARMS or parsed.name == "shelve"
-    assert seen["Request"] > 500
+    assert seen["Request"] > 250
     assert seen["Refusal"] > 500
 
 
@@ -151,3 +157,35 @@ def test_status_changes_nothing() -> None:
 def test_a_mode_is_an_order_to_the_frame_path_and_leaves_the_alarms_alone() -> None:
     outcome = execute(Request("mode", "a-1", mode="pause"), "top", raised(), 2, RULES, 3600)
     assert outcome == Outcome(raised(), order=SetMode("pause"))
+
+
+def triggered(**fields: str) -> Any:
+    parsed = parse("trigger", json.dumps({"correlation_id": "a-1", **fields}).encode())
+    assert isinstance(parsed, Request)
+    return execute(parsed, "top", NO_ALARMS, 2, RULES, 3600).order
+
+
+def test_a_trigger_carries_what_is_said_of_the_part_and_when_it_came() -> None:
+    said = {"trigger_id": "t-1", "part_id": "A0042", "job_id": "job-7", "recipe_id": "recipe-3"}
+    assert triggered(**said) == Trigger("t-1", "A0042", "job-7", "recipe-3", at_ns=2)
+
+
+def test_a_trigger_without_an_id_of_its_own_has_that_of_its_command() -> None:
+    assert triggered() == Trigger("a-1", at_ns=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expires_ns"),
+    [
+        ("1970-01-01T00:00:01Z", 10**9),
+        ("2026-11-22T06:00:00.125Z", 1_795_327_200_125_000_000),
+        ("2026-11-22T06:00:00.000001Z", 1_795_327_200_000_001_000),
+    ],
+)
+def test_the_moment_at_which_a_trigger_expires_is_read_exactly(text: str, expires_ns: int) -> None:
+    assert triggered(expires_at=text).expires_ns == expires_ns
+
+
+def test_a_moment_that_no_calendar_has_is_refused() -> None:
+    refused = parse("trigger", b'{"correlation_id":"a-1","expires_at":"2026-02-30T06:00:00Z"}')
+    assert refused == Refusal("a-1", "expires_at must be like 2026-11-22T06:00:00.000Z")

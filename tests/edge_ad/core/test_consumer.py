@@ -15,6 +15,7 @@ from edge_ad.core.alarms import AlarmRules, AlarmState
 from edge_ad.core.consumer import Consumer
 from edge_ad.core.heard import Arrival, Limits, Report
 from edge_ad.core.messages import CommandFigures, Message, OutboxFigures, StationContext
+from edge_ad.core.triggers import TriggerFigures
 from edge_ad.records import CameraState, Decision, Event, Region, Verdict
 
 CONTEXT = StationContext("press-3", "boot-1", "digest", simulated=False)
@@ -215,9 +216,7 @@ def test_a_verdict_that_the_broker_kept_is_a_fault_a_kept_state_is_not() -> None
     states = [
         messages.status("press-3", "online"),
         messages.camera(CONTEXT, CameraState("top", "online", "", 0)),
-        messages.health(
-            CONTEXT, messages.Health("1", "x", "fp32", 1, "", 0), OutboxFigures(0, 0, 0), CommandFigures(), ""
-        ),
+        messages.health(CONTEXT, HEALTH, OutboxFigures(0, 0, 0), CommandFigures(), TriggerFigures(), ""),
     ]
     assert faults(states) == {}
 

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from edge_ad.core import messages
 from edge_ad.core.alarm_board import DEFECT, Announcement
 from edge_ad.core.alarms import AlarmEvent, AlarmEventKind, AlarmRules, AlarmState, Condition, shown
+from edge_ad.core.commands import PART
 from edge_ad.core.messages import CommandFigures, Health, OutboxFigures, StationContext
-from edge_ad.records import CameraState, Decision, Event, Region
+from edge_ad.core.triggers import Lost, TriggerFigures
+from edge_ad.records import CameraState, Decision, Event, Region, Trigger
 
 RESULT_FIELDS = [
     "schema",
@@ -27,6 +29,8 @@ RESULT_FIELDS = [
     "frame_id",
     "part_id",
     "trigger_id",
+    "job_id",
+    "recipe_id",
     "verdict",
     "reason",
     "score",
@@ -77,12 +81,14 @@ decisions = st.one_of(
         st.integers(1),
     ),
 )
+said = st.from_regex(PART, fullmatch=True)
+triggers = st.builds(Trigger, said, st.none() | said, st.none() | said, st.none() | said, st.none(), moments_ns)
 events = st.builds(
     Event,
     names,
     st.integers(0, 2**63 - 1),
     st.none() | texts,
-    st.none() | texts,
+    st.none() | triggers,
     moments_ns,
     decisions,
     st.dictionaries(st.sampled_from(["queue", "pre", "engine", "post"]), any_float),
@@ -124,7 +130,12 @@ def test_copies_of_a_result_differ_in_two_fields_only(
     StationContext("s" * 32, "b", "d", True),
     2**63 - 1,
     Event(
-        "c" * 32, 1, "\u00e9" * 400, '"' * 400, -(2**63), Decision("not_inspected", "r" * 99, -1.23456789e-300, 1e300)
+        "c" * 32,
+        1,
+        "\u00e9" * 400,
+        Trigger('"' * 400),
+        -(2**63),
+        Decision("not_inspected", "r" * 99, -1.23456789e-300, 1e300),
     ),
     False,
 )
@@ -148,7 +159,7 @@ def test_plc_carries_the_verdict_unless_it_is_late(context: StationContext, seq:
 
 
 def test_plc_keeps_the_end_of_a_long_part_id_and_gives_it_the_room_that_the_trigger_leaves() -> None:
-    event = Event("cam", 1, "batch/" * 50 + "serial-0042", "t7", 0, Decision("ok", None, 0.25, 0.5))
+    event = Event("cam", 1, "batch/" * 50 + "serial-0042", Trigger("t7"), 0, Decision("ok", None, 0.25, 0.5))
     body = json.loads(messages.plc(messages.result_body(CONTEXT, 1, event), late=False).payload)
     assert body["part"].startswith("~")
     assert body["part"].endswith("serial-0042")
@@ -253,8 +264,11 @@ def test_camera_state_is_valid_and_retained(context: StationContext, state: Came
 
 @given(contexts, st.builds(Health, texts, names, names, st.none() | st.integers(1), texts, moments_ns), texts)
 def test_health_is_valid_and_retained(context: StationContext, state: Health, refusal: str) -> None:
-    message = messages.health(context, state, OutboxFigures(3, 2, 1), CommandFigures(5, 4), refusal)
-    assert validate("health", message.payload)["outbox"] == {"unsent": 3, "full_parts": 2, "gap_parts": 1}
+    figures = (OutboxFigures(3, 2, 1), CommandFigures(5, 4), TriggerFigures(6, 5))
+    message = messages.health(context, state, *figures, refusal)
+    body = validate("health", message.payload)
+    assert body["outbox"] == {"unsent": 3, "full_parts": 2, "gap_parts": 1}
+    assert (body["trigger"]["waiting"], body["trigger"]["asked"]) == (6, 5)
     assert (message.topic, message.qos, message.retain) == (f"edge-ad/{context.station}/health", 1, True)
 
 
@@ -264,6 +278,25 @@ def test_gap_record_is_valid_and_goes_to_result(context: StationContext, first: 
     message = messages.result(body, 5, 10_000)
     assert validate("gap", message.payload)["seq_to"] == first + parts - 1
     assert message.topic == f"edge-ad/{context.station}/result"
+
+
+def test_what_a_trigger_says_of_its_part_goes_before_the_name_of_a_file() -> None:
+    trigger = Trigger("t-1", "A0042", "job-7", "recipe-3")
+    decision = Decision("ok", None, 0.25, 0.5, calibration=1)
+    body = messages.result_body(CONTEXT, 1, Event("top", 7, "part-1.png", trigger, 0, decision))
+    said = (body["trigger_id"], body["part_id"], body["job_id"], body["recipe_id"])
+    assert said == ("t-1", "A0042", "job-7", "recipe-3")
+    unnamed = messages.result_body(CONTEXT, 1, Event("top", 7, "part-1.png", Trigger("t-2"), 0, decision))
+    assert (unnamed["trigger_id"], unnamed["part_id"]) == ("t-2", "part-1.png")
+
+
+def test_a_part_without_a_capture_is_a_whole_result_and_a_whole_decision() -> None:
+    lost = Lost(Trigger("t-1", "A0042", at_ns=5_000_000), "timeout")
+    body = messages.result_body(CONTEXT, 1, lost.event("top"))
+    result = validate("result", messages.result(body, 6, 10).payload)
+    assert (result["frame_id"], result["captured_ms"], result["verdict"]) == (0, 5, "not_inspected")
+    plc = validate("plc", messages.plc(body, late=False).payload)
+    assert (plc["res"], plc["rsn"], plc["trg"], plc["part"]) == (0, "timeout", "t-1", "A0042")
 
 
 def test_status_is_a_retained_word_and_heartbeat_a_plain_counter() -> None:

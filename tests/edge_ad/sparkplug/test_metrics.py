@@ -11,7 +11,7 @@ import yaml
 from edge_ad.config import SparkplugConfig
 from edge_ad.core.alarm_board import ALARMS, DEFAULT_RULES, NO_ALARMS
 from edge_ad.core.messages import Health, ResultBody, StationContext, gap_body, result_body
-from edge_ad.records import CameraState, Decision, Event, Region, Verdict
+from edge_ad.records import CameraState, Decision, Event, Region, Trigger, Verdict
 from edge_ad.sparkplug import metrics
 from edge_ad.sparkplug.metrics import Reading
 from edge_ad.sparkplug.payload import DataType
@@ -24,7 +24,7 @@ CONTEXT = StationContext("press-3", "boot-1", "digest", simulated=False)
 def result(verdict: Verdict, reason: str | None = None) -> ResultBody:
     regions = (Region(1, 2, 3, 4, 12, 0.75),) if verdict == "defect" else ()
     decision = Decision(verdict, reason, 0.25, 0.5, regions, calibration=4)
-    return result_body(CONTEXT, 17, Event("top", 21, "part-21", "trigger-9", 5_000_000, decision))
+    return result_body(CONTEXT, 17, Event("top", 21, "part-21", Trigger("trigger-9"), 5_000_000, decision))
 
 
 def test_an_alias_names_one_metric_of_the_edge_node_and_its_device() -> None:
