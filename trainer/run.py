@@ -1,7 +1,7 @@
 """A run directory: everything that one training leaves behind.
 
 config.yaml           the resolved configuration
-images.json           every training and held-out image with its SHA-256
+images.json           every training and held-out image with its SHA-256, the seed, the commit that trains
 calibration_split/    links to the held-out images: the folder to calibrate with
 checkpoint.pt         weights, averaged weights, optimiser, step; replaced as a whole
 log.jsonl             one line of losses now and then
@@ -22,19 +22,21 @@ from edge_ad.images import sha256_file
 from trainer import config as configs
 from trainer.config import TrainConfig
 from trainer.data.folder import Split
+from trainer.provenance import source_version
 
 CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An existing run directory."""
+    """An existing run directory; `commit` is None where it was not noted."""
 
     path: Path
     config: TrainConfig
     train_sha256: tuple[str, ...]
     calibration_sha256: tuple[str, ...]
     seed: int
+    commit: str | None
 
 
 def create(path: Path, config: TrainConfig, split: Split, seed: int) -> Run:
@@ -49,7 +51,12 @@ def create(path: Path, config: TrainConfig, split: Split, seed: int) -> Run:
     links.mkdir(parents=True, exist_ok=True)
     for source, digest in split.calibration.items():
         (links / f"{digest[:8]}_{source.name}").symlink_to(source.absolute())
-    images = {"seed": seed, "train": _listed(split.train), "calibration": _listed(split.calibration)}
+    images = {
+        "seed": seed,
+        "commit": source_version(),
+        "train": _listed(split.train),
+        "calibration": _listed(split.calibration),
+    }
     (path / "images.json").write_text(json.dumps(images, indent=1), encoding="utf-8")
     (path / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
     return open_run(path)
@@ -71,7 +78,7 @@ def open_run(path: Path) -> Run:
     images = json.loads((path / "images.json").read_text(encoding="utf-8"))
     hashes = {part: tuple(entry["sha256"] for entry in images[part]) for part in ("train", "calibration")}
     config = configs.load(path / "config.yaml")
-    return Run(path, config, hashes["train"], hashes["calibration"], int(images["seed"]))
+    return Run(path, config, hashes["train"], hashes["calibration"], int(images["seed"]), images.get("commit"))
 
 
 def train_paths(run: Run) -> list[Path]:
