@@ -46,6 +46,7 @@ def _parser() -> Parser:
     train.add_argument("--max-minutes", type=float, help="stop after so long; the learning rate falls to 0 by then")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a value: diffusion.w=0")
     train.add_argument("--resume", action="store_true", help="continue the run in --out")
 
     preview = commands.add_parser("preview", help="draw the synthetic defects that a training would see")
@@ -53,6 +54,7 @@ def _parser() -> Parser:
     preview.add_argument("--out", type=Path, required=True, help="the picture, a PNG file")
     preview.add_argument("--config", type=Path, help="a training configuration; instead of --profile")
     preview.add_argument("--profile", default="edge")
+    preview.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for train")
     preview.add_argument("--seed", type=int, default=0)
     preview.add_argument("--count", type=int, default=32)
 
@@ -83,6 +85,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
     if arguments.max_minutes is not None and not arguments.max_minutes > 0:
         raise ConfigError(f"--max-minutes must be above 0, got {arguments.max_minutes}")
+    if arguments.resume and arguments.set:
+        raise ConfigError(
+            "--set changes a configuration, and --resume continues with that of the run: give one of them"
+        )
     device = _device(arguments.device)
     if arguments.resume:
         run = open_run(arguments.out)
@@ -116,7 +122,8 @@ def _preview(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> TrainConfig:
-    return configs.load(arguments.config) if arguments.config else configs.profile(arguments.profile)
+    config = configs.load(arguments.config) if arguments.config else configs.profile(arguments.profile)
+    return configs.override(config, arguments.set)
 
 
 def _device(name: str) -> torch.device:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -42,6 +43,7 @@ class DataConfig(Strict):
 class DiffusionConfig(Strict):
     """The forward process, the two scales and the guidance (DiffusionAD section III)."""
 
+    diffuse: bool = Field(True, description="false: no noise at all, a plain auto-encoder, for comparison")
     timesteps: int = Field(1000, ge=2)
     beta_start: float = Field(1e-4, gt=0, lt=1)
     beta_end: float = Field(2e-2, gt=0, lt=1)
@@ -58,6 +60,12 @@ class DiffusionConfig(Strict):
     def _ordered(self) -> DiffusionConfig:
         if not self.t_s < self.tau <= self.t_b < self.timesteps:
             raise ValueError("need t_s < tau <= t_b < timesteps")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_to_predict(self) -> DiffusionConfig:
+        if not self.diffuse and self.prediction == "eps":
+            raise ValueError("without noise (diffuse: false) there is none to predict: set prediction to x0")
         return self
 
 
@@ -260,6 +268,34 @@ def profile(name: str) -> TrainConfig:
 def pretrained_weights(config: TrainConfig) -> str | None:
     """Which weights of a network come from elsewhere, with their licence; None if all are trained here."""
     return None if config.evidence == "none" else f"{config.evidence}, trained on ImageNet (Apache-2.0)"
+
+
+def override(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
+    """A configuration with some values replaced, each written KEY.KEY=VALUE, the value as in YAML.
+
+    Raises:
+        ConfigError: a change is not of this form, names no key, or does not fit the rest.
+    """
+    values = config.model_dump()
+    for change in changes:
+        where, given, text = change.partition("=")
+        *sections, key = where.split(".")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {change}: {text} is not YAML") from error
+        if not given or not key:
+            raise ConfigError(f"--set {change}: write SECTION.KEY=VALUE, for example diffusion.w=0.5")
+        _section(values, sections, change)[key] = value
+    return parse(values, "--set") if changes else config
+
+
+def _section(values: dict[str, Any], names: Sequence[str], change: str) -> dict[str, Any]:
+    for name in names:
+        if not isinstance(values.get(name), dict):
+            raise ConfigError(f"--set {change}: there is no section {name}")
+        values = values[name]
+    return values
 
 
 def dump(config: TrainConfig) -> str:

@@ -82,12 +82,14 @@ def export(run_path: Path, out: Path, program: bool = False, data_licence: str |
     """Write the bundle of a run; with `program`, model.pt2 in it, for the back-ends on torch.
 
     Raises:
-        DataError: not a run, or `out` exists.
+        DataError: not a run, one that is no diffusion model, or `out` exists.
         BundleError: ONNX Runtime does not agree with torch within 1e-4.
     """
     if out.exists():
         raise DataError(f"{out} exists: a bundle is immutable; give another --out")
     run = open_run(run_path)
+    if not run.config.diffusion.diffuse:
+        raise DataError(f"{run.path} is an auto-encoder, trained for comparison: train without diffusion.diffuse=false")
     state = load_checkpoint(run.path)
     exported = export_graph(load_method(run), run.config)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -151,8 +153,8 @@ def save_program(path: Path, graph: nn.Module, config: TrainConfig) -> None:
 def run_torch(graph: nn.Module, images: torch.Tensor) -> RawOutput:
     """The graph's outputs from torch, as the back-ends give them."""
     with torch.inference_mode():
-        anomaly_map, score, reconstruction = graph(images)
-    return RawOutput(anomaly_map.numpy(), score.numpy(), np.ascontiguousarray(reconstruction.numpy()))
+        anomaly_map, score, reconstruction = (output.cpu().numpy() for output in graph(images))
+    return RawOutput(anomaly_map, score, np.ascontiguousarray(reconstruction))
 
 
 def compare(graph: nn.Module, model: onnx.ModelProto, images: torch.Tensor) -> dict[str, float]:

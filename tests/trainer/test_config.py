@@ -26,6 +26,7 @@ def test_a_dumped_configuration_loads_as_itself(tmp_path: Path) -> None:
     [
         ("diffusion", {"prediction": "x0", "t_s": 350}, "diffusion: Value error, need t_s < tau"),
         ("diffusion", {"prediction": "v"}, "diffusion.prediction"),
+        ("diffusion", {"prediction": "eps", "diffuse": False}, "diffusion: Value error, without noise"),
         ("optim", {"batch": 4, "steps": 0, "denoiser_lr": 1, "segmenter_lr": 1}, "optim.steps"),
         ("denoiser", {"kind": "transformer"}, "denoiser"),
         ("data", {"hold_out": 1.5}, "data.hold_out"),
@@ -46,3 +47,27 @@ def test_textures_are_relative_to_the_file(tmp_path: Path) -> None:
     text = configs.dump(tiny_config()).replace("textures: null", "textures: dtd")
     (tmp_path / "c.yaml").write_text(text)
     assert configs.load(tmp_path / "c.yaml").synthesis.textures == tmp_path / "dtd"
+
+
+def test_a_value_can_be_replaced_and_the_rest_stays() -> None:
+    config = configs.override(tiny_config(), ["diffusion.diffuse=false", "denoiser.widths=[8, 24]", "top_k=20"])
+    assert (config.diffusion.diffuse, config.denoiser.widths, config.top_k) == (False, (8, 24), 20)  # type: ignore[union-attr]
+    assert config.optim == tiny_config().optim
+    assert configs.override(tiny_config(), []) == tiny_config()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("diffusion.w", "--set diffusion.w: write SECTION.KEY=VALUE"),
+        ("=3", "--set =3: write SECTION.KEY=VALUE"),
+        ("diffusion.w=[1", "--set diffusion.w=\\[1: \\[1 is not YAML"),
+        ("diffusoin.w=1", "--set diffusoin.w=1: there is no section diffusoin"),
+        ("top_k.w=1", "--set top_k.w=1: there is no section top_k"),
+        ("diffusion.weight=1", "--set: diffusion.weight: Extra inputs"),
+        ("diffusion.t_s=350", "--set: diffusion: Value error, need t_s < tau"),
+    ],
+)
+def test_a_replacement_that_cannot_be_is_named(change: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        configs.override(tiny_config(), [change])

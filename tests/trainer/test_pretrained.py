@@ -77,7 +77,7 @@ def test_the_features_of_the_normal_self_are_guided_as_its_pixels_are() -> None:
     method = _method().eval()
     t = torch.tensor([[200], [400]])
     with torch.no_grad():
-        found = method.reconstruct(torch.rand(2, 3, 32, 32), t, torch.randn(2, 1, 3, 32, 32))
+        found = method.reconstruct(torch.rand(2, 3, 32, 32), t, torch.randn(2, 1, 3, 32, 32), 1.0)
     g = 1 - method.abar[200]
     for guided, both in zip([found.guided, *found.guided_features], [found.x0, *found.features], strict=True):
         torch.testing.assert_close(guided, (1 - g) * both[0] + g * both[1])

@@ -1,0 +1,134 @@
+"""The ways to reconstruct that the paper compares (its Tables VII and VIII, Figures 8 to 10).
+
+All but the auto-encoder run on the weights of one training; an auto-encoder is trained as such (`diffusion.diffuse`).
+The segmentation network of a run has learned beside its own way, which gives that one a head start.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from edge_ad.config import Strict
+from trainer.config import DiffusionConfig
+
+Timestep = Annotated[int, Field(ge=0)]
+
+
+class NormGuided(Strict):
+    """One step at two scales, the smaller one guided by the larger: DiffusionAD."""
+
+    kind: Literal["norm_guided"] = "norm_guided"
+    t_s: Timestep
+    t_b: Timestep
+    w: float = Field(ge=0)
+
+    def passes(self) -> int:
+        """Passes through the denoiser for one image."""
+        return 2
+
+    def __str__(self) -> str:
+        return f"norm-guided, t_s {self.t_s}, t_b {self.t_b}, w {self.w:g}"
+
+
+class OneStep(Strict):
+    """One step at one scale, without guidance."""
+
+    kind: Literal["one_step"] = "one_step"
+    t: Timestep
+
+    def passes(self) -> int:
+        """See `NormGuided.passes`."""
+        return 1
+
+    def __str__(self) -> str:
+        return f"one step from {self.t}"
+
+
+class Iterative(Strict):
+    """The ancestral sampler of DDPM from timestep t down, every timestep."""
+
+    kind: Literal["iterative"] = "iterative"
+    t: Timestep
+    eta: ClassVar[float] = 1.0
+
+    def passes(self) -> int:
+        """See `NormGuided.passes`."""
+        return self.t + 1
+
+    def __str__(self) -> str:
+        return f"iterative from {self.t}"
+
+
+class Ddim(Strict):
+    """DDIM from timestep t down in k steps, no noise between them."""
+
+    kind: Literal["ddim"] = "ddim"
+    t: Timestep
+    k: int = Field(ge=1)
+    eta: ClassVar[float] = 0.0
+
+    def passes(self) -> int:
+        """See `NormGuided.passes`."""
+        return self.k
+
+    def __str__(self) -> str:
+        return f"DDIM from {self.t}, {self.k} steps"
+
+
+class AutoEncoder(Strict):
+    """The denoiser's network without any noise."""
+
+    kind: Literal["auto_encoder"] = "auto_encoder"
+
+    def passes(self) -> int:
+        """See `NormGuided.passes`."""
+        return 1
+
+    def __str__(self) -> str:
+        return "auto-encoder"
+
+
+Variant = Annotated[NormGuided | OneStep | Iterative | Ddim | AutoEncoder, Field(discriminator="kind")]
+KINDS = ("auto_encoder", "one_step", "norm_guided", "ddim", "iterative")
+
+DDIM_STEPS = 30  # as in the paper
+ONE_STEP = (50, 100, 200, 300, 400, 500, 600, 800)
+SMALL = (50, 100, 150, 200, 250)
+BIG = (300, 400, 500, 600, 800)
+WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+
+
+def own_variant(d: DiffusionConfig) -> NormGuided | AutoEncoder:
+    """What a configuration trains and deploys."""
+    return NormGuided(t_s=d.t_s, t_b=d.t_b, w=d.w) if d.diffuse else AutoEncoder()
+
+
+def methods(d: DiffusionConfig) -> list[Variant]:
+    """The ways that are compared at a configuration's own scales: the paper's Table VII."""
+    if not d.diffuse:
+        return [AutoEncoder()]
+    many: list[Variant] = [Ddim(t=d.t_b, k=min(DDIM_STEPS, d.t_b + 1)), Iterative(t=d.t_b)]
+    return [OneStep(t=d.t_s), OneStep(t=d.t_b), own_variant(d), *many]
+
+
+def scales(d: DiffusionConfig) -> list[Variant]:
+    """One step at many noise scales, and norm guidance with one of its two scales moved."""
+    if not d.diffuse:
+        return []
+    single: list[Variant] = [OneStep(t=t) for t in ONE_STEP if t < d.timesteps]
+    small = [NormGuided(t_s=t, t_b=d.t_b, w=d.w) for t in SMALL if t < d.t_b]
+    big = [NormGuided(t_s=d.t_s, t_b=t, w=d.w) for t in BIG if d.t_s < t < d.timesteps]
+    return [*single, *small, *big]
+
+
+def weights(d: DiffusionConfig) -> list[Variant]:
+    """Norm guidance with many weights."""
+    return [NormGuided(t_s=d.t_s, t_b=d.t_b, w=w) for w in WEIGHTS] if d.diffuse else []
+
+
+def compared(d: DiffusionConfig) -> list[Variant]:
+    """All of them, each once."""
+    found = [*methods(d), *scales(d), *weights(d)]
+    return [variant for place, variant in enumerate(found) if variant not in found[:place]]
