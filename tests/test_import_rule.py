@@ -38,6 +38,7 @@ ADAPTERS = {
     "gpiod": ["edge_ad/gpio.py"],
     "pycuda": ["edge_ad/cuda"],
     "torch": ["edge_ad/backends/torch.py", "edge_ad/backends/torch_tensorrt.py", "trainer"],
+    "lightning_fabric": ["trainer/distributed.py", "trainer/train.py"],
     "torch_tensorrt": ["edge_ad/backends/torch_tensorrt.py"],
     "tensorrt": ["edge_ad/backends/torch_tensorrt.py"],
 }

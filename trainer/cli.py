@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 # Of the extra "train": this console script is on devices as well.
-NEEDED = ("torch", "onnx", "onnxscript", "tqdm", "matplotlib")
+NEEDED = ("torch", "onnx", "onnxscript", "tqdm", "matplotlib", "lightning_fabric")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +46,8 @@ def _parser() -> Parser:
     train.add_argument("--max-minutes", type=float, help="stop after so long; the learning rate falls to 0 by then")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    train.add_argument("--processes", type=int, default=1, help="on each machine: one for each GPU (docs/training.md)")
+    train.add_argument("--nodes", type=int, default=1, help="machines that run this command together")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a value: diffusion.w=0")
     train.add_argument("--resume", action="store_true", help="continue the run in --out")
 
@@ -80,6 +82,7 @@ def _train(arguments: argparse.Namespace) -> int:
     import torch
 
     from trainer.data.folder import split_good
+    from trainer.distributed import open_fabric
     from trainer.run import create, open_run
     from trainer.train import train
 
@@ -89,23 +92,32 @@ def _train(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             "--set changes a configuration, and --resume continues with that of the run: give one of them"
         )
-    device = _device(arguments.device)
-    if arguments.resume:
-        run = open_run(arguments.out)
-    else:
+    fabric = open_fabric(_device(arguments.device), arguments.processes, arguments.nodes)
+    if fabric.is_global_zero and not arguments.resume:
         config = _config(arguments).model_copy(update={"method": arguments.method})
-        split = split_good(arguments.data, config.data.hold_out, arguments.seed)
-        run = create(arguments.out, config, split, arguments.seed)
+        create(arguments.out, config, split_good(arguments.data, config.data.hold_out, arguments.seed), arguments.seed)
+    fabric.launch()  # the other processes pass it when the run is there
+    run = open_run(arguments.out)
     torch.set_float32_matmul_precision("highest")
     try:
-        train(run, device, arguments.max_minutes, arguments.resume)
+        train(run, fabric, arguments.max_minutes, arguments.resume)
     except KeyboardInterrupt:
-        again = f"edge-ad-train train --data {arguments.data} --out {arguments.out} --resume"
-        budget = f" --max-minutes {arguments.max_minutes:g}" if arguments.max_minutes else ""
-        say(f"stopped; continue with: {again}{budget}")
+        if fabric.is_global_zero:
+            say(f"stopped; continue with: {_again(arguments)}")
         raise
-    say(f"run: {arguments.out}   next: edge-ad-train export {arguments.out} --out BUNDLE")
+    if fabric.is_global_zero:
+        say(f"run: {arguments.out}   next: edge-ad-train export {arguments.out} --out BUNDLE")
     return 0
+
+
+def _again(arguments: argparse.Namespace) -> str:
+    """The command that continues a training."""
+    words = ["edge-ad-train train", f"--data {arguments.data}", f"--out {arguments.out}", "--resume"]
+    if arguments.max_minutes:
+        words.append(f"--max-minutes {arguments.max_minutes:g}")
+    if arguments.processes * arguments.nodes > 1:
+        words.append(f"--processes {arguments.processes} --nodes {arguments.nodes}")
+    return " ".join(words)
 
 
 def _preview(arguments: argparse.Namespace) -> int:
@@ -132,9 +144,10 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.zeros(1, device=name).device
+        torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return torch.device(name)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from loguru import logger
@@ -15,9 +16,12 @@ from tqdm import tqdm
 
 from trainer.config import OptimConfig
 from trainer.data.folder import load_inputs, load_textures
-from trainer.data.samples import Samples, stream
+from trainer.data.samples import Batch, Samples, stream
 from trainer.methods.base import Method, build_method
 from trainer.run import Run, load_checkpoint, save_checkpoint, train_paths
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _SAVE_EVERY_S = 120.0
 _LOG_EVERY_S = 15.0
@@ -41,9 +45,9 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
                 mean.copy_(value)
 
 
-def _on(device: torch.device, method: Method) -> Method:
-    """On a device, with the layout of weights that convolutions there run fastest in."""
-    method.to(device)
+def _build(run: Run) -> Method:
+    """Fresh weights, in the layout that convolutions run fastest in."""
+    method = build_method(run.config, run.seed)
     method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs miss it
     return method
 
@@ -51,16 +55,19 @@ def _on(device: torch.device, method: Method) -> Method:
 class Trainer:
     """What changes while training: weights, their average, the optimiser, the step and the time spent."""
 
-    def __init__(self, run: Run, device: torch.device) -> None:
+    def __init__(self, run: Run, fabric: Fabric) -> None:
         self.run = run
-        self.device = device
-        self.model = _on(device, build_method(run.config, run.seed))
-        self.average = _on(device, build_method(run.config, run.seed))
+        self.fabric = fabric
+        self.model = _build(run)
+        self.average = _build(run).to(fabric.device)
+        self.parallel = fabric.setup(self.model)  # the same weights; its losses and gradients know the other processes
+        self.parallel.mark_forward_method("losses")
         decay = run.config.optim.weight_decay
         self.optimizer = torch.optim.AdamW(self.model.parameter_groups(), lr=0.0, weight_decay=decay, fused=True)
         self.peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.step = 0
         self.seconds = 0.0
+        self.waited_s = 0.0  # for samples: the share of the time that synthesis is on the critical path
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -70,6 +77,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "waited_s": self.waited_s,
+            "processes": self.fabric.world_size,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -77,7 +86,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.waited_s = state["step"], state["seconds"], state["waited_s"]
 
     def progress(self, max_minutes: float | None) -> float:
         """0..1: the share of the steps or of the time allowed, whichever is larger."""
@@ -85,14 +94,16 @@ class Trainer:
         return max(by_steps, self.seconds / (60 * max_minutes) if max_minutes else 0.0)
 
 
-def _train_step(trainer: Trainer, batch: Any, optim: OptimConfig, progress: float) -> dict[str, float]:
+def _train_step(trainer: Trainer, batch: Batch, optim: OptimConfig, progress: float) -> dict[str, float]:
     for group, peak in zip(trainer.optimizer.param_groups, trainer.peak_rates, strict=True):
         group["lr"] = peak * learning_rate_factor(progress, optim.warmup)
-    generator = torch.Generator().manual_seed(trainer.run.seed * 1_000_003 + trainer.step)
-    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=optim.precision == "bf16"):
-        losses = trainer.model.losses(batch.to(trainer.device), generator)
+    turn = trainer.step * trainer.fabric.world_size + trainer.fabric.global_rank  # no two batches share their noise
+    generator = torch.Generator().manual_seed(trainer.run.seed * 1_000_003 + turn)
+    device = trainer.fabric.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=optim.precision == "bf16"):
+        losses = trainer.parallel.losses(batch.to(device), generator)
     trainer.optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    trainer.fabric.backward(torch.stack(list(losses.values())).sum())
     if optim.grad_clip > 0:
         nn.utils.clip_grad_norm_(trainer.model.parameters(), optim.grad_clip)
     trainer.optimizer.step()
@@ -131,17 +142,19 @@ def _phases(run: Run) -> list[Phase]:
 
 
 class Journal:
-    """Checkpoints, log lines and the progress bar of a training, each at its own pace."""
+    """Checkpoints, log lines and the progress bar of a training, each at its own pace; the first process writes it."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
+        self._writes = trainer.fabric.is_global_zero
         self._saved, self._logged = time.monotonic(), 0.0
         form = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
-        self._bar = tqdm(total=100, desc="train", unit="%", disable=None, bar_format=form)
-        self.waited_s = 0.0  # for samples: the share of the time that synthesis is on the critical path
+        self._bar = tqdm(total=100, desc="train", unit="%", disable=None if self._writes else True, bar_format=form)
 
     def note(self, losses: dict[str, float], progress: float) -> None:
         """Take note of a step."""
+        if not self._writes:
+            return
         now = time.monotonic()
         if now - self._logged > _LOG_EVERY_S:
             self._logged = now
@@ -152,7 +165,8 @@ class Journal:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        save_checkpoint(self._trainer.run.path, self._trainer.state())
+        if self._writes:
+            save_checkpoint(self._trainer.run.path, self._trainer.state())
 
     def close(self) -> None:
         """End the progress bar and write the last checkpoint."""
@@ -160,8 +174,9 @@ class Journal:
         self.save()
 
     def _log(self, losses: dict[str, float], progress: float) -> None:
-        trainer, waited_s = self._trainer, round(self.waited_s, 1)
-        line = {"step": trainer.step, "seconds": round(trainer.seconds, 1), "waited_s": waited_s, **losses}
+        trainer = self._trainer
+        spent = {"seconds": round(trainer.seconds, 1), "waited_s": round(trainer.waited_s, 1)}
+        line = {"step": trainer.step, **spent, **losses}
         with (trainer.run.path / "log.jsonl").open("a", encoding="utf-8") as stream_:
             stream_.write(json.dumps(line) + "\n")
         text = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
@@ -172,31 +187,40 @@ class Journal:
             self._bar.set_postfix_str(text)
 
 
-def train(run: Run, device: torch.device, max_minutes: float | None, resume: bool, workers: int = 1) -> None:
+def train(run: Run, fabric: Fabric, max_minutes: float | None, resume: bool, workers: int = 1) -> None:
     """Train until the configured steps or `max_minutes` are used up; the last averaged weights are the result.
 
-    Ctrl-C saves a checkpoint before it is passed on. Time spent counts over resumptions.
+    Ctrl-C saves a checkpoint before it is passed on. Time spent counts over resumptions. With several processes, each
+    runs this, and the clock of the first one counts.
 
     Raises:
         DataError: a training image has gone or changed.
     """
-    trainer = Trainer(run, device)
+    trainer = Trainer(run, fabric)
     if resume:
         trainer.restore(load_checkpoint(run.path))
     phases = _phases(run)
-    logger.info("training on {} images, {} threads, {}", len(run.train_sha256), torch.get_num_threads(), device)
+    if fabric.is_global_zero:
+        where = f"{torch.get_num_threads()} threads, {fabric.device}, processes: {fabric.world_size}"
+        logger.info("training on {} images, {}", len(run.train_sha256), where)
     trainer.model.train()
     journal, started = Journal(trainer), time.monotonic() - trainer.seconds
     try:
         for phase in phases:
-            batches = stream(phase.samples, run.config.optim.batch, trainer.step, run.config.optim.steps, workers)
+            batches = _batches(trainer, phase, workers)
             while (progress := trainer.progress(max_minutes)) < phase.until:
                 asked = time.monotonic()
                 batch = next(batches)
-                journal.waited_s += time.monotonic() - asked
+                trainer.waited_s += time.monotonic() - asked
                 losses = _train_step(trainer, batch, run.config.optim, progress)
-                trainer.seconds = time.monotonic() - started
+                trainer.seconds = fabric.broadcast(time.monotonic() - started)
                 journal.note(losses, progress)
     finally:
         journal.close()
-    logger.info("trained {} steps in {:.1f} min", trainer.step, trainer.seconds / 60)
+    if fabric.is_global_zero:
+        logger.info("trained {} steps in {:.1f} min", trainer.step, trainer.seconds / 60)
+
+
+def _batches(trainer: Trainer, phase: Phase, workers: int) -> Iterator[Batch]:
+    optim, fabric = trainer.run.config.optim, trainer.fabric
+    return stream(phase.samples, optim.batch, trainer.step, optim.steps, workers, fabric.global_rank, fabric.world_size)

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import open_bundle
 from edge_ad.config import BackendConfig
 from edge_ad.core.preprocess import preprocess
 from edge_ad.images import read_image
-from tests.trainer.tiny import make_dataset, part, tiny_config
+from tests.trainer.tiny import make_dataset, one_process, part, tiny_config
 from trainer import config as configs
 from trainer.cli import main
 from trainer.data.folder import split_good
@@ -34,7 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("evaluate")
     data = make_dataset(root / "data")
     run = create(root / "run", tiny_config(), split_good(data, 0.25, 0), 0)
-    train(run, torch.device("cpu"), None, resume=False, workers=0)
+    train(run, one_process(), None, resume=False, workers=0)
     export(run.path, root / "bundle")
     return root
 

@@ -13,7 +13,7 @@ from edge_ad.backends.base import max_errors, open_backend
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig
 from edge_ad.errors import BundleError, DataError
-from tests.trainer.tiny import make_dataset, tiny_config
+from tests.trainer.tiny import make_dataset, one_process, tiny_config
 from trainer.data.folder import split_good
 from trainer.export import export, load_method, run_torch
 from trainer.golden import golden_images
@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     root = tmp_path_factory.mktemp("export")
     data = make_dataset(root / "data")
     run = create(root / "run", tiny_config(), split_good(data, 0.25, 0), 0)
-    train(run, torch.device("cpu"), None, resume=False, workers=0)
+    train(run, one_process(), None, resume=False, workers=0)
     return run
 
 

@@ -7,20 +7,25 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from edge_ad.errors import DataError
-from tests.trainer.tiny import make_dataset, part, tiny_config
+from tests.trainer.tiny import make_dataset, one_process, part, tiny_config
 from trainer import config as configs
 from trainer.data.folder import split_good
-from trainer.data.samples import Samples
+from trainer.data.samples import Samples, stream
 from trainer.run import Run, create, load_checkpoint, open_run
-from trainer.train import _phases, learning_rate_factor, train, update_average
+from trainer.train import Trainer, _phases, _train_step, learning_rate_factor, train, update_average
 
-CPU = torch.device("cpu")
+_OPTIM = {"batch": 4, "steps": 6, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3}
+_AUTO_ENCODER = {"prediction": "x0", "diffuse": False}
 
 
 def _new_run(path: Path, data: Path, steps: int = 6, seed: int = 0) -> Run:
@@ -42,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path, data: Path) -> None:
     runs = [_new_run(tmp_path / name, data, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
     for run in runs:
-        train(run, CPU, None, resume=False, workers=0)
+        train(run, one_process(), None, resume=False, workers=0)
     a, b, c = (_weights(run) for run in runs)
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert any(not torch.equal(a[name], c[name]) for name in a)
@@ -50,12 +55,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
 
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: Path, data: Path) -> None:
     whole = _new_run(tmp_path / "whole", data)
-    train(whole, CPU, None, resume=False, workers=0)
+    train(whole, one_process(), None, resume=False, workers=0)
     cut = _new_run(tmp_path / "cut", data)
     with pytest.raises(KeyboardInterrupt):
         _train_and_interrupt(cut, after=3)
     assert load_checkpoint(cut.path)["step"] == 3
-    train(cut, CPU, None, resume=True, workers=0)
+    train(cut, one_process(), None, resume=True, workers=0)
     assert all(torch.equal(value, _weights(cut)[name]) for name, value in _weights(whole).items())
 
 
@@ -73,7 +78,7 @@ def _train_and_interrupt(run: Run, after: int) -> None:
 
     loop._train_step = step  # type: ignore[assignment]
     try:
-        train(run, CPU, None, resume=False, workers=0)
+        train(run, one_process(), None, resume=False, workers=0)
     finally:
         loop._train_step = real
 
@@ -133,11 +138,21 @@ def test_a_run_is_never_overwritten(tmp_path: Path, data: Path) -> None:
 def test_a_resumed_run_refuses_changed_images(tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "data")
     run = _new_run(tmp_path / "run", data)
-    train(run, CPU, None, resume=False, workers=0)
+    train(run, one_process(), None, resume=False, workers=0)
     victim = Path(json.loads((run.path / "images.json").read_text())["train"][0]["path"])
     victim.write_bytes(b"something else")
     with pytest.raises(DataError, match=victim.name):
-        train(run, CPU, None, resume=True, workers=0)
+        train(run, one_process(), None, resume=True, workers=0)
+
+
+def test_the_time_that_was_waited_counts_over_resumptions(tmp_path: Path, data: Path) -> None:
+    run = _new_run(tmp_path / "run", data)
+    train(run, one_process(), None, resume=False, workers=0)
+    first = load_checkpoint(run.path)
+    assert 0 < first["waited_s"] < first["seconds"]
+    assert first["processes"] == 1
+    train(run, one_process(), None, resume=True, workers=0)  # nothing is left to do
+    assert load_checkpoint(run.path)["waited_s"] == first["waited_s"]
 
 
 def test_a_single_image_is_enough_to_train(tmp_path: Path) -> None:
@@ -146,8 +161,50 @@ def test_a_single_image_is_enough_to_train(tmp_path: Path) -> None:
 
     write_png(tmp_path / "one/a.png", part(0))
     run = _new_run(tmp_path / "run", tmp_path / "one", steps=2)
-    train(run, CPU, None, resume=False, workers=0)
+    train(run, one_process(), None, resume=False, workers=0)
     assert all(torch.isfinite(value).all() for value in _weights(run).values())
+
+
+trainings = st.fixed_dictionaries(
+    {
+        "content": st.sampled_from(["parts", "black", "grey", "white", "noise"]),
+        "images": st.sampled_from([1, 3]),
+        "batch": st.integers(2, 4),
+        "anomalous": st.sampled_from([0.0, 0.5, 1.0]),
+        "precision": st.sampled_from(["fp32", "bf16"]),
+        "diffusion": st.sampled_from([{"prediction": "x0"}, {"prediction": "eps"}, _AUTO_ENCODER]),
+        "restore": st.sampled_from([0.0, 1.0]),
+    }
+)
+
+
+@given(trainings)
+@settings(max_examples=25)
+def test_training_never_yields_nan(case: dict[str, Any]) -> None:
+    """One image or some, constant ones too, with all, some or none of a batch anomalous: real samples, real steps."""
+    optim = {**_OPTIM, "warmup": 0.0, "batch": case["batch"], "anomalous": case["anomalous"], "steps": 3}
+    config = tiny_config(
+        optim={**optim, "precision": case["precision"]},
+        diffusion=case["diffusion"],
+        loss={"restore": case["restore"]},
+    )
+    trainer = Trainer(Run(Path(), config, (), (), 0, None), one_process())
+    trainer.model.train()
+    samples = Samples(_good(case["content"], case["images"]), [], config, seed=0)
+    for step, batch in enumerate(stream(samples, case["batch"], 0, 3, workers=0)):
+        losses = _train_step(trainer, batch, config.optim, step / 3)
+        assert all(np.isfinite(value) for value in losses.values()), losses
+    for weights in (trainer.model.state_dict(), trainer.average.state_dict()):
+        assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def _good(content: str, images: int) -> NDArray[np.uint8]:
+    constants = {"black": 0, "grey": 127, "white": 255}
+    if content in constants:
+        return np.full((images, 32, 32, 3), constants[content], np.uint8)
+    if content == "noise":
+        return np.random.default_rng(0).integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+    return np.stack([part(i, 32) for i in range(images)])
 
 
 def test_a_sample_is_a_function_of_seed_and_index() -> None:
@@ -175,9 +232,6 @@ def test_every_good_image_is_used_once_an_epoch() -> None:
     assert seen == {image.tobytes() for image in good}
 
 
-_OPTIM = {"batch": 4, "steps": 6, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3}
-
-
 def test_half_of_the_size_comes_first_and_resuming_within_it_changes_nothing(tmp_path: Path, data: Path) -> None:
     runs = []
     for name in ("whole", "cut"):
@@ -185,10 +239,10 @@ def test_half_of_the_size_comes_first_and_resuming_within_it_changes_nothing(tmp
         runs.append(create(tmp_path / name, config, split_good(data, 0.25, 0), 0))
     sizes = [phase.samples[0][0].shape[0] for phase in _phases(runs[0])]
     assert sizes == [32, 64]
-    train(runs[0], CPU, None, resume=False, workers=0)
+    train(runs[0], one_process(), None, resume=False, workers=0)
     with pytest.raises(KeyboardInterrupt):
         _train_and_interrupt(runs[1], after=2)
-    train(runs[1], CPU, None, resume=True, workers=0)
+    train(runs[1], one_process(), None, resume=True, workers=0)
     whole, cut = _weights(runs[0]), _weights(runs[1])
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 

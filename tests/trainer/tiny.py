@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 from edge_ad.images import write_png
 from trainer.config import TrainConfig, parse
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 TINY: dict[str, object] = {
     "profile": "tiny",
@@ -31,17 +35,24 @@ def tiny_config(**changes: object) -> TrainConfig:
     return parse({**TINY, **changes}, "tiny")
 
 
-def tiny_bundle(root: Path) -> Path:
-    """Train the tiny configuration for its six steps and export it, model.pt2 included; needs torch."""
+def one_process() -> Fabric:
+    """The engine of a training on one CPU; needs torch."""
     import torch
 
+    from trainer.distributed import open_fabric
+
+    return open_fabric(torch.device("cpu"), processes=1, nodes=1)
+
+
+def tiny_bundle(root: Path) -> Path:
+    """Train the tiny configuration for its six steps and export it, model.pt2 included; needs torch."""
     from trainer.data.folder import split_good
     from trainer.export import export
     from trainer.run import create
     from trainer.train import train
 
     run = create(root / "run", tiny_config(), split_good(make_dataset(root / "data"), 0.25, 0), 0)
-    train(run, torch.device("cpu"), None, resume=False, workers=0)
+    train(run, one_process(), None, resume=False, workers=0)
     return export(run.path, root / "bundle", program=True).path
 
 

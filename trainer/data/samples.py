@@ -105,12 +105,17 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def stream(samples: Samples, batch: int, first_step: int, last_step: int, workers: int) -> Iterator[Batch]:
-    """Batches of steps [first_step, last_step), made ahead of time in `workers` processes."""
+def stream(
+    samples: Samples, batch: int, first_step: int, last_step: int, workers: int, rank: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """Batches of steps [first_step, last_step), made ahead of time in `workers` processes.
+
+    Where several processes train together, each takes every `processes`-th batch of the one stream, from `rank` on.
+    """
+    turns = range(first_step * processes + rank, last_step * processes, processes)
     loader = DataLoader(
         samples,
-        batch_size=batch,
-        sampler=range(first_step * batch, last_step * batch),
+        batch_sampler=(list(range(turn * batch, (turn + 1) * batch)) for turn in turns),
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_start_worker,
