@@ -7,7 +7,7 @@ DEMO_VENV := .venv-demo
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench setup system-packages demo-bundle clean
+.PHONY: help demo test test-slow check bench results setup system-packages demo-bundle clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -29,6 +29,9 @@ check: $(VENV)/.installed ## formatting, lint and types
 bench: $(VENV)/.installed ## timings, as ratios measured side by side (never asserted)
 	$(BIN)/python -m benchmarks.startup --bundle $(BUNDLE)
 	$(BIN)/edge-ad bench $(BUNDLE) --json build/bench/bench.json --out build/bench $(ARGS)
+
+results: $(VENV)/.installed ## tables and plots from benchmarks/results, in build/results
+	$(BIN)/edge-ad-train results benchmarks/results --out build/results
 
 setup: $(VENV)/.installed ## everything to train, test and develop, in .venv
 

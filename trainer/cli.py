@@ -1,17 +1,19 @@
-"""edge-ad-train: train, evaluate, export."""
+"""edge-ad-train: train, evaluate, export, compare."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_ad.console import Parser, run_command, say, write_json
-from edge_ad.errors import ConfigError
+from edge_ad.errors import ConfigError, DataError
 from trainer import config as configs
 from trainer.config import METHOD_NAMES, TrainConfig
+from trainer.methods.diffusionad.variants import KINDS
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +66,8 @@ def _parser() -> Parser:
     evaluate.add_argument("subject", type=Path, metavar="RUN_OR_BUNDLE")
     evaluate.add_argument("--data", type=Path, required=True, help="MVTec layout, or a plain folder (scores only)")
     evaluate.add_argument("--json", type=Path, help="write the metrics here")
+    evaluate.add_argument("--results", type=Path, metavar="DIR", help="keep the result, as a JSON in this folder")
+    evaluate.add_argument("--note", default="", help="a remark that the result keeps")
     evaluate.add_argument("--scores", type=Path, help="write a CSV row an image here")
     evaluate.add_argument("--report", type=Path, help="write a page with plots and the images to look at here")
     evaluate.add_argument("--backend", default="onnxruntime", help="engine for a bundle")
@@ -75,6 +79,18 @@ def _parser() -> Parser:
     export.add_argument("--precision", choices=("fp32",), default="fp32")
     export.add_argument("--program", action="store_true", help="add model.pt2, for backend torch or torch_tensorrt")
     export.add_argument("--data-licence", help="a note on the training data for the manifest and the model card")
+
+    ablation = commands.add_parser("ablation", help="what the paper compares, on trained runs: table, plots, pictures")
+    ablation.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="of several seeds; an auto-encoder's too")
+    ablation.add_argument("--data", type=Path, required=True, help="MVTec layout")
+    ablation.add_argument("--results", type=Path, required=True, help="results are kept here, none is measured twice")
+    ablation.add_argument("--out", type=Path, required=True, help="folder for table, plots and pictures")
+    ablation.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), help="ways to reconstruct")
+    ablation.add_argument("--device", default="auto", help="as for train")
+
+    results = commands.add_parser("results", help="tables and plots from results")
+    results.add_argument("results", type=Path, help="folder of results, as evaluate and ablation make them")
+    results.add_argument("--out", type=Path, required=True, help="folder for results.md and its plots")
     return parser
 
 
@@ -160,12 +176,28 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     result = evaluate(subject, scored)
     if arguments.json is not None:
         write_json(arguments.json, result)
+    if arguments.results is not None:
+        say(f"result: {_keep(arguments, result)}")
     if arguments.scores is not None:
         write_scores(arguments.scores, scored, subject.thresholds)
     say_figures(result)
     if arguments.report is not None:
         say(f"report: {write_report(arguments.report, subject, scored, result)}")
     return 0
+
+
+def _keep(arguments: argparse.Namespace, evaluation: Mapping[str, Any]) -> Path:
+    """Put an evaluation among the results."""
+    from edge_ad.bundle import MANIFEST, open_bundle
+    from trainer.results import result_of_bundle, result_of_run, write_result
+    from trainer.run import open_run
+
+    subject, data = arguments.subject, arguments.data
+    if (subject / MANIFEST).exists():
+        result = result_of_bundle(open_bundle(subject).manifest, data, evaluation)
+    else:
+        result = result_of_run(open_run(subject), data, evaluation)
+    return write_result(arguments.results, result.model_copy(update={"note": arguments.note}))
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -177,4 +209,38 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"train": _train, "preview": _preview, "evaluate": _evaluate, "export": _export}
+def _ablation(arguments: argparse.Namespace) -> int:
+    from trainer.ablation import draw, measure
+    from trainer.results import read_results
+    from trainer.results_page import write_page
+    from trainer.run import open_run
+
+    device, runs = _device(arguments.device), [open_run(path) for path in arguments.runs]
+    for run in runs:
+        measure(run, arguments.data, arguments.results, arguments.only, device)
+    for run in runs:
+        draw(run, arguments.data, arguments.out, arguments.only, device)
+    measured = [r for r in read_results(arguments.results) if r.set == arguments.data.resolve().name]
+    say(f"table and plots: {write_page(measured, arguments.out)}")
+    return 0
+
+
+def _results(arguments: argparse.Namespace) -> int:
+    from trainer.results import read_results
+    from trainer.results_page import write_page
+
+    found = read_results(arguments.results)
+    if not found:
+        raise DataError(f"no results below {arguments.results}: edge-ad-train evaluate RUN --results DIR makes them")
+    say(f"tables and plots: {write_page(found, arguments.out)}")
+    return 0
+
+
+COMMANDS = {
+    "train": _train,
+    "preview": _preview,
+    "evaluate": _evaluate,
+    "export": _export,
+    "ablation": _ablation,
+    "results": _results,
+}

@@ -27,7 +27,7 @@ from edge_ad.thresholds import CalibrationRecord, in_force, why_not
 from trainer.data.folder import TestImage, list_test, load_mask
 from trainer.export import load_method, run_torch
 from trainer.metrics import area_mask, image_metrics, pixel_metrics
-from trainer.run import open_run
+from trainer.run import Run, open_run
 
 UNLABELLED = "unlabelled"  # an image of a plain folder: it gets a score, but no metric counts it
 
@@ -67,17 +67,18 @@ class Scored:
 
 
 class TorchBackend:
-    """A run's graph in torch, in FP32 on the CPU (implements `Backend`)."""
+    """A run's graph in torch, in FP32 (implements `Backend`)."""
 
     name = "torch"
     precision: Precision = "fp32"
 
-    def __init__(self, graph: torch.nn.Module) -> None:
-        self._graph = graph.eval()
+    def __init__(self, graph: torch.nn.Module, device: torch.device) -> None:
+        self._graph = graph.eval().to(device)
+        self._device = device
 
     def run(self, image: NDArray[np.uint8]) -> RawOutput:
         """See `Backend.run`."""
-        return run_torch(self._graph, torch.from_numpy(image))
+        return run_torch(self._graph, torch.from_numpy(image).to(self._device))
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -94,7 +95,11 @@ def open_subject(path: Path, backend: str, store: Path | None) -> Subject:
 
 def _open_run(path: Path) -> Subject:
     run = open_run(path)
-    method = load_method(run)
+    return run_subject(run, load_method(run).graph(), torch.device("cpu"))
+
+
+def run_subject(run: Run, graph: torch.nn.Module, device: torch.device) -> Subject:
+    """A graph on the weights of a run."""
     config = run.config
     facts = {
         "method": config.method,
@@ -103,10 +108,10 @@ def _open_run(path: Path) -> Subject:
         "precision": "fp32",
         "seed": run.seed,
         "macs": None,  # counted from the exported graph
-        "params": sum(parameter.numel() for parameter in method.parameters()),
+        "params": sum(parameter.numel() for parameter in graph.parameters()),
     }
     roi = config.data.roi.record() if config.data.roi else None
-    return Subject(TorchBackend(method.graph()), facts, config.input.height, config.input.width, roi, None)
+    return Subject(TorchBackend(graph, device), facts, config.input.height, config.input.width, roi, None)
 
 
 def _open_bundle(path: Path, backend: str, store: Path | None) -> Subject:

@@ -22,7 +22,7 @@ SIZE = 48
 def _subject(thresholds: Thresholds | None) -> Subject:
     facts = {"method": "diffusionad", "profile": "<tiny>", "backend": "torch", "precision": "fp32", "seed": 0}
     size = {"macs": None, "params": 1_234_567}
-    return Subject(TorchBackend(torch.nn.Identity()), facts | size, SIZE, SIZE, None, thresholds)
+    return Subject(TorchBackend(torch.nn.Identity(), torch.device("cpu")), facts | size, SIZE, SIZE, None, thresholds)
 
 
 def _scored(data: Path) -> list[Scored]:

@@ -1,0 +1,194 @@
+"""Results: one JSON for each evaluation, and tables that say no more than the JSONs do."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_ad.bundle import open_bundle
+from edge_ad.errors import DataError
+from tests.trainer.tiny import make_dataset, tiny_bundle
+from trainer.cli import main
+from trainer.results import Result, read_results, write_result
+from trainer.results_page import write_page
+from trainer.tables import as_trained, differences, log, per_defect, spread, summary
+
+COMMITTED = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data/, run/ and bundle/."""
+    root = tmp_path_factory.mktemp("results")
+    tiny_bundle(root)
+    return root
+
+
+def result(**changes: Any) -> Result:
+    """A result made up: seed 0 of a run on the set `bolts`."""
+    figures = {
+        "n_good": 3,
+        "n_defect": 4,
+        "macs": None,
+        "params": 10,
+        "latency_ms": {"p50": 4.0, "p95": 5.0},
+        **dict.fromkeys(("image_ap", "image_f1_max", "pixel_f1_max", "pixel_auroc", "aupro", "aupro_005"), 0.5),
+        "image_auroc": 0.9,
+        "pixel_ap": None,
+        "per_defect": {"bent": {"image_auroc": 0.75, "pixel_ap": None}},
+    }
+    values = {
+        "set": "bolts",
+        "method": "diffusionad",
+        "profile": "edge",
+        "backend": "torch",
+        "precision": "fp32",
+        "seed": 0,
+        "weights": "0" * 64,
+        "commit": "abc",
+        "made_at": "2026-01-01T00:00:00Z",
+        "variant": {"kind": "norm_guided", "t_s": 200, "t_b": 400, "w": 1.0},
+        "config": {"diffusion": {"t_s": 200, "t_b": 400, "w": 1.0}, "optim": {"batch": 8}},
+        "training": {"images": 5, "steps": 1000, "minutes": 10.0},
+        "figures": figures | changes.pop("figures", {}),
+        **changes,
+    }
+    return Result.model_validate(values)
+
+
+def rows(table: str) -> list[Mapping[str, str]]:
+    """The rows of a Markdown table by its header."""
+    header, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def test_an_evaluation_of_a_run_is_kept_with_all_that_made_it(root: Path, tmp_path: Path) -> None:
+    command = ["evaluate", root / "run", "--data", root / "data", "--json", tmp_path / "e.json"]
+    assert main([str(word) for word in [*command, "--results", tmp_path / "results", "--note", "quiet cores"]]) == 0
+    (kept,) = read_results(tmp_path / "results")
+    evaluation = json.loads((tmp_path / "e.json").read_text())
+    assert {name: evaluation[name] for name in ("method", "profile", "backend", "precision", "seed")} == {
+        name: getattr(kept, name) for name in ("method", "profile", "backend", "precision", "seed")
+    }
+    assert kept.figures.model_dump().items() <= evaluation.items()
+    assert (kept.set, kept.training.steps, kept.training.images, kept.note) == ("data", 6, 6, "quiet cores")
+    assert kept.config["optim"]["batch"] == 4
+    assert kept.commit == json.loads((root / "run/images.json").read_text())["commit"]
+    assert as_trained(kept)
+    assert 0 < (kept.training.waited or 0) < 1
+
+
+def test_an_evaluation_of_a_bundle_is_kept_under_its_engine(root: Path, tmp_path: Path) -> None:
+    command = ["evaluate", root / "bundle", "--data", root / "data", "--results", tmp_path]
+    assert main([str(word) for word in command]) == 0
+    (kept,) = read_results(tmp_path)
+    bundle = open_bundle(root / "bundle")
+    assert (kept.weights, kept.backend, kept.figures.macs) == (bundle.digest, "onnxruntime", bundle.manifest.macs)
+    assert "onnxruntime-fp32" in kept.file_name()
+    assert as_trained(kept)
+
+
+def test_a_result_reads_back_as_it_was_written_and_the_same_weights_have_one_place(tmp_path: Path) -> None:
+    path = write_result(tmp_path, result())
+    assert path == tmp_path / "bolts/edge-norm-guided-t_s-200-t_b-400-w-1-seed0-00000000.json"
+    assert read_results(tmp_path) == [result()]
+    write_result(tmp_path, result(note="again"))
+    assert [r.note for r in read_results(tmp_path)] == ["again"]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("{", "is not JSON"), ("{}", "set: Field required")])
+def test_a_file_that_is_no_result_is_named(text: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.json").write_text(text)
+    with pytest.raises(DataError, match=rf"odd\.json.*{expected}"):
+        read_results(tmp_path)
+
+
+def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    body = result().model_dump(mode="json", by_alias=True)
+    (tmp_path / "odd.json").write_text(json.dumps({**body, "sead": 1}))
+    with pytest.raises(DataError, match="sead"):
+        read_results(tmp_path)
+
+
+def test_no_results_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [([0.5], "0.500"), ([0.4, 0.6], "0.500 ± 0.141"), ([None, 0.25], "0.250"), ([None], "-"), ([], "-")],
+)
+def test_the_spread_is_the_sample_standard_deviation(values: list[float | None], text: str) -> None:
+    assert spread(values) == text
+
+
+def test_seeds_are_one_row_and_another_configuration_is_another() -> None:
+    seeds = [result(seed=seed, figures={"image_auroc": value}) for seed, value in enumerate((0.90, 0.92, 0.94))]
+    other = result(config={"diffusion": {"t_s": 200, "t_b": 400, "w": 1.0}, "optim": {"batch": 16}})
+    first, second = rows(summary([*seeds, other]))
+    assert (first["seeds"], first["image AUROC"], first["pixel AP"]) == ("3", "0.920 ± 0.020", "-")
+    assert (second["seeds"], second["image AUROC"]) == ("1", "0.900")
+    assert rows(differences([*seeds, other])) == [
+        {"key": "optim.batch", first["config"]: "8", second["config"]: "16"},
+    ]
+    assert differences(seeds) == ""
+
+
+def test_another_method_needs_no_variant() -> None:
+    patchcore = result(method="patchcore", profile="efficientnet-lite0", variant=None, config={"coreset": 0.1})
+    assert as_trained(patchcore)
+    assert [row["method"] for row in rows(summary([result(), patchcore]))] == [
+        "diffusionad `edge`",
+        "patchcore `efficientnet-lite0`",
+    ]
+
+
+def test_every_class_of_defect_has_its_column() -> None:
+    two = result(seed=1, figures={"per_defect": {"bent": {"image_auroc": 0.25}, "cut": {"image_auroc": 1.0}}})
+    (row,) = rows(per_defect([result(), two], "image_auroc"))
+    assert (row["bent"], row["cut"]) == ("0.500 ± 0.354", "1.000")
+
+
+def test_the_log_has_every_evaluation_in_order() -> None:
+    results = [result(seed=2, note="first"), result(seed=1, variant={"kind": "one_step", "t": 200})]
+    assert [(row["seed"], row["way"], row["note"]) for row in rows(log(results))] == [
+        ("2", "norm-guided, t_s 200, t_b 400, w 1", "first"),
+        ("1", "one step from 200", ""),
+    ]
+
+
+def test_the_page_names_no_picture_that_is_not_there(tmp_path: Path) -> None:
+    one_step = result(variant={"kind": "one_step", "t": 200})
+    page = write_page([result(), result(seed=1), one_step, result(set="nuts")], tmp_path)
+    text = page.read_text()
+    named = {line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
+    assert len(named) == 5  # of each set its own, and three of the ablation of one
+    assert named == {path.name for path in tmp_path.glob("*.png")}
+
+
+def test_the_committed_results_are_results_and_lie_where_they_belong() -> None:
+    found = read_results(COMMITTED)
+    assert found
+    for kept in found:
+        path = COMMITTED / kept.file_name()
+        assert path.is_file(), path
+        assert kept.commit
+        assert '"/' not in path.read_text(), f"{path} holds a path of the machine that made it"
+
+
+def test_the_committed_results_make_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", str(COMMITTED), "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "results.md").read_text()
+    assert all(f"## {kept.set}" in text for kept in read_results(COMMITTED))
+    assert str(tmp_path / "results.md") in capsys.readouterr().out
+
+
+def test_the_data_set_is_named_by_its_folder(root: Path, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "screws")
+    command = ["evaluate", root / "run", "--data", tmp_path / "screws", "--results", tmp_path / "results"]
+    assert main([str(word) for word in command]) == 0
+    assert [kept.set for kept in read_results(tmp_path / "results")] == ["screws"]

@@ -1,0 +1,155 @@
+"""Tables in Markdown from results: what was measured, with the spread over seeds, and the log of every evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from trainer.methods.diffusionad.variants import KINDS, AutoEncoder, NormGuided, Variant
+from trainer.results import Result
+
+Key = TypeVar("Key")
+
+FIGURES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO 0.3", "pixel_ap": "pixel AP"}
+MORE = {
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+    "pixel_f1_max": "pixel F1-max",
+    "aupro_005": "AUPRO 0.05",
+}
+
+
+def grouped(results: Iterable[Result], key: Callable[[Result], Key]) -> dict[Key, list[Result]]:
+    """Results by a key, in the order in which the keys come."""
+    groups: dict[Key, list[Result]] = {}
+    for result in results:
+        groups.setdefault(key(result), []).append(result)
+    return groups
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """A short name for a configuration: the same for the same values."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def figure(result: Result, name: str) -> float | None:
+    """A figure of a result; None where it has none."""
+    value: float | None = getattr(result.figures, name)
+    return value
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Mean and sample standard deviation over seeds, as text; the value alone where there is one, - where none."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = f"{statistics.fmean(known):.3f}"
+    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.3f}"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def own_scales(result: Result) -> Mapping[str, Any]:
+    """t_s, t_b and w of the configuration that was trained; empty for methods that have none."""
+    told: Mapping[str, Any] = result.config.get("diffusion", {})
+    return {name: told[name] for name in ("t_s", "t_b", "w") if name in told}
+
+
+def as_trained(result: Result) -> bool:
+    """Whether it was measured in the way that it was trained for, or has no other."""
+    variant = result.variant
+    if isinstance(variant, NormGuided):
+        return variant.model_dump(exclude={"kind"}) == own_scales(result)
+    return variant is None or isinstance(variant, AutoEncoder)
+
+
+def summary(results: Sequence[Result]) -> str:
+    """One row for each thing compared on a set: the mean and the spread over its seeds."""
+    header = ["method", "config", "engine", "seeds", "minutes", *FIGURES.values(), *MORE.values()]
+    rows = []
+    for (method, config, engine), group in grouped(results, _compared).items():
+        figures = [spread([figure(r, name) for r in group]) for name in (*FIGURES, *MORE)]
+        minutes = f"{statistics.fmean(r.training.minutes for r in group):.0f}"
+        rows.append([method, config, engine, str(len({r.seed for r in group})), minutes, *figures])
+    return markdown(header, rows)
+
+
+def _compared(result: Result) -> tuple[str, str, str]:
+    method = f"{result.method} `{result.profile}`"
+    if result.variant is not None and result.variant.kind == "auto_encoder":
+        method += ", auto-encoder"
+    return method, digest(result.config), f"{result.backend} {result.precision}"
+
+
+def per_defect(results: Sequence[Result], name: str) -> str:
+    """One figure of each class of defect."""
+    classes = sorted({kind for result in results for kind in result.figures.per_defect})
+    rows = []
+    for (method, config, engine), group in grouped(results, _compared).items():
+        cells = [spread([r.figures.per_defect.get(kind, {}).get(name) for r in group]) for kind in classes]
+        rows.append([method, config, engine, *cells])
+    return markdown(["method", "config", "engine", *classes], rows)
+
+
+def log(results: Sequence[Result]) -> str:
+    """Every evaluation on test images, in order."""
+    header = ["evaluated", "commit", "method", "config", "way", "seed", "minutes", "steps", *FIGURES.values(), "note"]
+    rows = []
+    for result in results:
+        method, config, engine = _compared(result)
+        way = "-" if result.variant is None else str(result.variant)
+        figures = [spread([figure(result, name)]) for name in FIGURES]
+        training = result.training
+        facts = [result.made_at, result.commit or "-", f"{method}, {engine}", config, way, str(result.seed)]
+        rows.append([*facts, f"{training.minutes:.0f}", f"{training.steps:,}", *figures, result.note])
+    return markdown(header, rows)
+
+
+def differences(results: Sequence[Result]) -> str:
+    """What the configurations of a set differ in, key by key; empty where there is one."""
+    configs = {digest(r.config): _flat(r.config) for r in results}
+    keys = sorted({key for config in configs.values() for key in config})
+    rows = []
+    for key in keys:
+        cells = [json.dumps(config[key]) if key in config else "-" for config in configs.values()]
+        if len(set(cells)) > 1:
+            rows.append([key, *cells])
+    return markdown(["key", *configs], rows) if rows else ""
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def ways(results: Sequence[Result], cost: bool) -> str:
+    """One row for each way to reconstruct; with `cost`, its passes through the denoiser and its speed."""
+    header = ["way", "seeds", *FIGURES.values(), *(["passes", "images/s"] if cost else [])]
+    rows = []
+    for variant, group in by_variant(results):
+        figures = [spread([figure(r, name) for r in group]) for name in FIGURES]
+        paid = [str(variant.passes()), f"{images_per_second(group):.3g}"] if cost else []
+        rows.append([str(variant), str(len({r.seed for r in group})), *figures, *paid])
+    return markdown(header, rows)
+
+
+def by_variant(results: Iterable[Result]) -> list[tuple[Variant, list[Result]]]:
+    """Results by their way to reconstruct, the ways in the order of `KINDS` and of their numbers."""
+    found = [
+        (variant, group) for variant, group in grouped(results, lambda r: r.variant).items() if variant is not None
+    ]
+    return sorted(found, key=lambda item: (KINDS.index(item[0].kind), *item[0].model_dump(exclude={"kind"}).values()))
+
+
+def images_per_second(results: Sequence[Result]) -> float:
+    """Of the engine, one image at a time: from the mean of the medians."""
+    return 1e3 / statistics.fmean(r.figures.latency_ms["p50"] for r in results)
