@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from calibration import report, store
+from calibration import report
 from calibration.fit import Request, calibrate
+from edge_ad import calibration_store as store
 from edge_ad.backends.base import OPENERS
 from edge_ad.bundle import MODEL_FILE, Bundle, open_bundle
 from edge_ad.config import BackendConfig, StationConfig, default_store, load

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibration import histogram, store
+from calibration import histogram
 from calibration.scores import GoodImage, GoodScores, distinct, held_out, refuse_training_images, score_images
 from calibration.threshold import Fit, check_wish, guarantee, percent
 from calibration.threshold import fit as fit_thresholds
+from edge_ad import calibration_store as store
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import Bundle
 from edge_ad.config import BackendConfig, RoiConfig

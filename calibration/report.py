@@ -7,8 +7,8 @@ from pathlib import Path
 
 from calibration import histogram
 from calibration.fit import Outcome
-from calibration.store import Entry, Pointer
 from calibration.threshold import expected_rate, percent, reached_confidence
+from edge_ad.calibration_store import Entry, Pointer
 from edge_ad.thresholds import CalibrationRecord, record_path
 
 Json = dict[str, object]
@@ -35,19 +35,34 @@ def outcome_json(outcome: Outcome, store: Path) -> Json:
 
 def record_lines(record: CalibrationRecord, store: Path) -> list[str]:
     """The record in force, its promise and what it is valid for."""
-    n, rank = record.n_images, record.rank
-    reached = reached_confidence(n, rank, record.false_alarm_rate)
     return [
         f"record {record.number} in {store}, in force",
-        f"image threshold  {record.image_threshold:.6g} (rank {rank:,} of {n:,} good scores)",
+        f"image threshold  {record.image_threshold:.6g} ({_origin(record)})",
         f"pixel threshold  {record.pixel_threshold:.6g}",
-        f"false alarms     at most {percent(record.false_alarm_rate)} with {percent(reached)} confidence "
-        f"(wanted {percent(record.confidence)}); expected {percent(expected_rate(n, rank))}",
+        f"false alarms     {_promise(record)}",
         f"valid for        bundle {record.bundle[:12]}, precision {record.precision}, ROI {_roi(record)}",
         f"made             {record.created_at} by {record.created_by} on {record.backend}"
         + (f" for camera {record.camera}" if record.camera else ""),
-        f"picture          {record_path(store, record.number).with_suffix('.png')}",
+        f"picture          {record_path(store, record.adjusts or record.number).with_suffix('.png')}",
     ]
+
+
+def _origin(record: CalibrationRecord) -> str:
+    if record.adjusts is not None:
+        return f"set by hand; fitted is record {record.adjusts}"
+    return f"rank {record.rank:,} of {record.n_images:,} good scores"
+
+
+def _promise(record: CalibrationRecord) -> str:
+    """What the fit promises; a threshold that was set by hand promises nothing."""
+    if record.adjusts is not None:
+        return f"no promise: that of record {record.adjusts} is for its own threshold"
+    n, rank = record.n_images, record.rank
+    reached = reached_confidence(n, rank, record.false_alarm_rate)
+    return (
+        f"at most {percent(record.false_alarm_rate)} with {percent(reached)} confidence "
+        f"(wanted {percent(record.confidence)}); expected {percent(expected_rate(n, rank))}"
+    )
 
 
 def record_json(record: CalibrationRecord | None) -> Json | None:
@@ -80,10 +95,13 @@ def _columns(entry: Entry) -> str:
     record = entry.record
     if record is None:
         return f"unreadable: {entry.problem}"
+    rate, confidence, by_hand = percent(record.false_alarm_rate), percent(record.confidence), ""
+    if record.adjusts is not None:
+        rate, confidence, by_hand = "-", "-", f", threshold of record {record.adjusts} set by hand"
     return (
-        f"{record.n_images:>6,}  {percent(record.false_alarm_rate):>7}  {percent(record.confidence):>10}  "
+        f"{record.n_images:>6,}  {rate:>7}  {confidence:>10}  "
         f"{record.image_threshold:>11.6g}  {record.created_at} by {record.created_by}: "
-        f"bundle {record.bundle[:12]}, {record.precision}, ROI {_roi(record)}"
+        f"bundle {record.bundle[:12]}, {record.precision}, ROI {_roi(record)}{by_hand}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 from dataclasses import dataclass
@@ -50,6 +51,21 @@ class BrokerState:
 
     name: BrokerPhase
     detail: str = ""
+
+
+def explain_exposure(config: MqttConfig) -> str:
+    """What anybody on the network can read or change for want of TLS; empty where nobody can."""
+    if config.tls is not None or _is_this_machine(config.host):
+        return ""
+    secrets = "the password and all messages cross" if config.password_file is not None else "all messages cross"
+    return f"without TLS, {secrets} the network in the clear, and anybody may pose as the broker: set mqtt.tls"
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def explain_dial_error(error: OSError | ValueError, config: MqttConfig) -> BrokerState:
@@ -109,14 +125,16 @@ def explain_loss(code: int, error: str, config: MqttConfig, *, accepted: bool) -
 
 def suspect_a_namesake(state: BrokerState, client_id: str) -> BrokerState:
     """What it means when one connection after the other breaks soon: few brokers say that they evict a client."""
-    return BrokerState(state.name, f"{state.detail}, again and again: does another client use the name {client_id}?")
+    why = f"another client seems to have taken over the client id {client_id}: two stations of one name?"
+    return BrokerState(state.name, f"{state.detail}, again and again: {why}")
 
 
 def _login_fault(code: int, config: MqttConfig) -> str:
-    if config.username is None and config.tls is not None and config.tls.client_cert_file is not None:
+    user = config.username or config.username_file
+    if user is None and config.tls is not None and config.tls.client_cert_file is not None:
         return "not authorised: the broker does not let this client certificate in"
-    if config.username is None:
+    if user is None:
         return "not authorised: the broker wants a user name and a password; see mqtt.username and mqtt.password_file"
     if code == BAD_LOGIN:
-        return f"wrong user name or password for {config.username}"
-    return f"wrong user name or password for {config.username}, or it may not connect"
+        return f"wrong user name or password for {user}"
+    return f"wrong user name or password for {user}, or it may not connect"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import queue
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict
 
 import cv2
 
 from edge_ad.backends.base import open_backend
+from edge_ad.broker_check import examine_broker
 from edge_ad.bundle import open_bundle
 from edge_ad.calibration_watch import applicable
 from edge_ad.cameras.opencv import videoio
@@ -19,24 +19,14 @@ from edge_ad.config import SparkplugConfig, StationConfig
 from edge_ad.core.payload import MalformedError
 from edge_ad.core.preprocess import crop
 from edge_ad.errors import BackendError, BundleError, CameraError, ConfigError, DataError, PublishError
-from edge_ad.mqtt import Listener, Subscription, try_connect
+from edge_ad.finding import Finding
+from edge_ad.mqtt import Listener, Subscription
 from edge_ad.sparkplug.session import host_state, state_topic
 from edge_ad.trigger_sensor import open_sensor
 
 SCHEMA = "edge-ad/check/1"
 EXIT_CODE = 2
 HOST_S = 2.0  # a retained STATE comes with the subscription; so long we wait for it
-
-State = Literal["ok", "warning", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The outcome of one try; a warning is what the station can run with, but should not."""
-
-    name: str
-    state: State
-    detail: str
 
 
 def examine(config: StationConfig) -> list[Finding]:
@@ -47,7 +37,7 @@ def examine(config: StationConfig) -> list[Finding]:
         *_bundle(config),
         _camera(config),
         *_trigger(config),
-        _broker(config),
+        *examine_broker(config),
         *([_sparkplug(config, config.sparkplug)] if config.sparkplug is not None else []),
     ]
 
@@ -115,16 +105,6 @@ def _trigger(config: StationConfig) -> list[Finding]:
         return []
     sensor.close()
     return [Finding("trigger", "ok", f"{config.trigger.kind} can announce parts")]
-
-
-def _broker(config: StationConfig) -> Finding:
-    """Connect under a name of our own: the station's would throw a running daemon off the broker."""
-    try:
-        try_connect(config.mqtt, f"{config.station}-check")
-    except (PublishError, ConfigError) as error:
-        return Finding("broker", "failed", str(error))
-    where = f"{config.mqtt.host}:{config.mqtt.port}"
-    return Finding("broker", "ok", f"{where} accepts us over MQTT {config.mqtt.protocol}")
 
 
 def _sparkplug(config: StationConfig, options: SparkplugConfig) -> Finding:

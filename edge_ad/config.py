@@ -197,7 +197,10 @@ class RegionConfig(Strict):
 
 
 class TlsConfig(_WithPaths):
-    """TLS 1.2 or newer to the broker; the certificate and the host name are always verified."""
+    """TLS 1.2 or newer to the broker; the certificate and the host name are always verified.
+
+    Each file may be a systemd credential of that name.
+    """
 
     ca_file: Path | None = Field(None, description="default: the system's certificate authorities")
     client_cert_file: Path | None = None
@@ -211,20 +214,28 @@ class TlsConfig(_WithPaths):
 
 
 class MqttConfig(_WithPaths):
-    """The broker. The client id is the station's name, with -sparkplug for that: two stations must not share one."""
+    """The broker. The client id is the station's name, with -sparkplug for that: two stations must not share one.
+
+    The files may be systemd credentials of their names.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(1883, ge=1, le=65535)
     protocol: Literal["5", "3.1.1"] = Field("5", description="3.1.1 cannot say why a publish was refused")
     username: str | None = None
-    password_file: Path | None = Field(
-        None, description="relative to $CREDENTIALS_DIRECTORY where systemd sets it, else to this file"
-    )
+    username_file: Path | None = Field(None, description="instead of username")
+    password_file: Path | None = None
     tls: TlsConfig | None = None
     keepalive_s: int = Field(15, ge=5, le=3600)
     backoff_min_s: float = Field(0.5, gt=0, le=60)
     backoff_max_s: float = Field(15.0, gt=0, le=600)
     in_flight: int = Field(20, ge=1, le=1000, description="publishes that wait for the broker's acknowledgement")
+
+    @model_validator(mode="after")
+    def _one_user(self) -> MqttConfig:
+        if self.username is not None and self.username_file is not None:
+            raise ValueError("username and username_file exclude each other")
+        return self
 
 
 class OutboxConfig(Strict):
@@ -247,6 +258,11 @@ class CommandsConfig(Strict):
 
     enabled: bool = Field(False, description="listen on cmd/<name>, answer on reply/<name>")
     max_shelve_s: float = Field(28_800.0, ge=1, le=604_800, description="an alarm is shelved for at most so long")
+    threshold_down: float = Field(
+        0.0, ge=0, le=1, description="the image threshold may be set lower than fitted by this share of it"
+    )
+    threshold_up: float = Field(0.0, ge=0, le=1, description="likewise higher: then more defects pass")
+    snapshots_mb: int = Field(256, ge=1, le=1_000_000, description="size of <state_dir>/snapshots; the oldest go first")
 
 
 SparkplugId = Annotated[str, Field(pattern=r"^[^+/#\x00-\x1f]{1,64}$")]  # a level of a topic

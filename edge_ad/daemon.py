@@ -21,6 +21,7 @@ from loguru import logger
 
 from edge_ad import __version__
 from edge_ad.backends.base import Backend, open_backend
+from edge_ad.broker_state import explain_exposure
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.calibration_watch import CalibrationWatch
 from edge_ad.cameras.base import SIMULATED
@@ -37,6 +38,7 @@ from edge_ad.progress import Progress
 from edge_ad.publisher import Publisher
 from edge_ad.recorder import Recorder
 from edge_ad.records import NO_FRAME
+from edge_ad.snapshots import FOLDER, Snapshots
 from edge_ad.trigger_sensor import SensorThread, open_sensor
 
 DRAIN_S = 5.0  # for the broker to take what is unsent; the rest stays on disk
@@ -84,15 +86,20 @@ def _start(
     announcing = SensorThread(sensor, publisher.announce) if sensor is not None else None
     if announcing is not None:
         announcing.start()
+    exposure = explain_exposure(config.mqtt)
+    if exposure:
+        logger.warning("broker {}:{}: {}", config.mqtt.host, config.mqtt.port, exposure)
     engine = f"{backend.name}/{backend.precision}"
     logger.info("edge-ad {}: station {}, bundle {:.12}, {}", __version__, config.station, bundle.digest, engine)
     recorder = Recorder(config.record) if config.record is not None else None
+    snapshots = Snapshots(config.state_dir / FOLDER, config.commands.snapshots_mb, context, publisher.order_done)
     return Station(
         capture,
         pipeline,
         publisher,
         calibration,
         recorder,
+        snapshots,
         progress,
         notifier,
         config.limits,
@@ -108,6 +115,7 @@ def _end(station: Station, backend: Backend) -> None:
     if station.sensor is not None:
         station.sensor.stop()
     camera_came_back = station.capture.stop(JOIN_S)
+    disk_came_back = station.snapshots.stop(JOIN_S)
     may_take_more = station.publisher.broker_state().name in ("connecting", "online")
     station.publisher.stop(DRAIN_S if may_take_more else 0.0)
     failure = station.publisher.failure()
@@ -115,7 +123,7 @@ def _end(station: Station, backend: Backend) -> None:
         raise failure
     backend.close()
     logger.info("stopped")
-    if not camera_came_back:  # to end the interpreter under a thread in a driver can abort, which is no exit code 0
+    if not (camera_came_back and disk_came_back):  # to end the interpreter under a thread in a driver can abort
         _leave(0)
 
 

@@ -13,6 +13,18 @@ from edge_ad.errors import ConfigError, UsageError
 LOCK_FILE = "daemon.lock"
 
 
+def in_use(state_dir: Path) -> bool:
+    """Whether a daemon holds the state directory at present; nothing is made or written."""
+    try:
+        with (state_dir / LOCK_FILE).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:  # it is locked; or not ours to look at, and then somebody's
+        return True
+    return False
+
+
 @contextmanager
 def locked(state_dir: Path) -> Iterator[None]:
     """Hold the state directory; the kernel frees it when the process ends, however it ends.

@@ -19,14 +19,15 @@ from edge_ad.calibration_watch import CalibrationWatch
 from edge_ad.cameras.capture import Capture
 from edge_ad.config import LimitsConfig
 from edge_ad.core.messages import Health
-from edge_ad.core.orders import Order, SetMode
+from edge_ad.core.orders import LoopOrder, SetMode, TakeSnapshot
 from edge_ad.errors import OutboxError
 from edge_ad.notify import Notifier
 from edge_ad.pipeline import Pipeline
 from edge_ad.progress import Progress
 from edge_ad.publisher import Publisher
 from edge_ad.recorder import Recorder
-from edge_ad.records import CameraState, Event, Frame, Missed, Mode, Trigger, Verdict
+from edge_ad.records import CameraState, Event, Frame, Missed, Mode, Verdict
+from edge_ad.snapshots import Snapshots
 from edge_ad.trigger_sensor import SensorThread
 
 TURN_S = 0.25  # a turn without a frame ends after so long
@@ -50,6 +51,7 @@ class Station:
     publisher: Publisher
     calibration: CalibrationWatch
     recorder: Recorder | None
+    snapshots: Snapshots
     progress: Progress
     notifier: Notifier
     limits: LimitsConfig
@@ -90,6 +92,7 @@ class InspectionLoop:
             event = self._station.pipeline.step(shot)
         self._hand_over(event)
         self._signs.count(event)
+        self._station.snapshots.offer(shot, self._station.pipeline.output, event)
         if self._station.recorder is not None and isinstance(shot, Frame):
             self._station.recorder.record(shot)
 
@@ -127,17 +130,18 @@ class InspectionLoop:
         self._station.capture.supervise()
         while not self._station.publisher.orders.empty():
             self._obey(self._station.publisher.orders.get())
+        self._station.snapshots.turn()
         if self._signs.turn() and self._station.calibration.refresh():
             self._station.pipeline.thresholds = self._station.calibration.thresholds
 
-    def _obey(self, order: Order) -> None:
-        """Do what a command asks of the inference loop; a trigger is for the capture thread."""
+    def _obey(self, order: LoopOrder) -> None:
+        """Do what a command asks of the inference loop."""
         match order:
             case SetMode(mode):
                 logger.info("mode {}", mode)
                 self._signs.mode = mode
-            case Trigger():
-                raise ValueError(f"trigger {order.trigger_id} is no order to the loop")
+            case TakeSnapshot():
+                self._station.snapshots.order(order)
 
 
 class SignsOfLife:

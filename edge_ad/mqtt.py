@@ -34,9 +34,9 @@ from edge_ad.broker_state import (
 )
 from edge_ad.config import MqttConfig, TlsConfig
 from edge_ad.core.backoff import Backoff
-from edge_ad.core.messages import Message
+from edge_ad.core.messages import ConnectionFault, Message
 from edge_ad.errors import ConfigError, PublishError
-from edge_ad.secret import read_secret
+from edge_ad.secret import credential, read_secret
 
 TURN_S = 0.2  # the network loop looks so often whether it shall stop
 FAREWELL_S = 2.0  # to get the DISCONNECT out
@@ -121,6 +121,7 @@ class MqttLink:
         self._told_will = True  # a broker was told the last one; else it serves the next try
         self._on_change = on_change
         self._subscription = subscription
+        self._username = read_secret(config.username_file) if config.username_file is not None else config.username
         self._password = read_secret(config.password_file) if config.password_file is not None else None
         self._tls = tls_context(config.tls) if config.tls is not None else None
         self._acks: deque[Ack] = deque()
@@ -132,6 +133,7 @@ class MqttLink:
         self._ending: BrokerState | None = None
         self._paho_error = ""
         self._state = BrokerState("connecting")
+        self._last_fault: ConnectionFault | None = None
         self._stop = threading.Event()
         self._farewell = False
         self._failure: BaseException | None = None
@@ -154,6 +156,10 @@ class MqttLink:
     def state(self) -> BrokerState:
         """The present state; while not connected, how the last try ended."""
         return self._state
+
+    def last_fault(self) -> ConnectionFault | None:
+        """Why there was no connection the last time that there was none; None if there always was."""
+        return self._last_fault
 
     def connection(self) -> Connection | None:
         """The present connection."""
@@ -264,8 +270,8 @@ class MqttLink:
             CallbackAPIVersion.VERSION2, self._client_id, clean_session, protocol=protocol, reconnect_on_failure=False
         )
         client.max_inflight_messages_set(0)  # no limit in paho: the publisher keeps the window
-        if self._config.username is not None:
-            client.username_pw_set(self._config.username, self._password)
+        if self._username is not None:
+            client.username_pw_set(self._username, self._password)
         if self._tls is not None:
             client.tls_set_context(self._tls)
         will = self._last_will
@@ -355,6 +361,8 @@ class MqttLink:
         if state != self._state:
             self._state = state
             expected = state.name in ("connecting", "online", "stopped")
+            if not expected:
+                self._last_fault = ConnectionFault(state.name, state.detail, time.time_ns())
             where, what = f"{self._config.host}:{self._config.port}", state.detail or state.name
             logger.log("INFO" if expected else "WARNING", "broker {} as {}: {}", where, self._client_id, what)
         self._on_change()
@@ -366,36 +374,22 @@ def tls_context(config: TlsConfig) -> ssl.SSLContext:
     Raises:
         ConfigError: a certificate file cannot be used.
     """
-    ca_file = str(config.ca_file) if config.ca_file is not None else None
+    ca_file = str(credential(config.ca_file)) if config.ca_file is not None else None
     try:
         context = ssl.create_default_context(cafile=ca_file)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
     except OSError as error:
         raise ConfigError(f"cannot use mqtt.tls.ca_file {config.ca_file}: {error}") from error
-    if config.client_cert_file is not None:
+    if config.client_cert_file is not None and config.client_key_file is not None:
+        certificate, key = credential(config.client_cert_file), credential(config.client_key_file)
         try:
-            context.load_cert_chain(config.client_cert_file, config.client_key_file, password="")  # or it would ask
+            context.load_cert_chain(certificate, key, password="")  # or it would ask
         except OSError as error:
             files = f"{config.client_cert_file} and {config.client_key_file}"
             raise ConfigError(
                 f"cannot use the client certificate {files}, which must be PEM without a passphrase: {error}"
             ) from error
     return context
-
-
-def try_connect(config: MqttConfig, client_id: str) -> None:
-    """Try the broker once, without a trace: no last will, nothing published.
-
-    Args:
-        config: the broker.
-        client_id: not the station's name, or a running daemon is cut off.
-
-    Raises:
-        PublishError: it does not accept us; the message says why.
-        ConfigError: as `MqttLink`.
-    """
-    with Listener(config, client_id, None):
-        pass
 
 
 class Listener:
@@ -432,6 +426,19 @@ class Listener:
     def publish(self, message: Message) -> None:
         """Send a message, now or never."""
         self._link.publish(message)
+
+    def try_publish(self, message: Message) -> str:
+        """Publish a message of quality of service 1; why the broker does not take it, empty if it does."""
+        ticket, deadline_s = self._link.publish(message), time.monotonic() + ANSWER_S
+        while ticket is not None and time.monotonic() < deadline_s:
+            self._answered.clear()
+            for ack in self._link.acks():
+                if ack.ticket == ticket:
+                    return ack.refusal
+            if self._link.connection() is None:
+                break
+            self._answered.wait(TURN_S)
+        return f"no answer: {self._link.state().detail}"
 
     def state(self) -> BrokerState:
         """How it stands with the broker.

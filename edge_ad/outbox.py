@@ -33,10 +33,11 @@ from edge_ad.core.alarm_board import (
     take_part,
 )
 from edge_ad.core.alarms import AlarmInput
-from edge_ad.core.commands import Outcome, Request, execute
-from edge_ad.core.delivery import Row
+from edge_ad.core.commands import OTHER_COMMAND, Outcome, Request, execute
 from edge_ad.core.messages import AlarmEventBody, GapBody, OutboxFigures, ReplyBody, StationContext
 from edge_ad.core.orders import Order, SetMode
+from edge_ad.core.replay import COPY_ROWS, KeptRow, Span
+from edge_ad.core.rows import Row
 from edge_ad.errors import OutboxError
 from edge_ad.outbox_file import DiskFullError, Journalled, OutboxFile, Position
 from edge_ad.records import NO_FRAME, Decision, Event, Mode, Trigger
@@ -158,18 +159,30 @@ class Outbox:
         Raises:
             OutboxError: nothing can be written.
         """
-        asked = json.dumps(asdict(request))
-        known = self._file.journalled(request.correlation_id)
-        if known is not None and known.request == asked:
-            return Answer(known.reply.encode("ascii"))
-        if known is not None:
-            return self._refuse(request, "another command had this correlation_id")
-        if self._room(self._head) >= Room.NONE:
-            return self._refuse(request, OUTBOX_FULL)
+        settled = self.settled(request)
+        if settled is not None:
+            return settled
         if request.trigger is not None and self._file.is_open(request.trigger.trigger_id):
             return self._refuse(request, "another trigger of this trigger_id has no result yet")
+        outcome = execute(request, camera, self.alarms(camera), at_ns, self._rules, max_shelve_s)
+        return self.conclude(camera, request, outcome, at_ns)
+
+    def settled(self, request: Request) -> Answer | None:
+        """The answer to a command for which nothing is to be done: the first reply again, or a refusal; else None."""
+        known = self._file.journalled(request.correlation_id)
+        if known is not None and known.request == _asked(request):
+            return Answer(known.reply.encode("ascii"))
+        if known is not None:
+            return self._refuse(request, OTHER_COMMAND)
+        return self._refuse(request, OUTBOX_FULL) if self._room(self._head) >= Room.NONE else None
+
+    def conclude(self, camera: str, request: Request, outcome: Outcome, at_ns: int) -> Answer:
+        """Store what a command has led to, with its reply, in one transaction; it is not executed again.
+
+        Raises:
+            OutboxError: nothing can be written.
+        """
         before = self.alarms(camera)
-        outcome = execute(request, camera, before, at_ns, self._rules, max_shelve_s)
 
         def write(draft: _Head) -> str:
             if outcome.alarms != before:
@@ -177,7 +190,7 @@ class Outbox:
             if outcome.order is not None:
                 self._keep_order(draft, outcome.order)
             reply = messages.to_json(self._reply(draft, camera, request, outcome, at_ns)).decode("ascii")
-            self._file.journal(Journalled(request.correlation_id, asked, reply), JOURNAL_COMMANDS)
+            self._file.journal(Journalled(request.correlation_id, _asked(request), reply), JOURNAL_COMMANDS)
             return reply
 
         return Answer(self._commit(write).encode("ascii"), outcome.order)
@@ -200,6 +213,22 @@ class Outbox:
     def last_id(self) -> int:
         """The id of the last row; 0 before the first."""
         return self._head.next_id - 1
+
+    def last_seq(self) -> int:
+        """The number of the last part; 0 before the first."""
+        return self._head.next_seq - 1
+
+    def ids_of(self, parts: Span) -> Span:
+        """The ids among which are all rows that speak of these parts."""
+        return self._file.ids_of(parts)
+
+    def kept_parts(self, ids: Span) -> list[KeptRow]:
+        """What the rows among these ids speak of, in order."""
+        return self._file.kept_parts(ids)
+
+    def copies(self, ids: Span) -> list[Row]:
+        """The first COPY_ROWS rows among these ids that the broker has acknowledged, in order."""
+        return self._file.sent(ids, COPY_ROWS)
 
     def mark_sent(self, ids: Sequence[int], at_ms: int) -> None:
         """Note that the broker has acknowledged all messages of these rows, and drop rows that were kept long enough.
@@ -274,6 +303,7 @@ class Outbox:
             "unsent": draft.unsent,
             "mode": draft.mode,
             "alarms": states,
+            "details": outcome.details,
         }
 
     def _commit(self, write: Callable[[_Head], Made]) -> Made:
@@ -386,6 +416,11 @@ class Outbox:
         elif self._told_full and not full:
             logger.info("outbox: there is room again")
         self._told_full = full
+
+
+def _asked(request: Request) -> str:
+    """All that a command asks for: the same again is the same command."""
+    return json.dumps(asdict(request))
 
 
 def _without_verdict(event: Event) -> Event:

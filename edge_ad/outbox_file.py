@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -16,14 +17,17 @@ from typing import Any
 
 from edge_ad.core.alarm_board import NO_ALARMS, Alarms
 from edge_ad.core.alarms import AlarmState
-from edge_ad.core.delivery import Row
-from edge_ad.core.messages import GapBody, ResultBody
+from edge_ad.core.messages import GAP_SCHEMA, GapBody, ResultBody
+from edge_ad.core.replay import KeptRow, Span
+from edge_ad.core.rows import Row
 from edge_ad.errors import OutboxError
 from edge_ad.records import Trigger
 
 LAYOUT = 4
 PAGE_BYTES = 4096
 _BUSY = "database is locked"
+_BEYOND = 2**63  # greater than any number
+_GAP = f'{{"schema":"{GAP_SCHEMA}"%'  # how the body of a gap record begins
 _FULL = "database or disk is full"  # SQLITE_FULL; Python 3.10 does not tell the code
 
 _TABLES = """
@@ -197,6 +201,38 @@ class OutboxFile:
         """The first rows between two ids, sent or not, in order."""
         return self._rows("id > ? AND id < ?", (after_id, before_id, limit))
 
+    def sent(self, ids: Span, limit: int) -> list[Row]:
+        """The first acknowledged rows among these ids, in order."""
+        return self._rows("sent_ms IS NOT NULL AND id BETWEEN ? AND ?", (ids.first, ids.last, limit))
+
+    def ids_of(self, parts: Span) -> Span:
+        """The ids among which are all rows that speak of these parts, and no row that speaks of others only.
+
+        Found by bisection: the numbers of parts rise with the ids of rows.
+        """
+        ids = range(self.next_id())
+        first = bisect_left(ids, parts.first, key=lambda row_id: self._parts_from(row_id).last)
+        beyond = bisect_left(ids, parts.last + 1, key=lambda row_id: self._parts_from(row_id).first)
+        return Span(first, beyond - 1)
+
+    def kept_parts(self, ids: Span) -> list[KeptRow]:
+        """What the rows of parts among these ids speak of, in order."""
+        statement = (
+            "SELECT seq, CASE WHEN body LIKE ? THEN body END, sent_ms FROM row "
+            "WHERE id BETWEEN ? AND ? AND seq IS NOT NULL ORDER BY id"
+        )
+        rows = self._execute(statement, (_GAP, ids.first, ids.last))
+        return [KeptRow(_span(seq, gap), sent_ms is not None) for seq, gap, sent_ms in rows]
+
+    def _parts_from(self, row_id: int) -> Span:
+        """What the first row of a part at or after an id speaks of; beyond all numbers if there is none."""
+        statement = (
+            "SELECT seq, CASE WHEN body LIKE ? THEN body END FROM row "
+            "WHERE id >= ? AND seq IS NOT NULL ORDER BY id LIMIT 1"
+        )
+        found = self._execute(statement, (_GAP, row_id)).fetchone()
+        return _span(*found) if found is not None else Span(_BEYOND, _BEYOND)
+
     def count_unsent(self) -> int:
         """Number of unacknowledged rows."""
         return int(self._one("SELECT COUNT(*) FROM row WHERE sent_ms IS NULL"))
@@ -336,6 +372,15 @@ def _number_of(body: ResultBody | GapBody | None) -> int | None:
     if body is None:
         return None
     return body["seq_from"] if "seq_from" in body else body["seq"]
+
+
+def _row(row_id: int, body: str, events: str) -> Row:
+    return Row(row_id, json.loads(body), tuple(json.loads(events)))
+
+
+def _span(seq: int, gap: str | None) -> Span:
+    """The parts that a row speaks of; `gap` is its body if it is a gap record."""
+    return Span(seq, seq if gap is None else json.loads(gap)["seq_to"])
 
 
 def _alarm_state(stored: dict[str, Any]) -> AlarmState:

@@ -13,13 +13,18 @@ from edge_ad.config import RegionConfig
 from edge_ad.core.decision import decide, not_inspected
 from edge_ad.core.preprocess import preprocess
 from edge_ad.errors import DataError
-from edge_ad.records import Decision, Event, Frame, Missed, Roi, Thresholds
+from edge_ad.records import Decision, Event, Frame, Missed, RawOutput, Roi, Thresholds
 
 ROI_OUTSIDE_FRAME = "roi_outside_frame"
 
 
 class Pipeline:
-    """Frame in, event out. `thresholds` may be exchanged between two frames."""
+    """Frame in, event out.
+
+    Attributes:
+        thresholds: what to judge by; may be exchanged between two frames.
+        output: of the graph for the last part, valid until the next one; None where the graph did not run.
+    """
 
     def __init__(
         self,
@@ -31,6 +36,7 @@ class Pipeline:
     ) -> None:
         """Start uncalibrated; `clock_ns` is the clock of `captured_monotonic_ns`."""
         self.thresholds: Thresholds | None = None
+        self.output: RawOutput | None = None
         self._backend = backend
         self._input = graph_input
         self._roi = roi
@@ -47,6 +53,7 @@ class Pipeline:
         Raises:
             BackendError: the engine failed; there is no result that could be trusted.
         """
+        self.output = None
         marks = [("", shot.captured_monotonic_ns), ("queue", self._clock_ns())]
         decision = not_inspected(shot.reason) if isinstance(shot, Missed) else self._inspect(shot, marks)
         latency_ms = {marks[i][0]: (marks[i][1] - marks[i - 1][1]) / 1e6 for i in range(1, len(marks))}
@@ -61,7 +68,7 @@ class Pipeline:
         except DataError:
             return not_inspected(ROI_OUTSIDE_FRAME)
         marks.append(("pre", self._clock_ns()))
-        output = self._backend.run(image)
+        self.output = output = self._backend.run(image)
         marks.append(("engine", self._clock_ns()))
         height, width = frame.image.shape[:2]
         decision = decide(

@@ -19,6 +19,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from loguru import logger
+
 from edge_ad.broker_state import BrokerState
 from edge_ad.channel import Channel
 from edge_ad.command_desk import CommandDesk
@@ -26,9 +28,18 @@ from edge_ad.config import StationConfig
 from edge_ad.core import messages
 from edge_ad.core.alarm_board import CAMERA, Alarms
 from edge_ad.core.alarms import AlarmInput, InputKind
-from edge_ad.core.delivery import Delivery, Outgoing, Reply, render
-from edge_ad.core.messages import CommandFigures, GapBody, Health, Message, ResultBody, StationContext
-from edge_ad.core.orders import Order
+from edge_ad.core.delivery import Copy, Delivery, Outgoing, Reply, render
+from edge_ad.core.messages import (
+    CommandFigures,
+    ConnectionFault,
+    GapBody,
+    Health,
+    Message,
+    ResultBody,
+    StationContext,
+)
+from edge_ad.core.orders import Done, LoopOrder
+from edge_ad.errands import Site
 from edge_ad.mqtt import Connection, MqttLink, Subscription
 from edge_ad.outbox import Outbox
 from edge_ad.outbox_file import Position
@@ -94,9 +105,10 @@ class Publisher:
         self._context = context
         self._progress = progress
         self._news = threading.Event()
-        self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self.orders: queue.SimpleQueue[LoopOrder] = queue.SimpleQueue()
         self.triggers = TriggerDesk(config.trigger)
-        self._desk = CommandDesk(config, self.orders, self.triggers)
+        self._delivery = Delivery(config.mqtt.backoff_min_s, config.mqtt.backoff_max_s)
+        self._desk = CommandDesk(Site(config, context.bundle, self._delivery.replays), self.orders, self.triggers)
         will = messages.status(config.station, "offline")
         self._link = MqttLink(config.mqtt, config.station, lambda: will, self._news.set, self._subscription())
         self._rules = config.alarms.rules()
@@ -105,7 +117,6 @@ class Publisher:
         self._inbox: Channel[_Submitted | Trigger] = Channel(INBOX_PARTS, "block")
         self._told: queue.SimpleQueue[CameraState | Health] = queue.SimpleQueue()
         self._sparkplug = self._sparkplug_node()
-        self._delivery = Delivery(config.mqtt.backoff_min_s, config.mqtt.backoff_max_s)
         self._delivery.states.put(messages.status(config.station, "online"))  # the first of each connection
         self._shown: Alarms = {}
         self._alarm_turn_s = 0.0
@@ -116,6 +127,7 @@ class Publisher:
         self._health: Health | None = None
         self._health_due_s = 0.0
         self._refusal = ""
+        self._fault: ConnectionFault | None = None
         self._commands = CommandFigures()
         self._sparkplug_state = ""
         self._sent = 0
@@ -174,6 +186,11 @@ class Publisher:
     def set_health(self, health: Health) -> None:
         """Tell how the station is, now and on every connection."""
         self._told.put(health)
+        self._news.set()
+
+    def order_done(self, done: Done) -> None:
+        """An order has come to its end; its command is answered now."""
+        self._desk.take_done(done)
         self._news.set()
 
     def broker_state(self) -> BrokerState:
@@ -247,6 +264,8 @@ class Publisher:
         self._answer_commands()
         self._take_states()
         self._pass_time()
+        if self._drain_until_s is not None:
+            self._delivery.replays.clear()  # there is no time for copies
         self._feed()
         if self._sparkplug is not None:
             self._sparkplug.turn(Present(self._part, self._camera, self._health))
@@ -311,19 +330,31 @@ class Publisher:
                 self._camera = told
             else:
                 self._health, self._health_due_s = told, 0.0
+        self._note_refusal()
         sparkplug = self._sparkplug.state() if self._sparkplug is not None else ""
-        found = (self._delivery.refusal, self._desk.figures(), sparkplug)
-        if found != (self._refusal, self._commands, self._sparkplug_state):
-            (self._refusal, self._commands, self._sparkplug_state), self._health_due_s = found, 0.0
+        found = (self._desk.figures(), sparkplug, self._link.last_fault())
+        if found != (self._commands, self._sparkplug_state, self._fault):
+            (self._commands, self._sparkplug_state, self._fault), self._health_due_s = found, 0.0
         self._show_health()
+
+    def _note_refusal(self) -> None:
+        """Tell at once that the broker refuses a publish, and that it refuses none any more."""
+        refusal = self._delivery.refusal
+        if refusal == self._refusal:
+            return
+        self._refusal, self._health_due_s = refusal, 0.0
+        if refusal:
+            logger.warning("broker publish_refused: {}", refusal)
+        else:
+            logger.info("broker: no publish is refused any more")
 
     def _show_health(self) -> None:
         now_s = time.monotonic()
         if self._health is not None and now_s >= self._health_due_s:
             self._health_due_s = now_s + HEALTH_FIGURES_S
             figures = (self._outbox.figures(), self._commands, self.triggers.figures())
-            message = messages.health(self._context, self._health, *figures, self._refusal, self._sparkplug_state)
-            self._delivery.states.put(message)
+            told = (self._refusal, self._sparkplug_state, self._fault)
+            self._delivery.states.put(messages.health(self._context, self._health, *figures, *told))
 
     def _watch_camera(self, told: CameraState) -> None:
         kind = _CAMERA_SIGNS.get(told.state)
@@ -371,6 +402,9 @@ class Publisher:
         wanted = self._delivery.wanted(now_s)
         if wanted is not None:
             self._delivery.rows.offer(self._outbox.unsent(wanted.after_id, wanted.limit))
+        copies = self._delivery.wanted_copies()
+        if copies is not None:
+            self._delivery.replays.offer(self._outbox.copies(copies))
         return self._delivery.next(now_s)
 
     def _message(self, outgoing: Outgoing) -> Message:
@@ -378,9 +412,10 @@ class Publisher:
             return outgoing
         if isinstance(outgoing, Reply):
             return outgoing.message
-        late = self._delivery.rows.is_late(outgoing.row.id, time.monotonic())
+        parcel = outgoing.parcel if isinstance(outgoing, Copy) else outgoing
+        late = self._delivery.rows.is_late(parcel.row.id, time.monotonic())
         historical_after_ms = round(1000 * self._config.outbox.historical_after_s)
-        return render(outgoing, late=late, published_ms=_wall_ms(), historical_after_ms=historical_after_ms)
+        return render(parcel, late=late, published_ms=_wall_ms(), historical_after_ms=historical_after_ms)
 
     def _say_stopped(self) -> bool:
         """Tell that we end as planned; False if the broker did not acknowledge it: then the last will has to speak."""

@@ -1,4 +1,4 @@
-"""The calibration record as the device reads it; `calibration/store.py` writes it.
+"""The calibration record as the device reads it; `calibration_store.py` writes it.
 
 A store is a directory: `records/000001.json` and up, never overwritten, and `in_force.json`, which names one.
 """
@@ -25,13 +25,16 @@ class CalibrationRecord(Strict):
     schema_: Literal["edge-ad/calibration"] = Field(SCHEMA, alias="schema")
     schema_version: Literal[1] = SCHEMA_VERSION
     number: int = Field(ge=1)
+    adjusts: int | None = Field(
+        None, ge=1, description="the fitted record that this is but for a threshold set by hand; None: fitted itself"
+    )
     image_threshold: float = Field(description="alarm on score > image_threshold, raw units")
     pixel_threshold: float = Field(description="mark pixels where the map > pixel_threshold, 0..1")
     false_alarm_rate: float = Field(gt=0, lt=1)
     confidence: float = Field(gt=0, lt=1)
-    rank: int = Field(ge=1, description="the threshold is the rank-th smallest of the good scores")
+    rank: int = Field(ge=1, description="the fitted threshold is the rank-th smallest of the good scores")
     n_images: int = Field(ge=1, description="independent images: distinct contents")
-    images_sha256: tuple[str, ...]
+    images_sha256: tuple[str, ...] = Field(description="of a record that was fitted itself")
     bundle: str = Field(description="the bundle's digest")
     backend: str
     precision: str

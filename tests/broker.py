@@ -123,7 +123,7 @@ class Received:
 
 
 class Subscriber:
-    """mosquitto_sub in a persistent session: what it misses while the broker is away, it gets later.
+    """mosquitto_sub, to all but commands, in a persistent session: what it misses while the broker is away comes later.
 
     Args:
         broker: to connect to.
@@ -147,7 +147,7 @@ class Subscriber:
             "-F",
             "%r %t %p",
         ]
-        command += ["-i", f"subscriber-{folder.name}", "-c", "-x", "3600", "-t", "edge-ad/#"]
+        command += ["-i", f"subscriber-{folder.name}", "-c", "-x", "3600", "-t", "edge-ad/#", "-T", "edge-ad/+/cmd/#"]
         command += ["-u", user[0], "-P", user[1]] if user is not None else []
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
@@ -170,19 +170,40 @@ class Subscriber:
         return self.received(suffix)
 
 
-def make_tls(folder: Path, name: str = "localhost") -> Tls:
-    """A certificate authority of its own and a certificate of it for a host name."""
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority, made for one test."""
+
+    cert: Path
+    key: Path
+
+
+def make_authority(folder: Path) -> Authority:
+    """A certificate authority of its own."""
     needs("openssl")
     folder.mkdir(parents=True, exist_ok=True)
-    ca, ca_key, cert, key = (folder / file for file in ("ca.crt", "ca.key", "broker.crt", "broker.key"))
-    common = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    authority = Authority(folder / "ca.crt", folder / "ca.key")
     # Python 3.13 holds certificates to RFC 5280: an authority must say that it may sign.
-    signs = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
-    _run([*common, *signs, "-subj", f"/CN=CA of {folder.name}", "-keyout", str(ca_key), "-out", str(ca)])
-    signed_by = ["-CA", str(ca), "-CAkey", str(ca_key), "-addext", "basicConstraints=critical,CA:FALSE"]
-    names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
-    _run([*common, *signed_by, *names, "-keyout", str(key), "-out", str(cert)])
-    return Tls(ca, cert, key)
+    signs = ["-addext", "keyUsage=critical,keyCertSign,cRLSign", "-subj", f"/CN=CA of {folder.name}"]
+    _run(["openssl", "req", "-x509", *_NEW_KEY, "-days", "2", *signs, *_out(authority.key, authority.cert)])
+    return authority
+
+
+def issue(authority: Authority, folder: Path, name: str = "localhost", *, expired: bool = False) -> Tls:
+    """A certificate for a host name; it may have expired yesterday."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cert, key, request, extensions = (folder / f"broker.{suffix}" for suffix in ("crt", "key", "csr", "ext"))
+    _run(["openssl", "req", "-new", *_NEW_KEY, "-subj", f"/CN={name}", *_out(key, request)])
+    extensions.write_text(f"basicConstraints=critical,CA:FALSE\nsubjectAltName=DNS:{name}\n")
+    signed_by = ["-CA", str(authority.cert), "-CAkey", str(authority.key), "-CAcreateserial"]
+    signed_by += ["-extfile", str(extensions), "-days", "-1" if expired else "2"]
+    _run(["openssl", "x509", "-req", "-in", str(request), *signed_by, "-out", str(cert)])
+    return Tls(authority.cert, cert, key)
+
+
+def make_tls(folder: Path, name: str = "localhost") -> Tls:
+    """A certificate authority of its own and a certificate of it for a host name."""
+    return issue(make_authority(folder), folder, name)
 
 
 def write_passwords(path: Path, users: dict[str, str]) -> Path:
@@ -217,6 +238,13 @@ def accepts(port: int) -> bool:
 def mqtt_config(broker: Broker, **values: Any) -> dict[str, Any]:
     """The `mqtt` section of a station for this broker, quick to reconnect."""
     return {"host": "localhost", "port": broker.port, "backoff_min_s": 0.05, "backoff_max_s": 0.5, **values}
+
+
+_NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+
+
+def _out(key: Path, file: Path) -> list[str]:
+    return ["-keyout", str(key), "-out", str(file)]
 
 
 def _run(command: list[str]) -> None:

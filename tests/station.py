@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from calibration import store as stores
+from edge_ad import calibration_store as stores
 from edge_ad.bundle import open_bundle
 from edge_ad.config import RoiConfig, StationConfig, default_store, load
 from edge_ad.images import write_png

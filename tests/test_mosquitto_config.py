@@ -13,7 +13,8 @@ import pytest
 
 from edge_ad.config import MqttConfig
 from edge_ad.core.messages import StationContext
-from edge_ad.mqtt import try_connect
+from edge_ad.errors import PublishError
+from edge_ad.mqtt import Listener
 from edge_ad.progress import Progress
 from edge_ad.publisher import Publisher
 from edge_ad.records import CameraState
@@ -82,8 +83,9 @@ def installed(tmp_path: Path) -> Iterator[Installed]:
 
 
 def test_nobody_comes_in_without_a_password(installed: Installed) -> None:
-    with pytest.raises(Exception, match=r"mqtt\.username"):
-        try_connect(MqttConfig(port=installed.port), "stranger")
+    stranger = Listener(MqttConfig(port=installed.port), "stranger", None)
+    with pytest.raises(PublishError, match=r"mqtt\.username"), stranger:
+        pass
 
 
 def test_a_station_comes_in_by_tls_and_may_publish_all_that_it_has(installed: Installed, tmp_path: Path) -> None:

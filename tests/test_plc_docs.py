@@ -336,6 +336,7 @@ def every_message() -> list[Message]:
         messages.camera(CONTEXT, CameraState("top", "online", "", 0)),
         messages.health(CONTEXT, health, OutboxFigures(0, 0, 0), CommandFigures(), TriggerFigures(), ""),
         messages.reply("press-3", "reset", messages.to_json(refused)),
+        messages.probe("press-3"),
     ]
 
 
@@ -354,7 +355,7 @@ def test_there_is_no_other_kind_of_message() -> None:
         if inspect.isfunction(value) and value.__annotations__.get("return") == "Message"
     }
     states = {"status", "heartbeat", "alarm_state", "camera", "health"}
-    assert builders == states | {"result", "plc", "alarm_event", "reply"}
+    assert builders == states | {"result", "plc", "alarm_event", "reply", "probe"}
 
 
 # --- AsyncAPI ---

@@ -21,12 +21,18 @@ from edge_ad.core.alarms import Trigger as AlarmTrigger
 from edge_ad.core.orders import Order, SetMode
 from edge_ad.records import Mode, Trigger
 
-CommandName = Literal["acknowledge", "reset", "shelve", "unshelve", "status", "mode", "trigger"]
+CommandName = Literal[
+    "acknowledge", "reset", "shelve", "unshelve", "status", "mode", "trigger", "threshold", "snapshot", "replay"
+]
 
 REQUEST_SCHEMA = "edge-ad/cmd/1"
 MAX_REQUEST_BYTES = 4096  # a longer one is not even read
 MAX_SHELVE_S = 604_800
+MAX_THRESHOLD = 1e9  # of either sign; raw units
+MAX_SEQ = 2**63 - 1
+OTHER_COMMAND = "another command had this correlation_id"
 NAMES: tuple[CommandName, ...] = get_args(CommandName)
+ERRANDS: tuple[CommandName, ...] = ("threshold", "snapshot", "replay")  # take more than `execute` and the outbox
 MODES: tuple[Mode, ...] = get_args(Mode)
 ANSWERABLE_NAME = re.compile(r"[a-z_]{1,32}")  # fit for a topic of our own, whether we know it or not
 CORRELATION_ID = re.compile(r"[!-~]{1,64}")
@@ -43,11 +49,14 @@ class Request:
     Attributes:
         name: what to do.
         correlation_id: names the request; a request of the same id is the same request again.
-        camera, alarm: on which alarm; None for commands that are not to an alarm.
+        camera: which; None for commands that are for the whole station.
+        alarm: on which alarm; None for commands that are not to an alarm.
         seconds: of "shelve": for how long; else 0.
         by: who asks, as he says.
         mode: of "mode": which.
         trigger: of "trigger": what is asked for; when it came is not in it yet.
+        threshold: of "threshold": the image threshold, raw units.
+        span: of "replay": the first and the last part's number.
     """
 
     name: CommandName
@@ -58,6 +67,8 @@ class Request:
     by: str | None = None
     mode: Mode | None = None
     trigger: Trigger | None = None
+    threshold: float | None = None
+    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +81,21 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a request did; `refusal` says why it did nothing, empty if it was done; `order` is for the frame path."""
+    """What a request did.
+
+    Attributes:
+        alarms: afterwards.
+        announced: what the alarms tell of it.
+        refusal: why it did nothing; empty if it was done.
+        order: for the frame path, to be carried out now.
+        details: what the reply tells beyond the alarms; its fields are those of the command.
+    """
 
     alarms: Alarms
     announced: tuple[Announcement, ...] = ()
     refusal: str = ""
     order: Order | None = None
+    details: Mapping[str, object] | None = None
 
 
 def parse(name: str, payload: bytes) -> Request | Refusal:
@@ -99,15 +119,22 @@ def parse(name: str, payload: bytes) -> Request | Refusal:
 
 
 def execute(request: Request, camera: str, alarms: Alarms, at_ns: int, rules: Rules, max_shelve_s: float) -> Outcome:
-    """Do what is asked for to the alarms of the station's camera, or make it an order to the frame path."""
+    """Do what is asked for to the alarms of the station's camera, or make it an order to the frame path.
+
+    Raises:
+        ValueError: a command of `ERRANDS`.
+    """
     if request.name == "status":
         return Outcome(alarms)
     if request.mode is not None:
         return Outcome(alarms, order=SetMode(request.mode))
     if request.trigger is not None:
         return Outcome(alarms, order=replace(request.trigger, at_ns=at_ns))
-    if request.camera != camera or request.alarm is None:
-        return Outcome(alarms, refusal=f"no camera {request.camera}; there is {camera}")
+    if request.alarm is None:
+        raise ValueError(f"{request.name} is nothing to an alarm")
+    refusal = wrong_camera(request, camera)
+    if refusal:
+        return Outcome(alarms, refusal=refusal)
     if request.name == "shelve" and request.seconds > max_shelve_s:
         return Outcome(alarms, refusal=f"seconds must not be more than {max_shelve_s:g} at this station")
     refusal = _why_not(request, alarms[request.alarm], rules[request.alarm])
@@ -116,6 +143,11 @@ def execute(request: Request, camera: str, alarms: Alarms, at_ns: int, rules: Ru
     happened = AlarmInput(_KINDS[request.name], at_ns, seconds=request.seconds, by=request.by)
     after, announced = take(alarms, {request.alarm: happened}, at_ns, rules)
     return Outcome(after, announced)
+
+
+def wrong_camera(request: Request, camera: str) -> str:
+    """Why a request is not for the station's camera; empty if it is, or is for the whole station."""
+    return "" if request.camera in (camera, None) else f"no camera {request.camera}; there is {camera}"
 
 
 # Commands as the alarms know them; those that the table of transitions must know, too.
@@ -168,8 +200,13 @@ def _is_text(value: object, pattern: re.Pattern[str]) -> bool:
     return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value <= MAX_SHELVE_S
+def _is_number(value: object, least: float, most: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_seq(value: object) -> bool:
+    """A part's number; for JSON, 7.0 is a whole number too."""
+    return _is_number(value, 1, MAX_SEQ) and (isinstance(value, int) or cast(float, value).is_integer())
 
 
 def _nanoseconds(value: object) -> int | None:
@@ -196,11 +233,12 @@ _COMMON: dict[str, _Field] = {
     "correlation_id": _Field(lambda value: _is_text(value, CORRELATION_ID), "1 to 64 printable ASCII characters"),
     "by": _Field(lambda value: _is_text(value, PERSON), "1 to 64 characters", required=False),
 }
+_CAMERA = {"camera": _Field(lambda value: _is_text(value, CAMERA_NAME), "the name of a camera")}
 _ALARM: dict[str, _Field] = {
-    "camera": _Field(lambda value: _is_text(value, CAMERA_NAME), "the name of a camera"),
+    **_CAMERA,
     "alarm": _Field(lambda value: isinstance(value, str) and value in ALARMS, f"one of {', '.join(ALARMS)}"),
 }
-_SECONDS = {"seconds": _Field(_is_number, f"a number from 1 to {MAX_SHELVE_S}")}
+_SECONDS = {"seconds": _Field(lambda value: _is_number(value, 1, MAX_SHELVE_S), f"a number from 1 to {MAX_SHELVE_S}")}
 _MODE = {"mode": _Field(lambda value: isinstance(value, str) and value in MODES, f"one of {', '.join(MODES)}")}
 _ID = _Field(lambda value: _is_text(value, PART), "1 to 64 characters", required=False)
 _MOMENT = _Field(lambda value: _nanoseconds(value) is not None, "like 2026-11-22T06:00:00.000Z", required=False)
@@ -208,6 +246,14 @@ _TRIGGER: dict[str, _Field] = {
     **dict.fromkeys(("trigger_id", "part_id", "job_id", "recipe_id"), _ID),
     "expires_at": _MOMENT,
 }
+_THRESHOLD = {
+    "threshold": _Field(
+        lambda value: _is_number(value, -MAX_THRESHOLD, MAX_THRESHOLD),
+        f"a number from {-MAX_THRESHOLD:.0f} to {MAX_THRESHOLD:.0f}",
+    ),
+    "by": replace(_COMMON["by"], required=True),  # the record names him
+}
+_SPAN = {key: _Field(_is_seq, "the number of a part") for key in ("from", "to")}
 # Command -> its fields; edge_ad/schemas/cmd-*.json say the same, and a test compares.
 FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "acknowledge": {**_COMMON, **_ALARM},
@@ -217,6 +263,9 @@ FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "status": _COMMON,
     "mode": {**_COMMON, **_MODE},
     "trigger": {**_COMMON, **_TRIGGER},
+    "threshold": {**_COMMON, **_CAMERA, **_THRESHOLD},
+    "snapshot": {**_COMMON, **_CAMERA},
+    "replay": {**_COMMON, **_SPAN},
 }
 
 
@@ -241,6 +290,8 @@ def _request(name: CommandName, fields: Mapping[str, object]) -> Request:
         cast("str | None", fields.get("by")),
         cast("Mode | None", fields.get("mode")),
         _trigger(fields) if name == "trigger" else None,
+        float(cast(float, fields["threshold"])) if "threshold" in fields else None,
+        (int(cast(float, fields["from"])), int(cast(float, fields["to"]))) if "from" in fields else None,
     )
 
 

@@ -4,6 +4,7 @@
     replies ------> at once, or never ---+
     states -------> newest of a topic ---+--> window of unacknowledged publishes --> acknowledged | refused
     outbox rows --> in order of their ids -----+
+    copies -------> when nothing else is due --+
 
 A row is done when the broker has acknowledged all its messages. A refused row waits, and does not hold up the others:
 when they are through, the row that has waited longest is tried again, after a growing delay. If it is then taken, the
@@ -17,51 +18,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from edge_ad.core import messages
 from edge_ad.core.backoff import Backoff
-from edge_ad.core.messages import AlarmEventBody, GapBody, Message, ResultBody
+from edge_ad.core.messages import Message
+from edge_ad.core.replay import ReplayLane, Span
+from edge_ad.core.rows import PLC, Parcel, Piece, Row, pieces
 
 BATCH_ROWS = 64  # rows taken from the outbox at a time
 SUSPICIOUS_LOSSES = 3  # connections that broke over the same topic
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One part in the outbox, or a gap record, or alarm events that no part caused.
-
-    Attributes:
-        id: names the row and gives its place; not the part's number, which is in `body`. Below 0 where not `stored`.
-        body: the stored result or gap record; None where no part caused the events.
-        events: alarm events: those that the part caused.
-        stored: False for a part that only a gap record speaks of.
-    """
-
-    id: int
-    body: ResultBody | GapBody | None
-    events: tuple[AlarmEventBody, ...] = ()
-    stored: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Names one message of a row; `index` counts alarm events."""
-
-    kind: Literal["result", "event", "plc"]
-    index: int = 0
-
-
-RESULT = Piece("result")
-PLC = Piece("plc")
-
-
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """One message of a row on its way; rendered when it leaves, for it tells the time."""
-
-    row: Row
-    piece: Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +36,14 @@ class Reply:
     message: Message
 
 
-Outgoing = Message | Reply | Parcel
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One message of a row that the broker has taken before, and that somebody asked for once more."""
+
+    parcel: Parcel
+
+
+Outgoing = Message | Reply | Parcel | Copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +52,6 @@ class Wanted:
 
     after_id: int
     limit: int
-
-
-def pieces(row: Row) -> list[Piece]:
-    """The messages of a row, in the order in which they are sent."""
-    events = [Piece("event", index) for index in range(len(row.events))]
-    if row.body is None:
-        return events
-    return [RESULT] if "seq_from" in row.body else [RESULT, *events, PLC]
 
 
 @dataclass(slots=True)
@@ -286,12 +250,14 @@ class RowLane:
 
 
 class Delivery:
-    """Both lanes behind one window of unacknowledged publishes."""
+    """All lanes behind one window of unacknowledged publishes."""
 
     def __init__(self, backoff_min_s: float, backoff_max_s: float) -> None:
         """Start offline."""
         self.states = StateLane(backoff_min_s, backoff_max_s)
         self.rows = RowLane(backoff_min_s, backoff_max_s)
+        self.replays = ReplayLane()
+        self._copy_refusal = ""
         self._replies: deque[Reply] = deque()
         self._reply_refusal = ""
         self._window = 0
@@ -312,7 +278,8 @@ class Delivery:
     @property
     def refusal(self) -> str:
         """What the broker refuses and why; empty if nothing."""
-        return self.rows.refusal or self.states.refusal or self._reply_refusal or self._suspicion()
+        refusals = (self.rows.refusal, self.states.refusal, self._reply_refusal, self._copy_refusal, self._suspicion())
+        return next(filter(None, refusals), "")
 
     @property
     def replies_waiting(self) -> int:
@@ -328,10 +295,11 @@ class Delivery:
         """A new connection that bears `window` unacknowledged publishes: all that is not acknowledged is due again."""
         self._lose_flying()
         self._replies.clear()
-        self._reply_refusal = ""
+        self._reply_refusal = self._copy_refusal = ""
         self._window = window
         self.states.restart()
         self.rows.restart()
+        self.replays.restart()
 
     def disconnected(self) -> None:
         """The connection is gone, and with it every acknowledgement that was awaited."""
@@ -339,15 +307,21 @@ class Delivery:
         self._replies.clear()
         self._window = 0
         self.rows.restart()
+        self.replays.restart()
 
     def wanted(self, now_s: float) -> Wanted | None:
         """The rows to fetch from the outbox and to `rows.offer`, before `next`; None if there is no need."""
         return self.rows.wanted(now_s) if self._room_for_rows else None
 
+    def wanted_copies(self) -> Span | None:
+        """The rows to fetch once more and to `replays.offer`, before `next`; None if there is no need."""
+        return self.replays.wanted() if self._room_for_rows else None
+
     def next(self, now_s: float) -> Outgoing | None:
         """What to send now; None if nothing is due or the window is full.
 
-        Rows leave a part of the window free, so that a backlog never delays a state or a fresh part's `plc`.
+        Rows leave a part of the window free, so that a backlog never delays a state or a fresh part's `plc`. Copies go
+        when no row is due, and take no more than such a part themselves, so that they never delay a row.
         """
         if self.in_flight >= self._window:
             return None
@@ -356,7 +330,11 @@ class Delivery:
             urgent = self._replies.popleft()
         if urgent is not None or not self._room_for_rows:
             return urgent
-        return self.rows.next_piece(now_s)
+        return self.rows.next_piece(now_s) or self._next_copy()
+
+    def _next_copy(self) -> Copy | None:
+        parcel = self.replays.next(max(1, self._window // 4))
+        return Copy(parcel) if parcel is not None else None
 
     @property
     def _room_for_rows(self) -> bool:
@@ -375,6 +353,9 @@ class Delivery:
             self.states.refused(outgoing, why, now_s) if refusal else self.states.taken(outgoing)
         elif isinstance(outgoing, Reply):
             self._reply_refusal = why if refusal else ""
+        elif isinstance(outgoing, Copy):
+            self._copy_refusal = why if refusal else ""
+            self.replays.answered(outgoing.parcel)
         elif isinstance(outgoing, Parcel):
             self.rows.refused(outgoing, why, now_s) if refusal else self.rows.taken(outgoing)
 

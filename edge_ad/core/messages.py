@@ -93,6 +93,21 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionFault:
+    """Why there was no connection to the broker.
+
+    Attributes:
+        state: its name, as in docs/mqtt.md.
+        detail: one line for a person.
+        at_ns: wall clock when it was found out, nanoseconds since the epoch, UTC.
+    """
+
+    state: str
+    detail: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxFigures:
     """The outbox in figures.
 
@@ -369,13 +384,15 @@ def health(
     triggers: TriggerFigures,
     refusal: str = "",
     sparkplug: str = "",
+    fault: ConnectionFault | None = None,
 ) -> Message:
     """The retained health of the station.
 
     Args:
         context, state, outbox, commands, triggers: what is told.
-        refusal: what publish the broker refuses; empty if none.
+        refusal: what publish the broker refuses, and why; empty if none.
         sparkplug: how it stands with Sparkplug; empty if it is not configured.
+        fault: why there was no connection the last time that there was none.
     """
     body = {
         "schema": HEALTH_SCHEMA,
@@ -389,6 +406,7 @@ def health(
         "calibration": state.calibration,
         "detail": _text(state.detail),
         "publish_refused": _text(refusal),
+        "last_fault": _fault(fault),
         "sparkplug": _text(sparkplug),
         "outbox": asdict(outbox),
         "commands": asdict(commands),
@@ -398,6 +416,23 @@ def health(
         "simulated": context.simulated,
     }
     return Message(_topic(context.station, "health"), to_json(body), 1, retain=True)
+
+
+def _fault(fault: ConnectionFault | None) -> dict[str, object] | None:
+    if fault is None:
+        return None
+    at = {"at": iso8601(fault.at_ns), "at_ms": fault.at_ns // 1_000_000}
+    return {"state": fault.state, "detail": _text(fault.detail), **at}
+
+
+def self_topics(station: str) -> tuple[str, str, str]:
+    """The topics of `status`, `health` and `heartbeat`: how a station is."""
+    return _topic(station, "status"), _topic(station, "health"), _topic(station, "heartbeat")
+
+
+def probe(station: str) -> Message:
+    """What tells whether the broker takes messages from this station; nobody listens to it."""
+    return Message(_topic(station, "check"), b"1", 1, retain=False)
 
 
 def command_filter(station: str) -> str:
@@ -426,6 +461,7 @@ class ReplyBody(TypedDict):
     unsent: int | None
     mode: Mode | None
     alarms: list[dict[str, object]]
+    details: Mapping[str, object] | None
 
 
 def refusal_body(station: str, command: str, correlation_id: str, reason: str) -> ReplyBody:
@@ -443,6 +479,7 @@ def refusal_body(station: str, command: str, correlation_id: str, reason: str) -
         "unsent": None,
         "mode": None,
         "alarms": [],
+        "details": None,
     }
 
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge_ad.core.delivery import Row
+from edge_ad.core.rows import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from edge_ad.broker_state import (
     BrokerState,
     explain_dial_error,
     explain_eviction,
+    explain_exposure,
     explain_loss,
     explain_refusal,
     suspect_a_namesake,
@@ -76,6 +77,22 @@ def test_why_the_broker_did_not_accept(code: int, config: MqttConfig, name: str,
     assert said in state.detail
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_within_a_machine_nothing_is_exposed(host: str) -> None:
+    assert explain_exposure(MqttConfig(host=host)) == ""
+
+
+def test_what_crosses_the_network_in_the_clear_is_said() -> None:
+    assert "all messages cross" in explain_exposure(MqttConfig(host="broker.plant"))
+    assert "the password" in explain_exposure(MqttConfig.model_validate({"host": "10.0.0.1", "password_file": "p"}))
+    assert explain_exposure(MqttConfig(host="broker.plant", tls=TlsConfig())) == ""
+
+
+def test_a_user_whose_name_is_in_a_file_is_called_by_the_file() -> None:
+    config = MqttConfig.model_validate({"username_file": "/etc/user"})
+    assert "for /etc/user" in explain_refusal(0x86, "", config).detail
+
+
 def test_a_client_certificate_that_is_not_accepted_is_named() -> None:
     config = MqttConfig(tls=TlsConfig.model_validate({"client_cert_file": "/a", "client_key_file": "/b"}))
     assert "client certificate" in explain_refusal(0x87, "Not authorized", config).detail
@@ -98,4 +115,4 @@ def test_a_loss_tells_whether_the_connection_had_been_accepted() -> None:
 
 
 def test_a_namesake_is_suspected_by_name() -> None:
-    assert "name press-3?" in suspect_a_namesake(BrokerState("lost", "the connection broke"), "press-3").detail
+    assert "client id press-3" in suspect_a_namesake(BrokerState("lost", "the connection broke"), "press-3").detail

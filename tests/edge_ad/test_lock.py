@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_ad.errors import ConfigError, UsageError
-from edge_ad.lock import locked
+from edge_ad.lock import in_use, locked
 
 HOLD = """
 import sys, time
@@ -42,6 +42,14 @@ def test_a_killed_holder_leaves_the_directory_free(tmp_path: Path) -> None:
         holder.wait()
         with locked(tmp_path):
             pass
+
+
+def test_whether_somebody_holds_it_can_be_seen_from_outside(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    assert not in_use(state)
+    with locked(state):
+        assert in_use(state)
+    assert not in_use(state)
 
 
 def test_a_directory_that_cannot_be_made_is_the_configurations_fault(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from edge_ad.pipeline import Pipeline
 from edge_ad.progress import Progress
 from edge_ad.publisher import Publisher
 from edge_ad.records import Decision, Event, Verdict
+from edge_ad.snapshots import Snapshots
 from tests.broker import free_port
 from tests.bundles import make_bundle
 from tests.daemons import ServiceManager
@@ -40,7 +41,8 @@ def station(tmp_path: Path, manager: ServiceManager) -> Iterator[Station]:
     bundle = open_bundle(make_bundle(tmp_path / "bundle"))
     backend = open_backend(bundle, stationed.backend)
     progress = Progress()
-    publisher = Publisher(stationed, StationContext("cell-7", "boot", bundle.digest, simulated=True), progress)
+    context = StationContext("cell-7", "boot", bundle.digest, simulated=True)
+    publisher = Publisher(stationed, context, progress)
     publisher.start()
     yield Station(
         Capture(stationed.camera),
@@ -48,6 +50,7 @@ def station(tmp_path: Path, manager: ServiceManager) -> Iterator[Station]:
         publisher,
         CalibrationWatch(tmp_path / "store", bundle.digest, "fp32", None),
         None,
+        Snapshots(tmp_path / "snapshots", 1, context, publisher.order_done),
         progress,
         Notifier(manager.environment(), pid=1),
         stationed.limits,

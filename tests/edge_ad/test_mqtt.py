@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from edge_ad.broker_state import BrokerState
 from edge_ad.config import MqttConfig, TlsConfig
 from edge_ad.core import messages
 from edge_ad.core.messages import Message
 from edge_ad.errors import ConfigError, PublishError
-from edge_ad.mqtt import Listener, MqttLink, Subscription, tls_context, try_connect
+from edge_ad.mqtt import Listener, MqttLink, Subscription, tls_context
 from tests.broker import Broker, Subscriber, free_port, make_tls, mqtt_config, needs
 from tests.daemons import wait_until
 
@@ -107,7 +109,12 @@ def test_a_missing_password_file_is_the_users_mistake(broker: Broker) -> None:
 def test_two_stations_of_one_name_are_found_out(broker: Broker, make_link: MakeLink) -> None:
     """They evict each other for ever; mosquitto does not tell them why."""
     first, second = make_link(mqtt_config(broker)), make_link(mqtt_config(broker))
-    wait_until(lambda: "another client use the name press-3" in first.state().detail + second.state().detail)
+    wait_until(
+        lambda: (
+            "another client seems to have taken over the client id press-3"
+            in first.state().detail + second.state().detail
+        )
+    )
 
 
 def test_tls_with_the_right_authority_connects(
@@ -160,6 +167,39 @@ def test_a_client_certificate_that_is_wanted_and_missing_is_named(
     ends_up(make_link(mqtt_config(broker, tls=with_certificate)), "online")
 
 
+def test_the_certificate_and_its_name_are_verified_whatever_the_configuration_says(tmp_path: Path) -> None:
+    tls = make_tls(tmp_path / "tls")
+    every = {"ca_file": str(tls.ca), "client_cert_file": str(tls.cert), "client_key_file": str(tls.key)}
+    assert set(TlsConfig.model_fields) == set(every)  # there is no other key to write
+    for fields in ({}, {"ca_file": str(tls.ca)}, every):
+        context = tls_context(TlsConfig.model_validate(fields))
+        assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+        assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    for key in ("insecure", "verify", "check_hostname", "tls_insecure"):
+        with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+            TlsConfig.model_validate({key: True})
+
+
+def test_user_name_and_client_key_may_be_credentials_too(
+    tmp_path: Path, make_broker: Callable[..., Broker], make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = make_tls(tmp_path / "tls")
+    broker = make_broker(tls=tls, users={"press-3": "right"}, options="require_certificate true")
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    for name, content in {"user": b"press-3\n", "word": b"right\n", "key.pem": tls.key.read_bytes()}.items():
+        (credentials / name).write_bytes(content)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    files = {"ca_file": str(tls.ca), "client_cert_file": str(tls.cert), "client_key_file": "/nowhere/key.pem"}
+    login = {"username_file": "/nowhere/user", "password_file": "/nowhere/word"}
+    ends_up(make_link(mqtt_config(broker, tls=files, **login)), "online")
+
+
+def test_a_user_has_one_name() -> None:
+    with pytest.raises(ValidationError, match="exclude each other"):
+        MqttConfig.model_validate({"username": "press-3", "username_file": "user"})
+
+
 @pytest.mark.parametrize("files", [{"ca_file": "/no/such/ca"}, {"client_cert_file": "/x", "client_key_file": "/y"}])
 def test_a_certificate_file_that_cannot_be_used_is_the_users_mistake(files: dict[str, str]) -> None:
     config = MqttConfig.model_validate({"tls": files})
@@ -182,7 +222,7 @@ def test_a_broker_without_mqtt_5_is_named_with_the_remedy() -> None:
     from edge_ad.demo.broker import embedded_broker
 
     with embedded_broker() as port, pytest.raises(PublishError, match=r"set mqtt.protocol to '3\.1\.1'"):
-        try_connect(MqttConfig(port=port), "press-3-check")
+        connect_once(MqttConfig(port=port))
 
 
 @pytest.mark.parametrize(
@@ -311,10 +351,15 @@ def test_a_connection_is_there_once_its_subscription_is_accepted(broker: Broker)
     link.stop(farewell=True)
 
 
-def test_try_connect_says_yes_or_why_not(broker: Broker) -> None:
-    try_connect(MqttConfig.model_validate(mqtt_config(broker)), "press-3-check")
+def connect_once(config: MqttConfig) -> None:
+    with Listener(config, "press-3-check", None):
+        pass
+
+
+def test_a_single_try_says_yes_or_why_not(broker: Broker) -> None:
+    connect_once(MqttConfig.model_validate(mqtt_config(broker)))
     with pytest.raises(PublishError, match="connection refused"):
-        try_connect(MqttConfig(port=free_port()), "press-3-check")
+        connect_once(MqttConfig(port=free_port()))
 
 
 def hearing(heard: list[Message], topic: str = "edge-ad/#", expiry_s: int = 0) -> Subscription:

@@ -20,12 +20,14 @@ from hypothesis import strategies as st
 
 from edge_ad import outbox_file
 from edge_ad.config import OutboxConfig
+from edge_ad.core import messages
 from edge_ad.core.alarm_board import DEFAULT_RULES
 from edge_ad.core.alarms import AlarmInput, AlarmRules
 from edge_ad.core.commands import Request
-from edge_ad.core.delivery import Row
 from edge_ad.core.messages import StationContext
 from edge_ad.core.orders import SetMode
+from edge_ad.core.replay import KeptRow, Span, count, gone
+from edge_ad.core.rows import Row
 from edge_ad.core.triggers import Lost
 from edge_ad.errors import OutboxError
 from edge_ad.outbox import Outbox
@@ -306,6 +308,59 @@ def test_a_transaction_that_fails_leaves_nothing_behind(path: Path) -> None:
     assert outbox.alarms("top")["defect"].condition == "normal"
     assert [number_of(row) for row in outbox.append([part(2)])] == [2]
     assert [number_of(row) for row in all_unsent(outbox)] == [1, 2]
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40), st.integers(1, 45), st.integers(0, 45)
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_rows_of_any_parts_are_found_among_events_and_gap_records(
+    tmp_path: Path, steps: list[tuple[bool, bool]], first: int, length: int
+) -> None:
+    """`steps`: whether a part shares a gap record with those before it, and whether an event stands before it."""
+    path = tmp_path / f"{time.monotonic_ns()}.db"
+    file = outbox_file.OutboxFile(path, "press-3")
+    spans: list[Span] = []
+    ids = iter(range(1, 200))
+    with file.transaction():
+        for seq, (in_gap, event_before) in enumerate(steps, start=1):
+            if event_before:
+                file.insert(Row(next(ids), None))
+            if in_gap and spans:
+                spans[-1] = Span(spans[-1].first, seq)
+            else:
+                spans.append(Span(seq, seq))
+            if seq == len(steps) or not steps[seq][0]:
+                file.insert(row_of(next(ids), spans[-1]))
+        file.write_numbers(len(steps) + 1, next(ids), 1)
+    wanted = Span(first, first + length)
+    found = [kept.parts for kept in file.kept_parts(file.ids_of(wanted))]
+    file.close()
+    assert found == [span for span in spans if span.first <= wanted.last and span.last >= wanted.first]
+
+
+def row_of(row_id: int, span: Span) -> Row:
+    """The row of one part, or the gap record of several."""
+    if span.first < span.last:
+        return Row(row_id, messages.gap_body(CONTEXT, span.first, span.last, "outbox_full", 0))
+    return Row(row_id, messages.result_body(CONTEXT, span.first, part(span.first)))
+
+
+@given(st.sets(st.integers(1, 30)), st.integers(1, 30), st.integers(0, 10))
+def test_what_is_kept_and_what_is_gone_are_all_that_was_asked_for(kept: set[int], first: int, length: int) -> None:
+    wanted = Span(first, first + length)
+    rows = [KeptRow(Span(seq, seq), sent=True) for seq in sorted(kept) if wanted.first <= seq <= wanted.last]
+    missing = [seq for run in gone(wanted, rows) for seq in range(run.first, run.last + 1)]
+    assert sorted([*missing, *(row.parts.first for row in rows)]) == list(range(wanted.first, wanted.last + 1))
+    assert count(wanted, rows) == len(rows)
+
+
+def test_copies_are_of_acknowledged_rows_only(path: Path) -> None:
+    outbox = opened(path)
+    rows = outbox.append([part(number) for number in range(1, 31)])
+    outbox.mark_sent(range(1, 25), at_ms=1)
+    assert outbox.copies(Span(5, 30)) == rows[4:20]
+    assert outbox.copies(Span(21, 30)) == rows[20:24]
 
 
 @pytest.mark.parametrize(

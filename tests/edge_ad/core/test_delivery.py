@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from edge_ad.core import messages
 from edge_ad.core.alarm_board import DEFECT, Announcement
 from edge_ad.core.alarms import AlarmEvent
-from edge_ad.core.delivery import PLC, RESULT, Delivery, Outgoing, Parcel, Piece, Reply, Row, pieces, render
+from edge_ad.core.delivery import Copy, Delivery, Outgoing, Reply, render
 from edge_ad.core.messages import Message, StationContext
+from edge_ad.core.replay import COPY_ROWS, Span
+from edge_ad.core.rows import PLC, RESULT, Parcel, Piece, Row, pieces
 from edge_ad.records import Decision, Event
 
 CONTEXT = StationContext("press-3", "boot", "digest", simulated=False)
@@ -31,6 +33,7 @@ class World:
 
     delivery: Delivery = field(default_factory=lambda: Delivery(1.0, 8.0))
     unsent: dict[int, Row] = field(default_factory=dict)
+    kept: dict[int, Row] = field(default_factory=dict)  # of replays, in order
     flying: dict[int, Outgoing] = field(default_factory=dict)
     sent: list[Outgoing] = field(default_factory=list)
     now_s: float = 0.0
@@ -51,6 +54,10 @@ class World:
             if wanted is not None:
                 later = [row for seq, row in sorted(self.unsent.items()) if seq > wanted.after_id]
                 self.delivery.rows.offer(later[: wanted.limit])
+            copies = self.delivery.wanted_copies()
+            if copies is not None:
+                kept = [row for row_id, row in self.kept.items() if copies.first <= row_id <= copies.last]
+                self.delivery.replays.offer(kept[:COPY_ROWS])
             outgoing = self.delivery.next(self.now_s)
             if outgoing is None:
                 return
@@ -73,6 +80,9 @@ class World:
     def pieces_sent(self) -> list[tuple[int, Piece]]:
         return [(each.row.id, each.piece) for each in self.sent if isinstance(each, Parcel)]
 
+    def copies_sent(self) -> list[tuple[int, Piece]]:
+        return [(each.parcel.row.id, each.parcel.piece) for each in self.sent if isinstance(each, Copy)]
+
     def act(self, action: str, value: int) -> None:
         """One thing that can happen; `value` chooses which."""
         if action == "store":
@@ -81,6 +91,9 @@ class World:
             self.store(make_row(seq, alarm=value % 2 == 1), self.now_s + 2)
         elif action == "state":
             self.delivery.states.put(Message(STATE.topic, str(value).encode(), 1, retain=True))
+        elif action == "replay":
+            self.kept = {seq: make_row(seq) for seq in range(1, 50)}
+            self.delivery.replays.ask(Span(value, value + 20))
         elif action == "connect":
             self.window = value + 1
             self.connect(self.window)
@@ -116,10 +129,11 @@ def topic_of(outgoing: Outgoing) -> str:
         return outgoing.message.topic
     if isinstance(outgoing, Message):
         return outgoing.topic
-    return render(outgoing, late=False, published_ms=0, historical_after_ms=0).topic
+    parcel = outgoing.parcel if isinstance(outgoing, Copy) else outgoing
+    return render(parcel, late=False, published_ms=0, historical_after_ms=0).topic
 
 
-ACTIONS = ["store", "state", "connect", "disconnect", "wait", "take", "refuse"]
+ACTIONS = ["store", "state", "replay", "connect", "disconnect", "wait", "take", "refuse"]
 
 
 @settings(max_examples=300)
@@ -331,3 +345,64 @@ def test_a_gap_record_is_one_message() -> None:
     assert render(Parcel(Row(5, gap), RESULT), late=False, published_ms=1, historical_after_ms=1).topic.endswith(
         "/result"
     )
+
+
+def with_kept_rows(count: int, *, alarm: bool = False) -> World:
+    return World(kept={seq: make_row(seq, alarm=alarm) for seq in range(1, count + 1)})
+
+
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 60))
+def test_copies_are_those_that_were_asked_for_in_order_and_without_their_plc(
+    window: int, first: int, length: int
+) -> None:
+    world = with_kept_rows(60, alarm=True)
+    world.delivery.replays.ask(Span(first, first + length))
+    world.connect(window)
+    world.feed()
+    world.answer_all()
+    wanted = range(first, min(60, first + length) + 1)
+    assert world.copies_sent() == [(seq, piece) for seq in wanted for piece in (RESULT, Piece("event"))]
+
+
+@given(st.integers(1, 40), st.integers(1, 30))
+def test_copies_wait_for_every_row_and_hold_up_none(window: int, rows: int) -> None:
+    world = with_kept_rows(100)
+    world.delivery.replays.ask(Span(1, 100))
+    world.connect(window)
+    world.feed()
+    assert len(world.flying) == max(1, window // 4)
+    if window > 1:
+        world.store(make_row(201))
+        world.feed()
+        assert world.pieces_sent()[:1] == [(201, PLC)]
+    for seq in range(202, 202 + rows):
+        world.store(make_row(seq))
+    while 201 in world.unsent or any(isinstance(each, Parcel) for each in world.flying.values()):
+        world.answer(next(iter(world.flying)))
+        world.feed()
+        assert sum(isinstance(each, Copy) for each in world.flying.values()) <= max(1, window // 4)
+
+
+def test_a_copy_that_was_on_its_way_when_the_connection_broke_is_sent_again_and_a_refused_one_is_not() -> None:
+    world = with_kept_rows(6)
+    world.delivery.replays.ask(Span(1, 6))
+    world.connect(8)
+    world.feed()
+    assert world.copies_sent() == [(1, RESULT), (2, RESULT)]
+    world.answer(0, "Not authorized")
+    assert world.delivery.refusal == "edge-ad/press-3/result: Not authorized"
+    world.flying.clear()
+    world.delivery.disconnected()
+    world.connect(8)
+    world.feed()
+    world.answer_all()
+    assert [seq for seq, _ in world.copies_sent()[2:]] == [2, 3, 4, 5, 6]
+    assert world.delivery.refusal == ""
+
+
+def test_what_is_no_longer_kept_ends_a_replay() -> None:
+    world = with_kept_rows(0)
+    world.delivery.replays.ask(Span(1, 6))
+    world.connect(8)
+    world.feed()
+    assert (world.sent, world.delivery.replays.wanted()) == ([], None)

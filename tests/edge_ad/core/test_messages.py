@@ -16,7 +16,7 @@ from edge_ad.core import messages
 from edge_ad.core.alarm_board import DEFECT, Announcement
 from edge_ad.core.alarms import AlarmEvent, AlarmEventKind, AlarmRules, AlarmState, Condition, shown
 from edge_ad.core.commands import PART
-from edge_ad.core.messages import CommandFigures, Health, OutboxFigures, StationContext
+from edge_ad.core.messages import CommandFigures, ConnectionFault, Health, OutboxFigures, StationContext
 from edge_ad.core.triggers import Lost, TriggerFigures
 from edge_ad.records import CameraState, Decision, Event, Region, Trigger
 
@@ -262,12 +262,23 @@ def test_camera_state_is_valid_and_retained(context: StationContext, state: Came
     assert (message.topic, message.qos, message.retain) == (f"edge-ad/{context.station}/camera/{state.name}", 1, True)
 
 
-@given(contexts, st.builds(Health, texts, names, names, st.none() | st.integers(1), texts, moments_ns), texts)
-def test_health_is_valid_and_retained(context: StationContext, state: Health, refusal: str) -> None:
+faults = st.builds(ConnectionFault, st.sampled_from(["login_refused", "tls_failed", "lost"]), texts, moments_ns)
+
+
+@given(
+    contexts,
+    st.builds(Health, texts, names, names, st.none() | st.integers(1), texts, moments_ns),
+    texts,
+    st.none() | faults,
+)
+def test_health_is_valid_and_retained(
+    context: StationContext, state: Health, refusal: str, fault: ConnectionFault | None
+) -> None:
     figures = (OutboxFigures(3, 2, 1), CommandFigures(5, 4), TriggerFigures(6, 5))
-    message = messages.health(context, state, *figures, refusal)
+    message = messages.health(context, state, *figures, refusal, fault=fault)
     body = validate("health", message.payload)
     assert body["outbox"] == {"unsent": 3, "full_parts": 2, "gap_parts": 1}
+    assert (body["last_fault"] is None) == (fault is None)
     assert (body["trigger"]["waiting"], body["trigger"]["asked"]) == (6, 5)
     assert (message.topic, message.qos, message.retain) == (f"edge-ad/{context.station}/health", 1, True)
 

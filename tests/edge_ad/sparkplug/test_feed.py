@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_ad.core.delivery import Row
+from edge_ad.core.rows import Row
 from edge_ad.sparkplug.feed import Feed
 
 RESEND_S = 10.0

@@ -1,12 +1,14 @@
 """Writing the calibration store; `edge_ad/thresholds.py` reads it.
 
     <store>/records/000001.json   a calibration record, never overwritten
-            records/000001.png    the histogram of its good scores
+            records/000001.png    the histogram of its good scores, where it was fitted on some
             in_force.json         the number in force and every change of it: what, when, by whom
             .lock                 held while writing
 
 A record and its picture are on the disk before `in_force.json` names them, and that file changes by an atomic rename:
 a reader and a power cut see the old state or the new one, never a mixture.
+
+`edge-ad-calibrate` writes it on behalf of a person, and the daemon on behalf of the command `threshold`.
 """
 
 from __future__ import annotations
@@ -25,19 +27,22 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from edge_ad.config import Strict
+from edge_ad.core.commands import OTHER_COMMAND
 from edge_ad.errors import CalibrationError
 from edge_ad.thresholds import CalibrationRecord, read_record, record_path
 
 POINTER = "in_force.json"
+MAX_ADJUSTMENTS = 100  # of one fit: then somebody should look why
 
 
 class Change(Strict):
-    """One change of the record in force."""
+    """One change of the record in force; `correlation_id` names the command that asked for it, if one did."""
 
-    action: Literal["fit", "rollback"]
+    action: Literal["fit", "rollback", "threshold"]
     number: int
     at: str
     by: str
+    correlation_id: str | None = None
 
 
 class Pointer(Strict):
@@ -56,6 +61,34 @@ class Entry:
     problem: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ThresholdWish:
+    """An image threshold that an operator asks for.
+
+    Attributes:
+        threshold: raw units.
+        down, up: how far below and above the fitted one it may be, as shares of that.
+        at: now, ISO 8601, UTC.
+        by: who asks.
+        correlation_id: names the command.
+    """
+
+    threshold: float
+    down: float
+    up: float
+    at: str
+    by: str
+    correlation_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Adjusted:
+    """A record whose image threshold was set by hand, and the fitted one that it rests on."""
+
+    record: CalibrationRecord
+    fitted: CalibrationRecord
+
+
 def add(store: Path, draft: CalibrationRecord, picture: NDArray[np.uint8]) -> CalibrationRecord:
     """Store a record under the next free number and put it in force.
 
@@ -72,11 +105,7 @@ def add(store: Path, draft: CalibrationRecord, picture: NDArray[np.uint8]) -> Ca
     """
     with _locked(store):
         pointer = _pointer_or_set_aside(store)
-        record = draft.model_copy(update={"number": max(_numbers(store), default=0) + 1})
-        path = record_path(store, record.number)
-        _create(path.with_suffix(".png"), cv2.imencode(".png", picture)[1].tobytes())
-        _create(path, record.model_dump_json(by_alias=True, indent=1).encode())
-        _sync_directory(path.parent)
+        record = _write_record(store, draft, picture)
         _put_in_force(
             store, pointer, Change(action="fit", number=record.number, at=record.created_at, by=draft.created_by)
         )
@@ -105,6 +134,36 @@ def rollback(
         pointer = _pointer_or_set_aside(store)
         _put_in_force(store, pointer, Change(action="rollback", number=record.number, at=at, by=by))
     return record
+
+
+def adjust(store: Path, wish: ThresholdWish, why_not: Callable[[CalibrationRecord], str | None]) -> Adjusted:
+    """Put a record in force that differs from the one in force by its image threshold, and says who asked for it.
+
+    The bounds are those around the fitted threshold, however often it was set by hand since. A wish is fulfilled once:
+    the same one again gets the same record.
+
+    Args:
+        store: the directory.
+        wish: what is asked for.
+        why_not: why a record does not apply, or None if it does.
+
+    Raises:
+        CalibrationError: nothing that applies is in force, the threshold is out of bounds, or the store cannot be
+            written. Nothing was changed.
+    """
+    if not (store / POINTER).is_file():
+        raise CalibrationError("uncalibrated: run `edge-ad-calibrate fit`")
+    with _locked(store):
+        pointer = read_pointer(store)
+        if pointer is None:
+            raise CalibrationError("uncalibrated: run `edge-ad-calibrate fit`")
+        done = _done_before(store, pointer, wish)
+        return done if done is not None else _adjust(store, pointer, wish, why_not)
+
+
+def bounds(fitted: float, down: float, up: float) -> tuple[float, float]:
+    """The lowest and the highest image threshold that may be set by hand, around the fitted one."""
+    return fitted - down * abs(fitted), fitted + up * abs(fitted)
 
 
 def entries(store: Path) -> list[Entry]:
@@ -137,6 +196,69 @@ def read_pointer(store: Path) -> Pointer | None:
         raise CalibrationError(
             f"{path} cannot be read: choose a record with `edge-ad-calibrate rollback --to N`"
         ) from error
+
+
+def _done_before(store: Path, pointer: Pointer, wish: ThresholdWish) -> Adjusted | None:
+    """What a wish led to, if it was fulfilled before; its answer may have been lost."""
+    for change in pointer.changes:
+        if change.correlation_id == wish.correlation_id:
+            found = _with_its_fit(store, read_record(record_path(store, change.number)))
+            if found.record.image_threshold != wish.threshold:
+                raise CalibrationError(OTHER_COMMAND)
+            return found
+    return None
+
+
+def _adjust(
+    store: Path, pointer: Pointer, wish: ThresholdWish, why_not: Callable[[CalibrationRecord], str | None]
+) -> Adjusted:
+    current = _with_its_fit(store, read_record(record_path(store, pointer.number)))
+    _refuse_adjustment(current, pointer, wish, why_not(current.record))
+    fitted = current.fitted
+    draft = fitted.model_copy(
+        update={
+            "image_threshold": wish.threshold,
+            "pixel_threshold": min(fitted.pixel_threshold, wish.threshold),  # a defect has a marked region
+            "images_sha256": (),
+            "adjusts": fitted.number,
+            "created_at": wish.at,
+            "created_by": wish.by,
+        }
+    )
+    record = _write_record(store, draft, None)
+    change = Change(
+        action="threshold", number=record.number, at=wish.at, by=wish.by, correlation_id=wish.correlation_id
+    )
+    _put_in_force(store, pointer, change)
+    return Adjusted(record, fitted)
+
+
+def _refuse_adjustment(current: Adjusted, pointer: Pointer, wish: ThresholdWish, why_not: str | None) -> None:
+    """Raise the reason why a wish is not fulfilled, if there is one."""
+    if why_not is not None:
+        raise CalibrationError(f"uncalibrated: record {current.record.number} is not applied: {why_not}")
+    low, high = bounds(current.fitted.image_threshold, wish.down, wish.up)
+    if not low <= wish.threshold <= high:
+        raise CalibrationError(
+            f"threshold must be from {low!r} to {high!r}: record {current.fitted.number} was fitted at "
+            f"{current.fitted.image_threshold!r}; see commands.threshold_down and threshold_up"
+        )
+    if wish.threshold == current.record.image_threshold:
+        raise CalibrationError(f"record {current.record.number}, in force, has this threshold")
+    if _adjustments(pointer) >= MAX_ADJUSTMENTS:
+        raise CalibrationError(f"the threshold was set by hand {MAX_ADJUSTMENTS} times: run `edge-ad-calibrate fit`")
+
+
+def _adjustments(pointer: Pointer) -> int:
+    """How often the threshold was set by hand since the last fit."""
+    actions = [change.action for change in pointer.changes]
+    last_fit = max((index for index, action in enumerate(actions) if action == "fit"), default=0)
+    return actions[last_fit:].count("threshold")
+
+
+def _with_its_fit(store: Path, record: CalibrationRecord) -> Adjusted:
+    fitted = record if record.adjusts is None else read_record(record_path(store, record.adjusts))
+    return Adjusted(record, fitted)
 
 
 def _previous(store: Path, why_not: Callable[[CalibrationRecord], str | None]) -> CalibrationRecord:
@@ -180,6 +302,17 @@ def _pointer_or_set_aside(store: Path) -> Pointer | None:
     except CalibrationError:
         (store / POINTER).replace(store / f"{POINTER}.damaged")
         return None
+
+
+def _write_record(store: Path, draft: CalibrationRecord, picture: NDArray[np.uint8] | None) -> CalibrationRecord:
+    """Store a draft under the next free number."""
+    record = draft.model_copy(update={"number": max(_numbers(store), default=0) + 1})
+    path = record_path(store, record.number)
+    if picture is not None:
+        _create(path.with_suffix(".png"), cv2.imencode(".png", picture)[1].tobytes())
+    _create(path, record.model_dump_json(by_alias=True, indent=1).encode())
+    _sync_directory(path.parent)
+    return record
 
 
 def _put_in_force(store: Path, before: Pointer | None, change: Change) -> None:

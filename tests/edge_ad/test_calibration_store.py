@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import PIPE
@@ -13,8 +14,10 @@ from subprocess import PIPE
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from calibration import store as stores
+from edge_ad import calibration_store as stores
 from edge_ad.errors import CalibrationError
 from edge_ad.thresholds import CalibrationRecord, in_force, record_path
 
@@ -117,6 +120,92 @@ def test_rollback_to_a_number_goes_forward_as_well(store: Path) -> None:
     assert stores.add(store, draft(), PICTURE).number == 4
 
 
+def wish(threshold: float, correlation_id: str = "a-1", down: float = 0.2, up: float = 0.1) -> stores.ThresholdWish:
+    return stores.ThresholdWish(threshold, down, up, AT, "otto", correlation_id)
+
+
+def test_a_threshold_set_by_hand_is_a_record_of_its_own_that_names_the_fit_and_who_asked(store: Path) -> None:
+    fitted = stores.add(store, draft(0.5), PICTURE)
+    adjusted = stores.adjust(store, wish(0.45), applies)
+    assert in_force(store) == adjusted.record
+    assert adjusted.fitted == fitted
+    assert (adjusted.record.number, adjusted.record.adjusts, adjusted.record.created_by) == (2, 1, "otto")
+    assert adjusted.record.image_threshold == 0.45
+    pointer = stores.read_pointer(store)
+    assert pointer is not None
+    assert [(each.action, each.number, each.by) for each in pointer.changes][1:] == [("threshold", 2, "otto")]
+
+
+def test_a_rollback_puts_the_fitted_threshold_back_in_force(store: Path) -> None:
+    stores.add(store, draft(0.5), PICTURE)
+    stores.adjust(store, wish(0.45), applies)
+    assert stores.rollback(store, None, applies, AT, "anna").image_threshold == 0.5
+
+
+def test_a_defect_keeps_a_marked_region_however_low_the_threshold(store: Path) -> None:
+    stores.add(store, draft(0.5), PICTURE)  # its pixel threshold is 0.25
+    low = stores.adjust(store, wish(0.1, down=1.0), applies).record
+    assert (low.image_threshold, low.pixel_threshold) == (0.1, 0.1)
+    assert stores.adjust(store, wish(0.4, "a-2"), applies).record.pixel_threshold == 0.25
+
+
+@given(st.lists(st.floats(0.3, 0.7), max_size=8))
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_however_often_it_is_set_the_threshold_stays_within_the_bounds_around_the_fitted_one(
+    tmp_path: Path, wanted: list[float]
+) -> None:
+    store = tmp_path / f"{time.monotonic_ns()}"
+    stores.add(store, draft(0.5), PICTURE)
+    low, high = stores.bounds(0.5, 0.2, 0.1)
+    for number, threshold in enumerate(wanted):
+        before = in_force(store)
+        assert before is not None
+        if low <= threshold <= high and threshold != before.image_threshold:
+            assert stores.adjust(store, wish(threshold, f"a-{number}"), applies).record == in_force(store)
+        else:
+            with pytest.raises(CalibrationError, match="threshold"):
+                stores.adjust(store, wish(threshold, f"a-{number}"), applies)
+            assert in_force(store) == before
+
+
+def test_the_bounds_lie_around_the_fitted_threshold_whatever_its_sign() -> None:
+    assert stores.bounds(0.5, 0.5, 0.25) == (0.25, 0.625)
+    assert stores.bounds(-0.5, 0.5, 0.25) == (-0.75, -0.375)
+
+
+def test_a_wish_that_was_fulfilled_is_not_fulfilled_again_even_after_another_change(store: Path) -> None:
+    """Its answer may have been lost with the process; another wish under its id is no repetition."""
+    stores.add(store, draft(0.5), PICTURE)
+    first = stores.adjust(store, wish(0.45), applies)
+    stores.add(store, draft(0.6), PICTURE)
+    assert stores.adjust(store, wish(0.45), applies) == first
+    assert in_force(store).image_threshold == 0.6  # type: ignore[union-attr]
+    with pytest.raises(CalibrationError, match="another command had this correlation_id"):
+        stores.adjust(store, wish(0.46), applies)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "message"), [(None, "uncalibrated"), ("c" * 64, "uncalibrated: record 1 is not applied: another bundle")]
+)
+def test_a_threshold_is_refused_while_nothing_that_applies_is_in_force(
+    store: Path, bundle: str | None, message: str
+) -> None:
+    if bundle is not None:
+        stores.add(store, draft(0.5, bundle), PICTURE)
+    with pytest.raises(CalibrationError, match=message):
+        stores.adjust(store, wish(0.5), applies)
+
+
+def test_a_threshold_cannot_be_set_without_end(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "MAX_ADJUSTMENTS", 2)
+    for fit in range(2):
+        stores.add(store, draft(0.5), PICTURE)
+        for number, threshold in enumerate((0.45, 0.5)):
+            stores.adjust(store, wish(threshold, f"{fit}-{number}"), applies)
+        with pytest.raises(CalibrationError, match="set by hand 2 times"):
+            stores.adjust(store, wish(0.48, f"{fit}-x"), applies)
+
+
 @pytest.mark.parametrize(
     ("number", "message"), [(9, "there is no record 9"), (2, "record 2 does not apply: another bundle")]
 )
@@ -200,7 +289,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from calibration import store as stores
+from edge_ad import calibration_store as stores
 from edge_ad.thresholds import CalibrationRecord
 draft = CalibrationRecord.model_validate_json(sys.argv[2])
 print("ready", flush=True)
