@@ -31,6 +31,7 @@ from edge_ad.sparkplug.teller import Present, Teller, wall_ms
 
 STATE_FILE = "sparkplug.state"
 WINDOW = 200  # messages that have not left yet; then the rows wait
+CATCH_UP_S = 0.05  # from one batch of a backlog to the next, at least
 HEARD = 256  # messages of hosts that wait for a turn; of more, the oldest go
 FAREWELL_S = 1.0  # for the broker to acknowledge our NDEATH
 
@@ -68,6 +69,7 @@ class SparkplugNode:
             ConfigError: a file that the connection needs, or the state directory, cannot be used.
         """
         self._on_news = on_news
+        self._rows_due_s = 0.0
         self._host_id = options.primary_host_id
         self._address = options.address(config.station, config.camera.name)
         client_id = f"{config.station}-sparkplug"
@@ -126,14 +128,20 @@ class SparkplugNode:
         delivers = present.camera is not None and present.camera.state == "online"
         self._perform(self._session.device(present=delivers))
         if self._session.phase == "born":
-            if self._teller.tell_rows(WINDOW - len(self._flying)):
-                self._on_news()  # the next turn comes at once
+            self._tell_rows()
             self._teller.tell_states()
             self._feed.pass_time(time.monotonic())
             self._file.settle(self._feed.settled_id)
         elif self._farewell is not None and self._farewell_is_over():
             self._farewell = None
             self._link.redial()
+
+    def _tell_rows(self) -> None:
+        """A backlog is told a batch at a time, with pauses: meanwhile, decisions and alarms go their way."""
+        now_s = time.monotonic()
+        if now_s >= self._rows_due_s:
+            more_wait = self._teller.tell_rows(WINDOW - len(self._flying))
+            self._rows_due_s = now_s + CATCH_UP_S if more_wait else now_s
 
     # --- on the link's thread
 
