@@ -44,6 +44,8 @@ _PART = {
     "Inspection/Regions": DataType.INT32,
     "Inspection/Part Id": DataType.STRING,
     "Inspection/Trigger Id": DataType.STRING,
+    "Inspection/Job Id": DataType.STRING,
+    "Inspection/Recipe Id": DataType.STRING,
     "Inspection/Frame Id": DataType.INT64,
     "Inspection/Calibration": DataType.INT32,
     "Inspection/Simulated": DataType.BOOLEAN,
@@ -94,6 +96,8 @@ def part_values(body: ResultBody | GapBody) -> Values:
             "Regions": len(body["regions"]),
             "Part Id": body["part_id"],
             "Trigger Id": body["trigger_id"],
+            "Job Id": body["job_id"],
+            "Recipe Id": body["recipe_id"],
             "Frame Id": body["frame_id"],
             "Calibration": body["calibration"],
         }
