@@ -18,13 +18,14 @@ from edge_ad.sparkplug.payload import DataType
 
 DOCS = (Path(__file__).parents[3] / "docs" / "sparkplug.md").read_text(encoding="utf-8")
 TYPES = {DataType.INT32: "Int32", DataType.INT64: "Int64", DataType.DOUBLE: "Double", DataType.BOOLEAN: "Boolean"}
+TRIGGER = Trigger("trigger-9", "part-21", "order-4", "cap-red")
 CONTEXT = StationContext("press-3", "boot-1", "digest", simulated=False)
 
 
 def result(verdict: Verdict, reason: str | None = None) -> ResultBody:
     regions = (Region(1, 2, 3, 4, 12, 0.75),) if verdict == "defect" else ()
     decision = Decision(verdict, reason, 0.25, 0.5, regions, calibration=4)
-    return result_body(CONTEXT, 17, Event("top", 21, "part-21", Trigger("trigger-9"), 5_000_000, decision))
+    return result_body(CONTEXT, 17, Event("top", 21, "part-21", TRIGGER, 5_000_000, decision))
 
 
 def test_an_alias_names_one_metric_of_the_edge_node_and_its_device() -> None:
@@ -54,6 +55,7 @@ def test_a_part_is_told_whole_and_never_good_by_silence(verdict: Verdict, code: 
     assert values["Inspection/Seq"] == values["Inspection/Seq From"] == 17
     assert values["Inspection/Part Id"] == "part-21"
     assert values["Inspection/Trigger Id"] == "trigger-9"
+    assert (values["Inspection/Job Id"], values["Inspection/Recipe Id"]) == ("order-4", "cap-red")
     assert values["Inspection/Regions"] == (1 if verdict == "defect" else 0)
 
 
