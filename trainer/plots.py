@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from trainer.methods.diffusionad.variants import NormGuided, OneStep
 from trainer.results import Result
@@ -39,6 +40,9 @@ def draw_speed(path: Path, results: Sequence[Result]) -> None:
             if values:
                 axes.plot(images_per_second(group), statistics.fmean(values), "o", label=str(variant))
         axes.set(title=FIGURES[name], xlabel="images/s", xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
     _save(panels, path)
 

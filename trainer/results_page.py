@@ -10,7 +10,10 @@ from trainer.methods.diffusionad.variants import NormGuided, OneStep
 from trainer.plots import draw_scales, draw_seeds, draw_speed, draw_weights
 from trainer.results import Result
 
-NOTE = "Mean and sample standard deviation over seeds, where there are several. Fractions; AUPRO to FPR 0.3."
+NOTE = (
+    "Mean and sample standard deviation over seeds, where there are several. Figures are fractions; AUPRO to FPR 0.3;\n"
+    "waited: share of the training that the cores waited for samples."
+)
 
 
 def write_page(results: Sequence[Result], out: Path) -> Path:
@@ -43,13 +46,14 @@ def _set(name: str, results: Sequence[Result], out: Path) -> list[str]:
 
 
 def _label(result: Result) -> str:
-    return f"{result.profile} {tables.digest(result.config)}"
+    return f"{result.profile} {tables.digest(tables.resolved(result))}"
 
 
 def _family(result: Result) -> str:
     """Configurations that differ only in being an auto-encoder belong to one ablation."""
-    diffusion = {key: value for key, value in result.config.get("diffusion", {}).items() if key != "diffuse"}
-    return tables.digest({**result.config, "diffusion": diffusion})
+    config = tables.resolved(result)
+    diffusion = {key: value for key, value in config.get("diffusion", {}).items() if key != "diffuse"}
+    return tables.digest({**config, "diffusion": diffusion})
 
 
 def _ablation(name: str, results: Sequence[Result], out: Path) -> list[str]:

@@ -8,6 +8,9 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
+from trainer.config import TrainConfig
 from trainer.methods.diffusionad.variants import KINDS, AutoEncoder, NormGuided, Variant
 from trainer.results import Result
 
@@ -28,6 +31,18 @@ def grouped(results: Iterable[Result], key: Callable[[Result], Key]) -> dict[Key
     for result in results:
         groups.setdefault(key(result), []).append(result)
     return groups
+
+
+def resolved(result: Result) -> Mapping[str, Any]:
+    """The configuration as today's code reads it, so that seeds of different days stay together.
+
+    A key that has come since has its default, which is what was done before. What today's code does not read (another
+    method's, a key that has gone) stays as it is.
+    """
+    try:
+        return TrainConfig.model_validate(result.config).model_dump(mode="json")
+    except ValidationError:
+        return result.config
 
 
 def digest(config: Mapping[str, Any]) -> str:
@@ -72,12 +87,14 @@ def as_trained(result: Result) -> bool:
 
 def summary(results: Sequence[Result]) -> str:
     """One row for each thing compared on a set: the mean and the spread over its seeds."""
-    header = ["method", "config", "engine", "seeds", "minutes", *FIGURES.values(), *MORE.values()]
+    header = ["method", "config", "engine", "seeds", "minutes", "waited", *FIGURES.values(), *MORE.values()]
     rows = []
     for (method, config, engine), group in grouped(results, _compared).items():
         figures = [spread([figure(r, name) for r in group]) for name in (*FIGURES, *MORE)]
         minutes = f"{statistics.fmean(r.training.minutes for r in group):.0f}"
-        rows.append([method, config, engine, str(len({r.seed for r in group})), minutes, *figures])
+        waits = [r.training.waited for r in group if r.training.waited is not None]
+        waited = f"{statistics.fmean(waits):.1%}" if waits else "-"
+        rows.append([method, config, engine, str(len({r.seed for r in group})), minutes, waited, *figures])
     return markdown(header, rows)
 
 
@@ -85,7 +102,7 @@ def _compared(result: Result) -> tuple[str, str, str]:
     method = f"{result.method} `{result.profile}`"
     if result.variant is not None and result.variant.kind == "auto_encoder":
         method += ", auto-encoder"
-    return method, digest(result.config), f"{result.backend} {result.precision}"
+    return method, digest(resolved(result)), f"{result.backend} {result.precision}"
 
 
 def per_defect(results: Sequence[Result], name: str) -> str:
@@ -114,7 +131,7 @@ def log(results: Sequence[Result]) -> str:
 
 def differences(results: Sequence[Result]) -> str:
     """What the configurations of a set differ in, key by key; empty where there is one."""
-    configs = {digest(r.config): _flat(r.config) for r in results}
+    configs = {digest(resolved(r)): _flat(resolved(r)) for r in results}
     keys = sorted({key for config in configs.values() for key in config})
     rows = []
     for key in keys:

@@ -9,7 +9,7 @@ import pytest
 
 from edge_ad.bundle import open_bundle
 from edge_ad.errors import DataError
-from tests.trainer.tiny import make_dataset, tiny_bundle
+from tests.trainer.tiny import make_dataset, tiny_bundle, tiny_config
 from trainer.cli import main
 from trainer.results import Result, read_results, write_result
 from trainer.results_page import write_page
@@ -136,6 +136,14 @@ def test_seeds_are_one_row_and_another_configuration_is_another() -> None:
         {"key": "optim.batch", first["config"]: "8", second["config"]: "16"},
     ]
     assert differences(seeds) == ""
+
+
+def test_a_key_that_has_come_since_does_not_part_the_seeds() -> None:
+    """Its default is what was done before."""
+    today = tiny_config().model_dump(mode="json")
+    before = {**today, "diffusion": {key: value for key, value in today["diffusion"].items() if key != "diffuse"}}
+    (row,) = rows(summary([result(config=before), result(config=today, seed=1)]))
+    assert row["seeds"] == "2"
 
 
 def test_another_method_needs_no_variant() -> None:
