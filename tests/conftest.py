@@ -9,14 +9,17 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from edge_ad.cuda.device import load_driver
+from edge_ad.errors import BackendError
 from tests.broker import Broker, Subscriber
+from tests.fake_gpu import FakeGpu, pretend
 
 # No deadline for an example: a test says what holds, never how fast this machine happens to be.
 hypothesis.settings.register_profile("edge-ad", deadline=None)
 hypothesis.settings.load_profile("edge-ad")
 
 # The device side is tested without torch too; then what needs it is left out, and the header says so.
-NEED_TORCH = ["trainer", "edge_ad/backends/test_torch_tensorrt.py"]
+NEED_TORCH = ["trainer", "edge_ad/engines/test_torch_tensorrt.py"]
 collect_ignore = NEED_TORCH if importlib.util.find_spec("torch") is None else []
 
 
@@ -63,3 +66,18 @@ def make_subscriber(tmp_path: Path) -> Iterator[Callable[..., Subscriber]]:
 def subscriber(broker: Broker, make_subscriber: Callable[..., Subscriber]) -> Subscriber:
     """Hears all that is published at `broker`."""
     return make_subscriber(broker)
+
+
+@pytest.fixture(scope="session")
+def fake_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeGpu]:
+    """A pretended GPU, where one can be had (tests/fake_gpu); the test is skipped with the reason elsewhere."""
+    yield from pretend(tmp_path_factory.mktemp("fake_gpu"))
+
+
+@pytest.fixture(scope="session")
+def any_gpu(request: pytest.FixtureRequest) -> None:
+    """The real one, else the pretended one."""
+    try:
+        load_driver()
+    except BackendError:
+        request.getfixturevalue("fake_gpu")

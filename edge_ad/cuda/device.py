@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 from edge_ad.errors import BackendError
+
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h, for which pycuda has no name
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,10 @@ class PrimaryContext:
             yield
         finally:
             self.driver.Context.pop()
+
+    def stream(self) -> Any:
+        """A new stream that does not wait for the default one; the context must be current."""
+        return self.driver.Stream(NON_BLOCKING)
 
     def close(self) -> None:
         """Give the context back; it lives on while torch uses it."""

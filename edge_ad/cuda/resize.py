@@ -1,0 +1,112 @@
+"""The fused kernel of area_resize.cu: compile it where nvcc is, load it where it was compiled, launch it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from edge_ad.cuda.device import PrimaryContext
+from edge_ad.errors import BackendError
+
+SOURCE = "area_resize.cu"
+NVCC_OF_JETPACK = "/usr/local/cuda/bin/nvcc"  # on no PATH there
+# No fused multiply-add: it rounds once where OpenCV rounds twice.
+NVCC_OPTIONS = ("-cubin", "-O3", "--fmad=false")
+SPAN_BYTES = 20  # sizeof(struct Span)
+TILE = (32, 8, 1)  # threads of a block: x, y
+LINE = (128, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """How OpenCV shrinks one axis.
+
+    Attributes:
+        scale: source pixels per target pixel, rounded as OpenCV does.
+        box: the same where it is a whole number, else 0.
+    """
+
+    scale: float
+    box: int
+
+
+def axis(source: int, target: int) -> Axis:
+    """The axis from `source` to `target` pixels, source >= target."""
+    scale = 1.0 / (target / source)
+    whole = round(scale)
+    return Axis(scale, whole if abs(scale - whole) < sys.float_info.epsilon else 0)
+
+
+def source_code() -> str:
+    """The kernel's source."""
+    return (resources.files("edge_ad.cuda") / SOURCE).read_text(encoding="utf-8")
+
+
+def cubin_path(folder: Path, sm: str) -> Path:
+    """Where the kernel for an architecture lies, or would; another source has another name."""
+    sources = hashlib.sha256(f"{source_code()}{NVCC_OPTIONS}".encode()).hexdigest()[:12]
+    return folder / f"area_resize-{sm}-{sources}.cubin"
+
+
+def find_nvcc() -> str | None:
+    """CUDA's compiler, where this machine has one."""
+    return shutil.which("nvcc") or shutil.which(NVCC_OF_JETPACK)
+
+
+def compile_kernel(sm: str) -> bytes:
+    """The kernel's cubin for an architecture.
+
+    Raises:
+        BackendError: there is no nvcc, or it refused; the message says what to do.
+    """
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise BackendError("there is no nvcc: install JetPack's cuda-nvcc package and build again")
+    with resources.as_file(resources.files("edge_ad.cuda") / SOURCE) as source, tempfile.TemporaryDirectory() as work:
+        cubin = Path(work) / "kernel.cubin"
+        command = [nvcc, *NVCC_OPTIONS, f"-arch={sm}", "-o", str(cubin), str(source)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
+        if ended.returncode != 0:
+            said = (ended.stderr or ended.stdout).strip().splitlines() or ["nothing said"]
+            raise BackendError(f"nvcc refused {SOURCE} for {sm}: {said[-1]}")
+        return cubin.read_bytes()
+
+
+class AreaResize:
+    """The kernel, ready for frames of one size; all methods want the context to be current."""
+
+    def __init__(self, context: PrimaryContext, cubin: bytes, source: tuple[int, int], target: tuple[int, int]) -> None:
+        """Load it for frames of `source` (height, width) and a graph of `target`; neither axis may grow."""
+        driver = context.driver
+        module = driver.module_from_buffer(cubin)
+        self._rows, self._columns = (driver.mem_alloc(SPAN_BYTES * size) for size in target)
+        axes = [axis(*sizes) for sizes in zip(source, target, strict=True)]
+        for spans, of, source_size, target_size in zip((self._rows, self._columns), axes, source, target, strict=True):
+            kernel = module.get_function("area_spans").prepare("Piid")
+            kernel.prepared_call((math.ceil(target_size / LINE[0]), 1), LINE, spans, target_size, source_size, of.scale)
+        driver.Context.synchronize()  # the tables are filled before another stream reads them
+        self._boxes = [of.box if all(other.box for other in axes) else 0 for of in axes]
+        self._pitch = 3 * source[1]
+        self._target = target
+        self._kernel = module.get_function("area_resize").prepare("PiPPiiPii")
+
+    def launch(self, source: int, target: int, stream: Any) -> None:
+        """Queue it: from the address of (h, w, 3) BGR to the address of (H, W, 3) RGB, both uint8 and contiguous."""
+        height, width = self._target
+        grid = (math.ceil(width / TILE[0]), math.ceil(height / TILE[1]))
+        rows, columns = self._rows, self._columns
+        sizes = (source, self._pitch, rows, columns, *self._boxes, target, height, width)
+        self._kernel.prepared_async_call(grid, TILE, stream, *sizes)
+
+    def close(self) -> None:
+        """Free the tables; the kernel must not be running."""
+        self._rows.free()
+        self._columns.free()

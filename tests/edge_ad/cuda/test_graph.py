@@ -1,0 +1,66 @@
+"""Rules of recorded work: it runs when launched, as often as launched; what cannot be recorded runs step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from edge_ad.cuda.buffers import Buffer
+from edge_ad.cuda.device import PrimaryContext
+from edge_ad.cuda.graph import CudaGraph, Work
+from edge_ad.errors import BackendError
+from tests.fake_gpu import FakeGpu
+
+
+@pytest.fixture
+def context(any_gpu: None) -> Iterator[PrimaryContext]:
+    made = PrimaryContext()
+    made.facts = replace(made.facts, integrated=False)  # so that there is a copy to record
+    with made.current():
+        yield made
+    made.close()
+
+
+def test_what_is_recorded_runs_at_each_launch_and_not_before(context: PrimaryContext) -> None:
+    stream, buffer = context.stream(), Buffer(context, (4,))
+    buffer.host[...] = 1
+    buffer.upload(stream)
+    stream.synchronize()
+    buffer.host[...] = 0
+    graph = CudaGraph(int(stream.handle), lambda: buffer.download(stream))
+    assert buffer.host.tolist() == [0, 0, 0, 0]
+    for _ in range(2):
+        buffer.host[...] = 0
+        graph.launch()
+        stream.synchronize()
+        assert buffer.host.tolist() == [1, 1, 1, 1]
+    graph.close()
+    buffer.close()
+
+
+def test_an_error_while_recording_leaves_the_stream_usable(context: PrimaryContext) -> None:
+    stream, buffer = context.stream(), Buffer(context, (4,))
+
+    def fails() -> None:
+        raise BackendError("the engine refused")
+
+    with pytest.raises(BackendError, match="the engine refused"):
+        CudaGraph(int(stream.handle), fails)
+    buffer.host[...] = 3
+    buffer.upload(stream)
+    stream.synchronize()
+    buffer.close()
+
+
+def test_what_cannot_be_recorded_runs_step_by_step(context: PrimaryContext, fake_gpu: FakeGpu) -> None:
+    stream, calls = context.stream(), []
+    fake_gpu.driver.fake_refuse_capture(1)
+    try:
+        work = Work(stream, lambda: calls.append(1))
+        work.launch()
+    finally:
+        fake_gpu.driver.fake_refuse_capture(0)
+    assert calls == [1, 1]  # the first run, and the launch
+    work.close()
