@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import get_args
 
 from calibration import report
 from calibration.fit import Request, calibrate
 from edge_ad import calibration_store as store
 from edge_ad.backends.base import OPENERS
-from edge_ad.bundle import MODEL_FILE, Bundle, open_bundle
-from edge_ad.config import BackendConfig, StationConfig, default_store, load
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.config import BackendConfig, Precision, StationConfig, default_store, load
 from edge_ad.console import Parser, complain, run_command, say
 from edge_ad.errors import CalibrationError
 from edge_ad.thresholds import CalibrationRecord, in_force, why_not
@@ -138,7 +139,7 @@ def _add_fit(parser: Parser) -> None:
     parser.add_argument("--false-alarm-rate", type=float, default=0.01, metavar="F", help="default: %(default)s")
     parser.add_argument("--confidence", type=float, default=0.95, metavar="C", help="default: %(default)s")
     parser.add_argument("--backend", choices=sorted(OPENERS), help="default: the station's, else onnxruntime")
-    parser.add_argument("--precision", choices=sorted(MODEL_FILE), help="default: the station's, else fp32")
+    parser.add_argument("--precision", choices=get_args(Precision), help="default: the station's, else fp32")
 
 
 def _site(args: argparse.Namespace) -> Site:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edge_ad.config import RoiConfig
+from edge_ad.config import Precision, RoiConfig
 from edge_ad.errors import BundleError
 from edge_ad.images import sha256_file
 from edge_ad.records import RawOutput
@@ -26,9 +26,8 @@ SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 PROGRAM = "model.pt2"
-MODEL_FILE = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
-
-Precision = Literal["fp32", "int8"]
+# FP16 is FP32 that an engine rounds, so it has the file and the golden outputs of FP32.
+MODEL_FILE: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.onnx", "int8": "model.int8.onnx"}
 
 
 class _Strict(BaseModel):

@@ -131,6 +131,40 @@ def _bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _build_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp16", help="default: fp16")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "torch_tensorrt", "tensorrt"),
+        default="auto",
+        help="auto (default): Torch-TensorRT where the bundle's program fits it, else TensorRT's own builder",
+    )
+    parser.add_argument("--state-dir", metavar="DIR", type=Path, help="default: $STATE_DIRECTORY, else the user's")
+    parser.add_argument("--workspace-mib", metavar="N", type=_positive, help="scratch memory of one kernel")
+    parser.add_argument("--again", action="store_true", help="build also where a fitting engine is in service")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the engine's record here")
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from edge_ad import log
+    from edge_ad.engines import build
+
+    log.set_up("WARNING")
+    request = build.Request(
+        arguments.bundle,
+        arguments.precision,
+        arguments.backend,
+        arguments.state_dir,
+        arguments.workspace_mib,
+        arguments.again,
+    )
+    record = build.run_build(request, say)
+    if arguments.json is not None:
+        build.write_json(arguments.json, record)
+    return 0
+
+
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, help="a new or empty folder (default: a temporary one)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here")
@@ -213,6 +247,7 @@ COMMANDS = (
     Command("check", "try camera, bundle, calibration and broker of a station", _check_arguments, _check),
     Command("capture", "write full frames of the station's camera as PNG", _capture_arguments, _capture),
     Command("bench", "measure a bundle on every engine that this machine has", _bench_arguments, _bench),
+    Command("build", "build, prove and put in service a TensorRT engine for this device", _build_arguments, _build),
     Command(
         "plc-sim", "a virtual PLC: listen to a station, and say if it can be trusted", _plc_sim_arguments, _plc_sim
     ),

@@ -19,6 +19,9 @@ from edge_ad.bundle import open_bundle
 from edge_ad.cameras.opencv import videoio
 from edge_ad.config import StationConfig, V4l2Camera
 from edge_ad.cuda.device import describe
+from edge_ad.cuda.resize import find_nvcc
+from edge_ad.engines import store
+from edge_ad.engines.store import EngineRecord
 from edge_ad.errors import BundleError
 
 Facts = list[tuple[str, str]]
@@ -63,6 +66,8 @@ def libraries() -> Facts:
         ("cv2", f"{cv2.__version__} at {cv2.__file__}: {built_with}"),
         ("onnxruntime", onnxruntime.describe()),
         *((name, version) for name, version in versions if version is not None),
+        ("nvcc", find_nvcc() or "no: frames are prepared on the CPU"),
+        *(("engine", _engine(record)) for record in store.records(store.engines_path())),
     ]
 
 
@@ -79,6 +84,11 @@ def station(config: StationConfig) -> Facts:
 
 
 SECTIONS: Sequence[tuple[str, Callable[[], Facts]]] = (("system", system), ("libraries", libraries))
+
+
+def _engine(record: EngineRecord) -> str:
+    key = record.key
+    return f"{key.slot}: TensorRT {key.tensorrt}, CUDA {key.cuda}, {key.device} ({key.sm}), built at {record.built_at}"
 
 
 def _first_line(path: Path) -> str | None:

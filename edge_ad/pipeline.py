@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge_ad.backends.base import Backend
+from edge_ad.backends.base import Backend, TakesFrames
 from edge_ad.bundle import InputSpec
 from edge_ad.config import RegionConfig
 from edge_ad.core.decision import decide, not_inspected
@@ -38,6 +39,7 @@ class Pipeline:
         self.thresholds: Thresholds | None = None
         self.output: RawOutput | None = None
         self._backend = backend
+        self._frames: TakesFrames = backend if isinstance(backend, TakesFrames) else _OnTheCpu(backend, graph_input)
         self._input = graph_input
         self._roi = roi
         self._regions = regions
@@ -64,11 +66,11 @@ class Pipeline:
     def _inspect(self, frame: Frame, marks: list[tuple[str, int]]) -> Decision:
         """Decide on a frame; appends the end of each stage to `marks`."""
         try:
-            image = preprocess(frame.image, self._roi, self._input.height, self._input.width)
+            self._frames.load(frame.image, self._roi)
         except DataError:
             return not_inspected(ROI_OUTSIDE_FRAME)
         marks.append(("pre", self._clock_ns()))
-        self.output = output = self._backend.run(image)
+        self.output = output = self._frames.run_loaded()
         marks.append(("engine", self._clock_ns()))
         height, width = frame.image.shape[:2]
         decision = decide(
@@ -81,3 +83,20 @@ class Pipeline:
         )
         marks.append(("post", self._clock_ns()))
         return decision
+
+
+class _OnTheCpu:
+    """Prepares the frames of a back-end that wants them ready (implements `TakesFrames`)."""
+
+    def __init__(self, backend: Backend, graph_input: InputSpec) -> None:
+        self._backend = backend
+        self._size = (graph_input.height, graph_input.width)
+        self._image = np.zeros((1, *self._size, 3), np.uint8)
+
+    def load(self, frame: NDArray[np.uint8], roi: Roi | None) -> None:
+        """See `TakesFrames.load`."""
+        self._image = preprocess(frame, roi, *self._size)
+
+    def run_loaded(self) -> RawOutput:
+        """See `TakesFrames.run_loaded`."""
+        return self._backend.run(self._image)

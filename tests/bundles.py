@@ -149,7 +149,12 @@ def _write_manifest(path: Path, size: int, top_k: int) -> None:
         "top_k": top_k,
         "macs": 1,
         "params": 1,
-        "tolerances": {"onnxruntime/fp32": tolerance, "openvino/fp32": tolerance},
+        "tolerances": {
+            "onnxruntime/fp32": tolerance,
+            "openvino/fp32": tolerance,
+            "tensorrt/fp32": tolerance,
+            "tensorrt/fp16": {"anomaly_map": 2e-3, "reconstruction": 2e-3, "score_relative": 2e-3},
+        },
         "training": {"seed": 0, "steps": 0, "minutes": 0.0, "images_sha256": [], "calibration_sha256": []},
         "files": {
             name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()

@@ -33,14 +33,15 @@ ADAPTERS = {
     "paho": ["edge_ad/mqtt.py"],
     "amqtt": ["edge_ad/demo/broker.py"],
     "sqlite3": ["edge_ad/outbox_file.py"],
-    "onnxruntime": ["edge_ad/backends/onnxruntime.py", "trainer/export.py"],
+    "onnxruntime": ["edge_ad/backends/onnxruntime.py", "edge_ad/engines/onnx_graph.py", "trainer/export.py"],
+    "onnx": ["edge_ad/engines/onnx_graph.py", "trainer"],
     "openvino": ["edge_ad/backends/openvino.py"],
     "gpiod": ["edge_ad/gpio.py"],
     "pycuda": ["edge_ad/cuda"],
-    "torch": ["edge_ad/backends/torch.py", "edge_ad/backends/torch_tensorrt.py", "trainer"],
+    "torch": ["edge_ad/backends/torch.py", "edge_ad/engines/torch_tensorrt.py", "trainer"],
     "lightning_fabric": ["trainer/distributed.py", "trainer/train.py"],
-    "torch_tensorrt": ["edge_ad/backends/torch_tensorrt.py"],
-    "tensorrt": ["edge_ad/backends/torch_tensorrt.py"],
+    "torch_tensorrt": ["edge_ad/engines/torch_tensorrt.py"],
+    "tensorrt": ["edge_ad/engines/tensorrt.py"],
 }
 
 

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from edge_ad.backends.base import OPENERS, Backend, open_backend
-from edge_ad.bundle import MANIFEST, Precision, open_bundle
-from edge_ad.config import BackendConfig, default_store
+from edge_ad.bundle import MANIFEST, open_bundle
+from edge_ad.config import BackendConfig, Precision, default_store
 from edge_ad.console import say, tracked
 from edge_ad.core.decision import decide
 from edge_ad.core.preprocess import preprocess

@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, shape_inference
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One convolution or matrix product, for one image.
+
+    Attributes:
+        name: of its node.
+        macs: multiply-accumulates.
+        elements: of its inputs and output together, weights included.
+    """
+
+    name: str
+    macs: int
+    elements: int
+
+
 def count_macs(model: ModelProto) -> int:
     """MACs of a graph at N = 1.
+
+    Raises:
+        ValueError: a shape that the count needs cannot be inferred.
+    """
+    return sum(layer.macs for layer in layers(model))
+
+
+def layers(model: ModelProto) -> list[Layer]:
+    """The layers that multiply, in the order of the graph, at N = 1.
 
     Raises:
         ValueError: a shape that the count needs cannot be inferred.
@@ -22,7 +47,7 @@ def count_macs(model: ModelProto) -> int:
     fixed.graph.ClearField("value_info")  # recorded with N free; inferred anew with N = 1
     fixed = shape_inference.infer_shapes(fixed, data_prop=True)
     shapes = _shapes(fixed)
-    return sum(_node_macs(node, shapes) for node in fixed.graph.node)
+    return [_layer(node, shapes) for node in fixed.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
 
 
 def _shapes(model: ModelProto) -> dict[str, list[int]]:
@@ -33,12 +58,15 @@ def _shapes(model: ModelProto) -> dict[str, list[int]]:
     return shapes
 
 
+def _layer(node: NodeProto, shapes: dict[str, list[int]]) -> Layer:
+    known = [shapes.get(name, []) for name in [*node.input, *node.output] if name]
+    if any(not shape or 0 in shape for shape in known):
+        raise ValueError(f"no shape for {node.op_type} {node.name}: {known}")
+    return Layer(node.name, _node_macs(node, shapes), sum(map(math.prod, known)))
+
+
 def _node_macs(node: NodeProto, shapes: dict[str, list[int]]) -> int:
-    if node.op_type not in ("Conv", "Gemm", "MatMul"):
-        return 0
-    out, operand = shapes.get(node.output[0]), shapes.get(node.input[1])
-    if not out or not operand or 0 in out or 0 in operand:
-        raise ValueError(f"no shape for {node.op_type} {node.name}: {out}, {operand}")
+    out, operand = shapes[node.output[0]], shapes[node.input[1]]
     if node.op_type == "Conv":
         return math.prod(out) * math.prod(operand[1:])  # (C_out, C_in / groups, kh, kw)
     transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.bundle import Bundle, Precision
-from edge_ad.config import BackendConfig
+from edge_ad.bundle import Bundle, Tolerance
+from edge_ad.config import BackendConfig, Precision
 from edge_ad.errors import BackendError, BundleError
-from edge_ad.records import RawOutput
+from edge_ad.records import RawOutput, Roi
 
 INSTEAD = "or set backend: {name: onnxruntime}"  # the way out of every refusal: this engine is always installed
 
@@ -33,6 +33,26 @@ class Backend(Protocol):
         """Free the engine; it cannot run afterwards."""
 
 
+@runtime_checkable
+class TakesFrames(Protocol):
+    """What a back-end may offer beside `run`: to prepare frames where its engine is, exactly as `core.preprocess`."""
+
+    def load(self, frame: NDArray[np.uint8], roi: Roi | None) -> None:
+        """Take over a frame, (H, W, 3) uint8 BGR.
+
+        Raises:
+            DataError: the ROI leaves the frame.
+            BackendError: the device failed.
+        """
+
+    def run_loaded(self) -> RawOutput:
+        """Run the graph on the frame that was loaded last.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+
+
 def _open_onnxruntime(bundle: Bundle, config: BackendConfig) -> Backend:
     from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
 
@@ -51,10 +71,10 @@ def _open_torch(bundle: Bundle, config: BackendConfig) -> Backend:
     return TorchBackend(bundle, config)
 
 
-def _open_torch_tensorrt(bundle: Bundle, config: BackendConfig) -> Backend:
-    from edge_ad.backends.torch_tensorrt import TorchTensorRTBackend
+def _open_engine(bundle: Bundle, config: BackendConfig) -> Backend:
+    from edge_ad.engines.service import open_engine
 
-    return TorchTensorRTBackend(bundle, config)
+    return open_engine(bundle, config)
 
 
 # Imported on opening, so that a station loads only the vendor library it uses.
@@ -62,7 +82,8 @@ OPENERS: dict[str, Callable[[Bundle, BackendConfig], Backend]] = {
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
     "torch": _open_torch,
-    "torch_tensorrt": _open_torch_tensorrt,
+    "torch_tensorrt": _open_engine,
+    "tensorrt": _open_engine,
 }
 
 
@@ -88,22 +109,32 @@ def check_input(image: NDArray[np.uint8], height: int, width: int) -> None:
         raise BackendError(f"the graph takes uint8 (N, {height}, {width}, 3), got {image.dtype} {image.shape}")
 
 
-def prove_golden(bundle: Bundle, backend: Backend) -> None:
-    """Compare the engine's outputs with the golden ones.
+def tolerance(bundle: Bundle, engine: str) -> Tolerance:
+    """How far an engine, "<back-end>/<precision>", may be off the golden outputs.
+
+    Raises:
+        BundleError: the manifest does not say.
+    """
+    stated = bundle.manifest.tolerances.get(engine)
+    if stated is None:
+        raise BundleError(f"{bundle.path} states no tolerance for {engine}: export it with a newer edge-ad")
+    return stated
+
+
+def prove_golden(bundle: Bundle, backend: Backend) -> dict[str, float]:
+    """Compare the engine's outputs with the golden ones; returns the largest errors.
 
     Raises:
         BundleError: an output differs by more than the tolerance of this back-end and precision.
     """
-    key = f"{backend.name}/{backend.precision}"
-    tolerance = bundle.manifest.tolerances.get(key)
-    if tolerance is None:
-        raise BundleError(f"{bundle.path} states no tolerance for {key}: export it with a newer edge-ad")
+    engine = f"{backend.name}/{backend.precision}"
+    allowed = tolerance(bundle, engine).model_dump()
     golden = bundle.golden()
     errors = max_errors(backend.run(golden.image), golden.expected)
-    allowed = tolerance.model_dump()
     worse = [f"{name} {errors[name]:.2g} > {allowed[name]:.2g}" for name in errors if not errors[name] <= allowed[name]]
     if worse:
-        raise BundleError(f"{key} misses the golden outputs of {bundle.path} ({', '.join(worse)}): it is not served")
+        raise BundleError(f"{engine} misses the golden outputs of {bundle.path} ({', '.join(worse)}): it is not served")
+    return errors
 
 
 def max_errors(found: RawOutput, expected: RawOutput) -> dict[str, float]:

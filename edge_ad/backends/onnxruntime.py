@@ -17,6 +17,7 @@ PROVIDERS = {
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
 }
+PRECISIONS = ("fp32", "int8")
 OUTPUTS = ["anomaly_map", "score", "reconstruction"]
 
 
@@ -29,9 +30,11 @@ class OnnxRuntimeBackend:
         """Load the graph.
 
         Raises:
-            BackendError: the provider is not in this onnxruntime, or it refused the graph.
+            BackendError: the provider is not in this onnxruntime, or it refused the graph; or a precision it lacks.
         """
         self.precision = config.precision
+        if config.precision not in PRECISIONS:
+            raise BackendError(f"onnxruntime runs {' or '.join(PRECISIONS)}, not {config.precision}: set precision")
         self._height, self._width = bundle.manifest.input.height, bundle.manifest.input.width
         providers = PROVIDERS[config.device]
         if providers[0] not in ort.get_available_providers():

@@ -19,6 +19,7 @@ from edge_ad.records import RawOutput
 
 PRECISION_HINT = "INFERENCE_PRECISION_HINT"
 FP32 = "f32"
+PRECISIONS = ("fp32", "int8")
 
 
 class OpenVinoBackend:
@@ -36,6 +37,8 @@ class OpenVinoBackend:
         self._height, self._width = bundle.manifest.input.height, bundle.manifest.input.width
         if config.device != "cpu":
             raise BackendError(f"openvino runs on the CPU, not on {config.device}: set device: cpu")
+        if config.precision not in PRECISIONS:
+            raise BackendError(f"openvino runs {' or '.join(PRECISIONS)}, not {config.precision}: set precision")
         openvino = load_vendor()
         path = bundle.model_path(config.precision)
         try:

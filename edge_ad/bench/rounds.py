@@ -13,12 +13,12 @@ from pathlib import Path
 from edge_ad.backends.base import OPENERS
 from edge_ad.bench.figures import Sample
 from edge_ad.bundle import MODEL_FILE, Bundle
-from edge_ad.config import BackendConfig
+from edge_ad.config import BackendConfig, Precision
 from edge_ad.console import tracked
 from edge_ad.errors import BackendError, ConfigError
 
 WORKER = "edge_ad.bench.worker"
-LIMIT_S = 1800.0  # for one process: Torch-TensorRT may build its engine in it
+LIMIT_S = 1800.0  # for one process: TensorRT's engine may be built in it
 ALL = "all"
 
 # Every engine there is; which of them this machine has, each says itself. The first that runs is the reference.
@@ -30,7 +30,15 @@ ENGINES = (
     BackendConfig(name="torch", device="cpu"),
     BackendConfig(name="torch", device="cuda"),
     BackendConfig(name="torch_tensorrt", device="cuda"),
+    BackendConfig(name="tensorrt", device="cuda"),
 )
+PRECISIONS: dict[str, tuple[Precision, ...]] = {
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "int8"),
+    "torch_tensorrt": ("fp32", "fp16"),
+    "tensorrt": ("fp32", "fp16", "int8"),
+}
+ONLY_FP32: tuple[Precision, ...] = ("fp32",)  # the other back-ends
 
 
 @dataclass
@@ -47,18 +55,18 @@ class Measured:
 
 
 def choose(bundle: Bundle, backend: str) -> list[BackendConfig]:
-    """The engines to try, in every precision that the bundle holds.
+    """The engines to try, in every precision that they have and the bundle holds.
 
     Raises:
         ConfigError: there is no such back-end.
     """
     if backend not in (ALL, *OPENERS):
         raise ConfigError(f"--backend {backend}: choose {ALL} or one of {', '.join(OPENERS)}")
-    precisions = [precision for precision, file in MODEL_FILE.items() if file in bundle.manifest.files]
     return [
         engine.model_copy(update={"precision": precision})
-        for precision in precisions
+        for precision, file in MODEL_FILE.items()
         for engine in ENGINES
+        if file in bundle.manifest.files and precision in PRECISIONS.get(engine.name, ONLY_FP32)
         if backend in (ALL, engine.name)
     ]
 

@@ -1,0 +1,70 @@
+"""What a TensorRT engine depends on. Pure: the facts come in, the differences go out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from edge_ad.config import Precision
+
+Builder = Literal["tensorrt", "torch_tensorrt"]
+
+RECIPE = 1  # counts the changes of our own building code that make older engines obsolete
+
+# Field of a key -> what it is called in a message.
+_NAMES = {
+    "recipe": "edge-ad's way to build",
+    "bundle": "bundle",
+    "builder": "builder",
+    "precision": "precision",
+    "shape": "input shape",
+    "device": "GPU",
+    "sm": "architecture",
+    "cuda": "CUDA",
+    "tensorrt": "TensorRT",
+    "torch": "torch",
+    "torch_tensorrt": "Torch-TensorRT",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKey:
+    """All that an engine was built from and for; where one field differs, it is built anew.
+
+    Attributes:
+        bundle: digest.
+        builder: who builds it; also the name of the back-end that runs it.
+        precision: of the graph that the builder was given; none other is ever chosen by the builder.
+        shape: of the input, (N, H, W, 3); N is fixed.
+        device: the GPU's name.
+        sm: its architecture, "sm_87".
+        cuda: newest CUDA version of the driver, "12.6".
+        tensorrt: version.
+        torch, torch_tensorrt: versions; None where TensorRT's own builder needs neither.
+        recipe: `RECIPE` at the time.
+    """
+
+    bundle: str
+    builder: Builder
+    precision: Precision
+    shape: tuple[int, int, int, int]
+    device: str
+    sm: str
+    cuda: str
+    tensorrt: str
+    torch: str | None
+    torch_tensorrt: str | None
+    recipe: int = RECIPE
+
+    @property
+    def slot(self) -> str:
+        """The name of the place that an engine takes: one for each bundle, builder and precision."""
+        return f"{self.bundle[:12]}-{self.builder}-{self.precision}"
+
+
+def differences(built: EngineKey, here: EngineKey) -> str:
+    """What differs, "TensorRT 10.3.0 -> 10.7.0, CUDA 12.6 -> 12.8"; empty if the engine is for here."""
+    was, now = asdict(built), asdict(here)
+    return ", ".join(
+        f"{name} {was[field]} -> {now[field]}" for field, name in _NAMES.items() if was[field] != now[field]
+    )

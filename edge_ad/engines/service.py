@@ -1,0 +1,70 @@
+"""The engine that a station runs: the one in service, or, where none fits, one built now in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from loguru import logger
+
+from edge_ad.backends.base import tolerance
+from edge_ad.backends.tensorrt import TensorRTBackend
+from edge_ad.bundle import Bundle
+from edge_ad.config import BackendConfig
+from edge_ad.cuda.device import device_facts
+from edge_ad.cuda.resize import cubin_path
+from edge_ad.engines import store
+from edge_ad.engines.build import current_key
+from edge_ad.engines.key import Builder, EngineKey
+from edge_ad.engines.store import NoEngineError
+from edge_ad.errors import BackendError, BundleError, UsageError
+
+
+def open_engine(bundle: Bundle, config: BackendConfig) -> TensorRTBackend:
+    """Open the engine for a bundle on this device, built first where there is none that fits.
+
+    Raises:
+        BundleError: the bundle cannot be built in this precision, or the engine misses its golden outputs.
+        BackendError: TensorRT, pycuda or CUDA is missing, or the build failed.
+    """
+    builder: Builder = "torch_tensorrt" if config.name == "torch_tensorrt" else "tensorrt"
+    tolerance(bundle, f"{builder}/{config.precision}")  # before minutes of building
+    facts = device_facts()
+    folder = store.engines_dir()
+    plan = plan_for(bundle, current_key(bundle, builder, config.precision, facts))
+    kernel = cubin_path(folder, facts.sm)
+    cubin = kernel.read_bytes() if kernel.exists() else None
+    if cubin is None:
+        logger.info("frames are prepared on the CPU: {} is not there (edge-ad build makes it, with nvcc)", kernel)
+    return TensorRTBackend(bundle, builder, config.precision, plan, cubin)
+
+
+def plan_for(bundle: Bundle, key: EngineKey) -> bytes:
+    """The bytes of the engine for a key, built first where there is none.
+
+    Raises:
+        BundleError, BackendError: the build failed; what it said.
+    """
+    folder = store.engines_dir()
+    try:
+        return store.read_plan(folder, store.in_service(folder, key))
+    except NoEngineError as error:
+        logger.warning("{}: building it now, which can take minutes", error)
+    build_apart(bundle, key)
+    return store.read_plan(folder, store.in_service(folder, key))
+
+
+def build_apart(bundle: Bundle, key: EngineKey) -> None:
+    """Build in a process of its own: the memory that a builder takes, torch's most of all, must not stay with us.
+
+    Raises:
+        BundleError, BackendError: the build failed; what it said, on one line.
+    """
+    command = [sys.executable, "-m", "edge_ad.cli", "build", str(bundle.path)]
+    command += ["--precision", key.precision, "--backend", key.builder]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
+    if ended.returncode == 0:
+        return
+    said = (ended.stderr.strip().splitlines() or [f"it ended with {ended.returncode} and said nothing"])[-1]
+    kind = BundleError if ended.returncode == UsageError.exit_code else BackendError
+    raise kind(f"edge-ad build {bundle.path}: {said.removeprefix('<3>').removeprefix('error: ')}")

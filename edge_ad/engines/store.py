@@ -1,0 +1,188 @@
+"""Built engines on disk, one place ("slot") for each bundle, builder and precision.
+
+    <state>/engines/<slot>/engine.json       what is in service: its key, its file, its hash, how it was proved
+                          <hash>.plan        the engine
+                          .lock              held while building
+                   timing-<sm>-<version>.bin TensorRT's measurements of kernels, for the next build
+                   area_resize-<sm>-....cubin
+
+`engine.json` names an engine that has been proved and lies on the disk; it changes by an atomic rename. So a reader and
+a power cut see the old engine or the new one, and a build that fails changes nothing. The hash protects against damage;
+whoever may write here may run code in the daemon, so only the owner may.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from edge_ad.config import Strict
+from edge_ad.engines.key import EngineKey, differences
+from edge_ad.errors import BackendError
+
+RECORD = "engine.json"
+LOCK_FILE = ".lock"
+
+
+class EngineRecord(Strict):
+    """`engine.json`: the engine in service."""
+
+    schema_: Literal["edge-ad/engine/1"] = Field("edge-ad/engine/1", alias="schema")
+    key: EngineKey
+    plan: str = Field(pattern=r"^[0-9a-f]{12}\.plan$")
+    sha256: str
+    bytes: int
+    built_at: str
+    build_s: float
+    golden_errors: dict[str, float] = Field(description="largest difference from the bundle's golden outputs")
+
+
+class NoEngineError(BackendError):
+    """There is no engine that runs here; the message says why."""
+
+
+def engines_path(state_dir: Path | None = None) -> Path:
+    """The folder of all engines: in `state_dir`, else where systemd or the desktop's convention has state."""
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]  # of the unit, StateDirectory=
+    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return (state_dir or (Path(given) if given else Path(home) / "edge-ad")) / "engines"
+
+
+def engines_dir(state_dir: Path | None = None) -> Path:
+    """The same, made where it is missing.
+
+    Raises:
+        BackendError: it cannot be made.
+    """
+    folder = engines_path(state_dir)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackendError(
+            f"cannot make {folder} ({error.strerror}): give --state-dir, or set $STATE_DIRECTORY"
+        ) from error
+    return folder
+
+
+def records(folder: Path) -> list[EngineRecord]:
+    """What is in service, of all bundles; a record that cannot be read is left out."""
+    found = []
+    for path in sorted(folder.glob(f"*/{RECORD}")):
+        with suppress(OSError, ValidationError):
+            found.append(EngineRecord.model_validate_json(path.read_bytes()))
+    return found
+
+
+def in_service(folder: Path, key: EngineKey) -> EngineRecord:
+    """The record of the engine for `key`.
+
+    Raises:
+        NoEngineError: there is none, or the one there was built for something else; saying for what.
+    """
+    slot = folder / key.slot
+    try:
+        record = EngineRecord.model_validate_json((slot / RECORD).read_bytes())
+    except FileNotFoundError as error:
+        raise NoEngineError(f"no engine of bundle {key.bundle[:12]} in {key.precision} has been built yet") from error
+    except (OSError, ValidationError) as error:
+        raise NoEngineError(f"{slot / RECORD} cannot be read") from error
+    changed = differences(record.key, key)
+    if changed:
+        raise NoEngineError(f"the engine in {slot} was built for something else ({changed})")
+    return record
+
+
+def read_plan(folder: Path, record: EngineRecord) -> bytes:
+    """The bytes of an engine in service.
+
+    Raises:
+        NoEngineError: its file is gone or damaged.
+    """
+    path = folder / record.key.slot / record.plan
+    try:
+        plan = path.read_bytes()
+    except OSError as error:
+        raise NoEngineError(f"{path} cannot be read ({error.strerror})") from error
+    if hashlib.sha256(plan).hexdigest() != record.sha256:
+        raise NoEngineError(f"{path} was damaged")
+    return plan
+
+
+def write_plan(folder: Path, key: EngineKey, plan: bytes) -> Path:
+    """Write an engine beside the one in service; it is not in service yet.
+
+    Raises:
+        BackendError: there is no room for it.
+    """
+    path = folder / key.slot / f"{hashlib.sha256(plan).hexdigest()[:12]}.plan"
+    try:
+        _write_durably(path, plan)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise BackendError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def switch(folder: Path, record: EngineRecord) -> None:
+    """Put an engine in service, then remove what it replaces.
+
+    Raises:
+        BackendError: the record cannot be written; the old engine stays in service.
+    """
+    slot = folder / record.key.slot
+    new = slot / f"{RECORD}.new"
+    try:
+        _write_durably(new, record.model_dump_json(by_alias=True, indent=1).encode())
+        new.replace(slot / RECORD)
+        _sync(slot)
+    except OSError as error:
+        raise BackendError(f"cannot write {slot / RECORD}: {error.strerror}") from error
+    for plan in slot.glob("*.plan"):
+        if plan.name != record.plan:
+            plan.unlink()
+
+
+@contextmanager
+def building(folder: Path, key: EngineKey) -> Iterator[None]:
+    """Hold the slot: two processes that want the same engine build it once, the second waits.
+
+    Raises:
+        BackendError: the slot cannot be made.
+    """
+    slot = folder / key.slot
+    try:
+        slot.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(slot / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise BackendError(f"cannot use {slot}: {error.strerror}") from error
+    with os.fdopen(descriptor):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+def timing_cache(folder: Path, key: EngineKey) -> Path:
+    """The file of kernel timings for this GPU and TensorRT; any engine of any bundle profits from it."""
+    return folder / f"timing-{key.sm}-{key.tensorrt}.bin"
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,233 @@
+"""Torch-TensorRT: an engine from the bundle's torch.export program, through its converters.
+
+What comes out is a TensorRT engine like the one of TensorRT's own builder, and runs the same way: torch is needed to
+build, not in the daemon. One code path serves torch_tensorrt 2.8 (JetPack 6) to 2.14: types are those of the program,
+and a setting that not all versions have is passed where the signature has it. There is no fall-back to torch: a graph
+that does not become one engine is refused.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import re
+from collections.abc import Collection
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from edge_ad.bundle import PROGRAM, Bundle
+from edge_ad.config import Precision
+from edge_ad.engines.tensorrt import Limits
+from edge_ad.errors import BackendError, BundleError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import GraphModule
+    from torch.nn import Module
+
+ONNX_INSTEAD = "or --backend tensorrt, which builds from the bundle's ONNX"
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version of a distribution, found without importing it."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def refuse_unfit(bundle: Bundle, precision: Precision) -> None:
+    """Refuse what this builder cannot build from, before anything heavy is imported.
+
+    Raises:
+        BundleError: the bundle holds no program, one of another torch, or none in this precision.
+        BackendError: torch or torch_tensorrt is not installed.
+    """
+    if precision == "int8":
+        raise BundleError(f"{PROGRAM} has no quantised form, INT8 is in the bundle's ONNX: --backend tensorrt")
+    if PROGRAM not in bundle.manifest.files:
+        again = "export it with --program (edge-ad-train export RUN --out NEW_BUNDLE --program)"
+        raise BundleError(f"{bundle.path} holds no {PROGRAM}: {again}, {ONNX_INSTEAD}")
+    torch = installed_version("torch")
+    if torch is None or not any(map(installed_version, ("torch-tensorrt", "torch-tensorrt-rtx"))):
+        raise BackendError(f"torch and torch-tensorrt are not installed: pip install edge-ad[tensorrt], {ONNX_INSTEAD}")
+    refuse_other_torch(bundle, torch)
+
+
+def refuse_other_torch(bundle: Bundle, installed: str) -> None:
+    """Refuse a program that another minor version of torch wrote: the format changes between them.
+
+    Raises:
+        BundleError: naming both versions and the command that mends it.
+    """
+    recorded = bundle.manifest.program_torch
+    if recorded is None or _minor(recorded) != _minor(installed):
+        wanted = f'pip install "torch=={_minor(installed)}.*"'
+        again = f"on the desktop, {wanted} and edge-ad-train export RUN --out NEW_BUNDLE --program"
+        raise BundleError(
+            f"{bundle.path / PROGRAM} was written by torch {recorded}, here is {installed}: {again}, {ONNX_INSTEAD}"
+        )
+
+
+def build_from_program(path: Path, precision: Precision, shape: tuple[int, int, int, int], limits: Limits) -> bytes:
+    """Build an engine for one input shape.
+
+    Raises:
+        BackendError: torch or torch_tensorrt does not load, sees no CUDA device, or refused the program.
+    """
+    compiler = load_vendor()
+    try:
+        program = fixed_program(load_program(path), precision, shape, "cuda")
+        return convert(compiler, program, limits)
+    except Exception as error:  # torch and torch_tensorrt share no base but Exception
+        raise BackendError(f"Torch-TensorRT refused {path}: {_line(error)}, {ONNX_INSTEAD}") from error
+
+
+def load_vendor() -> ModuleType:
+    """Import torch_tensorrt; importing it initialises CUDA.
+
+    Raises:
+        BackendError: it does not load, or torch sees no CUDA device.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise BackendError(f"torch {torch.__version__} sees no CUDA device: install its CUDA build, {ONNX_INSTEAD}")
+    try:
+        import torch_tensorrt
+    except Exception as error:  # a CUDA or TensorRT library that does not fit is an OSError or AssertionError
+        raise BackendError(
+            f"torch_tensorrt does not load ({_line(error)}): see docs/jetson.md, {ONNX_INSTEAD}"
+        ) from error
+    module: ModuleType = torch_tensorrt
+    return module
+
+
+def load_program(path: Path) -> ExportedProgram:
+    """Read a torch.export program."""
+    import torch
+
+    return torch.export.load(path)
+
+
+def fixed_program(
+    program: ExportedProgram, precision: Precision, shape: tuple[int, int, int, int], device: str
+) -> ExportedProgram:
+    """The program for one shape, in a precision, with its weights on `device`.
+
+    Torch-TensorRT takes the range of N from the program, not from its inputs: left free (1..64) it would tune the
+    engine for 33 images and reserve memory for 64.
+    """
+    import torch
+    from torch.export.passes import move_to_device_pass
+
+    module = with_batch_norm_weights(program.module())
+    if precision == "fp16":
+        module = halved(module)
+    return move_to_device_pass(torch.export.export(module, (torch.zeros(shape, dtype=torch.uint8),)), device)
+
+
+def with_batch_norm_weights(module: GraphModule) -> GraphModule:
+    """Give batch normalisations without weights (affine=False) ones and zeros: the converter does not take None."""
+    import torch
+
+    graph = module.graph
+    for number, node in enumerate(list(graph.nodes)):
+        if node.target is torch.ops.aten.batch_norm.default and node.args[1] is None:
+            mean = getattr(*_place(module, node.args[3].target))
+            module.register_buffer(f"ones_{number}", torch.ones_like(mean))
+            module.register_buffer(f"zeros_{number}", torch.zeros_like(mean))
+            with graph.inserting_before(node):
+                weights = (graph.get_attr(f"ones_{number}"), graph.get_attr(f"zeros_{number}"))
+            node.args = (node.args[0], *weights, *node.args[3:])
+    module.recompile()
+    return module
+
+
+def halved(module: GraphModule) -> GraphModule:
+    """An exported program's module with all of its arithmetic in FP16, its outputs FP32 as before.
+
+    torch_tensorrt 2.8 could choose FP16 itself, 2.13 cannot any more; a graph that says FP16 means it to both.
+    """
+    import torch
+    from torch.fx.node import map_aggregate
+
+    for node in module.graph.nodes:
+        if node.op == "get_attr":  # parameters, buffers and constants
+            _halve_tensor(module, str(node.target))
+        node.args, node.kwargs = (map_aggregate(given, _halve_type) for given in (node.args, node.kwargs))  # type: ignore[assignment]
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    to_type, graph = torch.ops.aten.to.dtype, module.graph
+    with graph.inserting_before(output):
+        found = [graph.call_function(to_type, (node, torch.float32)) for node in output.args[0]]
+    output.args = (tuple(found),)
+    module.recompile()
+    return module
+
+
+def _halve_type(value: Any) -> Any:
+    import torch
+
+    return torch.float16 if value is torch.float32 else value
+
+
+def _place(module: GraphModule, name: str) -> tuple[Module, str]:
+    """Who owns what a graph refers to by a dotted name, and as what."""
+    owner, _, attribute = name.rpartition(".")
+    return module.get_submodule(owner), attribute
+
+
+def _halve_tensor(module: GraphModule, name: str) -> None:
+    """Replace a tensor that a graph refers to by its FP16 form, if it is FP32."""
+    import torch
+
+    owner, attribute = _place(module, name)
+    value = getattr(owner, attribute)
+    if isinstance(value, torch.Tensor) and value.dtype == torch.float32:
+        halved = value.detach().half()
+        is_parameter = isinstance(value, torch.nn.Parameter)
+        setattr(owner, attribute, torch.nn.Parameter(halved, requires_grad=False) if is_parameter else halved)
+
+
+def convert(compiler: ModuleType, program: ExportedProgram, limits: Limits) -> bytes:
+    """Convert a program of one fixed shape, whole, to a serialized engine."""
+    convert_ = compiler.dynamo.convert_exported_program_to_serialized_trt_engine
+    (example,), _ = program.example_inputs
+    inputs = [compiler.Input(shape=tuple(example.shape), dtype=example.dtype)]
+    settings = compile_settings(inspect.signature(convert_).parameters, limits)
+    plan: bytes = convert_(program, arg_inputs=inputs, **settings)
+    return plan
+
+
+def compile_settings(accepted: Collection[str], limits: Limits) -> dict[str, Any]:
+    """The few of the compiler's many settings that we choose.
+
+    Args:
+        accepted: the parameters of the installed compiler.
+        limits: what the build may take.
+    """
+    settings = {
+        "disable_tf32": True,
+        "require_full_compilation": True,  # one engine or an error
+        "pass_through_build_failures": True,
+        "workspace_size": limits.workspace_bytes,
+        "timing_cache_path": str(limits.timing_cache),
+        "cache_built_engines": False,  # engines are kept by edge_ad/engines/store.py, and not as pickles
+        "reuse_cached_engines": False,
+    }
+    versions_differ = {
+        "use_explicit_typing": True,  # 2.8 to 2.12; later ones know nothing else
+        "offload_module_to_cpu": True,  # the weights are not needed twice on a board that shares its memory
+    }
+    return settings | {name: value for name, value in versions_differ.items() if name in accepted}
+
+
+def _minor(version: str) -> str:
+    """Major and minor version: "2.13.0+cpu" is "2.13"."""
+    return ".".join(re.split(r"[.+]", version)[:2])
+
+
+def _line(error: Exception) -> str:
+    first = str(error).strip().splitlines()[:1]
+    return f"{type(error).__name__}: {first[0]}" if first else type(error).__name__

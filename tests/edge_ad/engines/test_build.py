@@ -1,0 +1,299 @@
+"""Rules of `edge-ad build`: proved before it serves, the old engine serves until then, and every refusal is one line.
+
+On a pretended GPU (tests/fake_gpu): the driver's and TensorRT's part is played, all of ours is real.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+
+from edge_ad.backends.base import open_backend
+from edge_ad.bundle import GOLDEN, MODEL_FILE, Bundle, open_bundle
+from edge_ad.cli import main
+from edge_ad.config import BackendConfig
+from edge_ad.cuda.resize import find_nvcc
+from edge_ad.engines import build, kernel, store
+from edge_ad.engines import torch_tensorrt as torch_builder
+from edge_ad.engines.build import choose, current_key
+from edge_ad.engines.store import EngineRecord
+from edge_ad.errors import BackendError, BundleError
+from tests.bundles import make_bundle
+from tests.fake_gpu import FakeGpu
+
+Build = Callable[..., list[str]]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return open_bundle(make_bundle(tmp_path / "bundle"))
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def run(fake_gpu: FakeGpu, bundle: Bundle, state: Path, capsys: pytest.CaptureFixture[str]) -> Build:
+    """Runs the command; the lines that it said, the last of them its error if there was one."""
+
+    def command(*arguments: str, code: int = 0) -> list[str]:
+        assert main(["build", str(bundle.path), *arguments]) == code
+        said = capsys.readouterr()
+        assert len(said.err.splitlines()) == (code != 0), said.err
+        return [*said.out.splitlines(), *said.err.splitlines()]
+
+    return command
+
+
+def served(state: Path) -> list[EngineRecord]:
+    return store.records(state / "engines")
+
+
+def rewrite(bundle: Bundle, change: Callable[[onnx.ModelProto], None]) -> None:
+    """Change the graph behind the manifest's back."""
+    path = bundle.path / MODEL_FILE["fp32"]
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, str(path))
+
+
+# --- which builder ------------------------------------------------------------------------------------------------
+
+
+def test_left_open_the_builder_is_torch_tensorrt_where_it_can(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "refuse_unfit", lambda bundle, precision: None)
+    assert choose(bundle, "fp16", "auto") == ("torch_tensorrt", "")
+
+
+def test_else_it_is_tensorrts_own_and_the_reason_is_said(bundle: Bundle) -> None:
+    builder, why = choose(bundle, "fp16", "auto")
+    assert builder == "tensorrt"
+    assert why.startswith("TensorRT's own builder, from ONNX; not Torch-TensorRT: ")
+    assert "edge-ad-train export RUN --out NEW_BUNDLE --program" in why
+
+
+def test_asked_for_by_name_torch_tensorrt_is_not_replaced(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match=r"holds no model\.pt2"):
+        choose(bundle, "fp16", "torch_tensorrt")
+
+
+def test_the_versions_of_torch_count_only_for_the_builder_that_uses_them(
+    fake_gpu: FakeGpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge_ad.cuda.device import device_facts
+
+    monkeypatch.setattr(build, "installed_version", {"torch": "2.8.0", "torch-tensorrt": "2.8.1"}.get)
+    facts = device_facts()
+    own = current_key(bundle, "tensorrt", "fp16", facts)
+    assert (own.torch, own.torch_tensorrt) == (None, None)
+    other = current_key(bundle, "torch_tensorrt", "fp16", facts)
+    assert (other.torch, other.torch_tensorrt) == ("2.8.0", "2.8.1")
+    assert (own.shape, own.sm, own.tensorrt, own.cuda) == ((1, 32, 32, 3), "sm_87", "10.3.0", "13.0")
+
+
+# --- without what it needs ------------------------------------------------------------------------------------------
+
+
+def test_without_tensorrt_one_line_says_where_it_comes_from(
+    bundle: Bundle, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert main(["build", str(bundle.path), "--backend", "tensorrt"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: tensorrt does not load (")
+    assert "JetPack" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_bundle_that_states_no_tolerance_is_refused_before_minutes_of_building(
+    bundle: Bundle, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = bundle.path / "manifest.json"
+    fields = json.loads(path.read_text())
+    del fields["tolerances"]["tensorrt/fp16"]
+    from edge_ad.bundle import manifest_digest
+
+    path.write_text(json.dumps(fields | {"digest": manifest_digest(fields)}))
+    assert main(["build", str(bundle.path), "--backend", "tensorrt"]) == 2
+    assert "states no tolerance for tensorrt/fp16: export it with a newer edge-ad" in capsys.readouterr().err
+
+
+def test_int8_of_a_bundle_without_it_is_refused(run: Build) -> None:
+    said = run("--precision", "int8", "--backend", "tensorrt", code=2)
+    assert "tensorrt/int8" in said[-1] or "holds no int8 model" in said[-1]
+
+
+# --- building -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_new_engine_is_proved_recorded_and_in_service(
+    run: Build, state: Path, bundle: Bundle, precision: str
+) -> None:
+    said = run("--precision", precision, "--backend", "tensorrt", "--json", str(state.parent / "engine.json"))
+    assert any(line.startswith("golden images: anomaly_map off by ") for line in said)
+    assert said[-1].startswith(f"in service: backend: {{name: tensorrt, precision: {precision}}}")
+    (record,) = served(state)
+    assert record.key.bundle == bundle.digest
+    assert record.golden_errors.keys() == {"anomaly_map", "reconstruction", "score_relative"}
+    assert json.loads((state.parent / "engine.json").read_text()) == record.model_dump(by_alias=True, mode="json")
+    assert (state / "engines" / "timing-sm_87-10.3.0.bin").read_bytes() == b"timings"
+
+
+def test_an_engine_that_fits_is_not_built_again_unless_asked(run: Build, state: Path) -> None:
+    run("--backend", "tensorrt")
+    before = served(state)
+    assert run("--backend", "tensorrt")[-1].startswith("nothing to do: built at ")
+    assert run("--backend", "tensorrt", "--again")[-1].startswith("in service: ")
+    assert len(served(state)) == len(before) == 1
+
+
+def test_another_tensorrt_means_a_new_engine_and_one_line_says_so(
+    run: Build, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("--backend", "tensorrt")
+    import tensorrt
+
+    monkeypatch.setattr(tensorrt, "__version__", "10.7.0")
+    said = run("--backend", "tensorrt")
+    assert [line for line in said if "TensorRT 10.3.0 -> 10.7.0" in line] == [
+        line for line in said if line.startswith("building: ")
+    ]
+    assert served(state)[0].key.tensorrt == "10.7.0"
+
+
+def test_an_engine_that_misses_the_golden_outputs_is_not_served_and_the_old_one_stays(
+    run: Build, state: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("--backend", "tensorrt")
+    before = served(state)
+
+    def darker(bundle: Bundle, precision: str) -> bytes:
+        model = onnx.load(bundle.path / MODEL_FILE["fp32"])
+        (full,) = (tensor for tensor in model.graph.initializer if tensor.name == "full")
+        full.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(full) * 0 + 300, "full"))
+        return bytes(model.SerializeToString())
+
+    monkeypatch.setattr(build, "typed_graph", darker)
+    said = run("--backend", "tensorrt", "--again", code=2)
+    assert "misses the golden outputs" in said[-1]
+    assert served(state) == before
+    assert [path.name for path in (state / "engines" / before[0].key.slot).glob("*.plan")] == [before[0].plan]
+
+
+def test_what_the_parser_and_the_builder_refuse_is_one_line_of_theirs(
+    run: Build, state: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "typed_graph", lambda bundle, precision: b"not a graph")
+    assert run("--backend", "tensorrt", code=1)[-1].endswith("cannot parse the graph: not a graph")
+    broken = onnx.load(bundle.path / MODEL_FILE["fp32"])
+    broken.producer_name = "broken"
+    monkeypatch.setattr(build, "typed_graph", lambda bundle, precision: broken.SerializeToString())
+    assert run("--backend", "tensorrt", code=1)[-1].endswith("cannot build the graph: no kernel for this layer")
+    assert served(state) == []
+
+
+def test_a_build_leaves_no_memory_of_the_gpu_behind(run: Build, fake_gpu: FakeGpu) -> None:
+    run("--backend", "tensorrt")
+    before = fake_gpu.live()
+    run("--backend", "tensorrt", "--again")
+    assert fake_gpu.live() == before
+
+
+# --- the kernel for frames ------------------------------------------------------------------------------------------
+
+
+def test_the_kernel_is_compiled_proved_and_kept(run: Build, state: Path) -> None:
+    if find_nvcc() is None:
+        pytest.skip("no nvcc here")
+    (line,) = (line for line in run("--backend", "tensorrt") if line.startswith("frames are prepared"))
+    assert line.startswith("frames are prepared on the GPU: ")
+    assert Path(line.split(": ")[1]).parent == state / "engines"
+
+
+def test_without_nvcc_frames_are_prepared_on_the_cpu_and_the_engine_is_built(
+    run: Build, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_ad.cuda.resize.find_nvcc", lambda: None)
+    said = run("--backend", "tensorrt")
+    assert any(line.startswith("frames are prepared on the CPU: there is no nvcc") for line in said)
+    assert len(served(state)) == 1
+
+
+def test_a_kernel_that_differs_from_this_opencv_is_not_kept(
+    run: Build, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if find_nvcc() is None:
+        pytest.skip("no nvcc here")
+    original = kernel.preprocess
+    monkeypatch.setattr(kernel, "preprocess", lambda *arguments: original(*arguments) ^ 1)
+    said = run("--backend", "tensorrt")
+    assert any("CPU: the kernel differs from this OpenCV in" in line for line in said)
+    assert list((state / "engines").glob("*.cubin")) == []
+
+
+# --- opening --------------------------------------------------------------------------------------------------------
+
+
+def test_a_station_finds_the_engine_and_builds_it_in_a_process_of_its_own_where_there_is_none(
+    fake_gpu: FakeGpu, bundle: Bundle, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in fake_gpu.environment().items():
+        monkeypatch.setenv(name, value)
+    config = BackendConfig(name="tensorrt", precision="fp16")
+    open_backend(bundle, config).close()
+    (record,) = served(state)
+    open_backend(bundle, config).close()
+    assert served(state) == [record]
+
+
+def test_a_build_that_fails_in_its_own_process_is_one_line_here(
+    fake_gpu: FakeGpu, bundle: Bundle, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in fake_gpu.environment().items():
+        monkeypatch.setenv(name, value)
+    rewrite(bundle, lambda model: setattr(model, "producer_name", "broken"))
+    with pytest.raises(BundleError, match=r"was altered|the manifest says") as refused:
+        open_backend(bundle, BackendConfig(name="tensorrt"))
+    assert "\n" not in str(refused.value)
+
+
+def test_golden_outputs_are_proved_at_each_start_too(
+    fake_gpu: FakeGpu, run: Build, bundle: Bundle, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that was right when it was built may meet another driver's bugs today."""
+    import numpy as np
+
+    run("--backend", "tensorrt", "--precision", "fp32")
+    golden = bundle.golden()
+    expected = replace(golden.expected, score=golden.expected.score + 1)
+    np.savez(
+        bundle.path / GOLDEN,
+        image=golden.image,
+        anomaly_map=expected.anomaly_map,
+        score=expected.score,
+        reconstruction=expected.reconstruction,
+    )
+    with pytest.raises(BundleError, match="misses the golden outputs"):
+        open_backend(bundle, BackendConfig(name="tensorrt"))
+
+
+def test_without_cuda_opening_is_one_line(bundle: Bundle, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    with pytest.raises(BackendError, match=r"^no CUDA: ") as refused:
+        open_backend(bundle, BackendConfig(name="tensorrt"))
+    assert "\n" not in str(refused.value)
+
+
+def test_the_module_of_the_torch_builder_is_not_needed_by_the_other(bundle: Bundle) -> None:
+    assert torch_builder.installed_version("no-such-distribution") is None

@@ -1,0 +1,82 @@
+"""What only a GPU can show: real engines, built, proved and timed. On a Jetson: make test-gpu."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_ad.backends.base import OPENERS, max_errors, open_backend
+from edge_ad.bench.figures import quantiles
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.config import BackendConfig, Precision, RegionConfig
+from edge_ad.console import say
+from edge_ad.core.preprocess import preprocess
+from edge_ad.cuda.device import PrimaryContext
+from edge_ad.cuda.resize import compile_kernel
+from edge_ad.engines import store
+from edge_ad.engines.build import Request, run_build
+from edge_ad.engines.kernel import prove_kernel
+from edge_ad.pipeline import Pipeline
+from edge_ad.records import Frame
+
+pytestmark = pytest.mark.gpu
+
+DEMO = Path(__file__).parents[3] / "edge_ad" / "demo" / "bundle"
+REPEATS = 200
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(autouse=True)
+def _state(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(state))
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return open_bundle(DEMO)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_engine_is_built_proved_and_in_service(bundle: Bundle, state: Path, precision: Precision) -> None:
+    record = run_build(Request(bundle.path, precision, "tensorrt"), say)
+    assert store.in_service(state / "engines", record.key) == record
+    open_backend(bundle, BackendConfig(name="tensorrt", precision=precision)).close()
+
+
+def test_the_engine_agrees_with_onnxruntime_beyond_the_golden_images(bundle: Bundle) -> None:
+    size = bundle.manifest.input
+    images = np.random.default_rng(3).integers(0, 256, (8, size.height, size.width, 3), dtype=np.uint8)
+    engine = open_backend(bundle, BackendConfig(name="tensorrt"))
+    errors = max_errors(engine.run(images), OPENERS["onnxruntime"](bundle, BackendConfig()).run(images))
+    allowed = bundle.manifest.tolerances["tensorrt/fp32"].model_dump()
+    engine.close()
+    assert all(errors[name] <= allowed[name] for name in errors), errors
+
+
+def test_the_kernel_gives_opencvs_pixels_on_this_gpu(bundle: Bundle) -> None:
+    context = PrimaryContext()
+    prove_kernel(context, compile_kernel(context.facts.sm), (256, 256))
+    context.close()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_times_of_a_full_hd_frame(bundle: Bundle, precision: Precision) -> None:
+    """Prints ms (pytest -s shows them); docs/jetson.md says what to compare them with."""
+    backend = open_backend(bundle, BackendConfig(name="tensorrt", precision=precision))
+    pipeline = Pipeline(backend, bundle.manifest.input, None, RegionConfig())
+    image = np.random.default_rng(5).integers(0, 256, (1080, 1920, 3), dtype=np.uint8)
+    steps = []
+    for number in range(REPEATS):
+        event = pipeline.step(Frame("top", number, image, 0, time.monotonic_ns()))
+        steps.append(sum(event.latency_ms.values()))
+    say(f"{precision}: {quantiles(steps[REPEATS // 10 :])}")
+    expected = backend.run(preprocess(image, None, bundle.manifest.input.height, bundle.manifest.input.width))
+    assert event.decision.score == float(expected.score[0])
+    backend.close()

@@ -1,0 +1,79 @@
+"""Rules of the graph that TensorRT gets: what it computes in is written in it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto
+
+from edge_ad.backends.base import max_errors
+from edge_ad.backends.onnxruntime import OUTPUTS
+from edge_ad.bundle import MODEL_FILE, Bundle, open_bundle
+from edge_ad.engines.onnx_graph import typed_graph
+from edge_ad.errors import BackendError, BundleError
+from edge_ad.records import RawOutput
+from tests.bundles import make_bundle
+
+DEMO = Path(__file__).parents[3] / "edge_ad" / "demo" / "bundle"
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return open_bundle(DEMO)
+
+
+def test_fp32_is_the_bundles_file_as_it_is(bundle: Bundle) -> None:
+    assert typed_graph(bundle, "fp32") == (DEMO / MODEL_FILE["fp32"]).read_bytes()
+
+
+def test_int8_needs_a_bundle_that_was_exported_in_it(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"holds no int8 model \(model\.int8\.onnx\)"):
+        typed_graph(open_bundle(make_bundle(tmp_path / "bundle")), "int8")
+
+
+def test_in_fp16_every_convolution_has_fp16_weights(bundle: Bundle) -> None:
+    graph = onnx.load_from_string(typed_graph(bundle, "fp16")).graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert len(convolutions) > 30
+    assert {types[name] for node in convolutions for name in node.input[1:]} == {TensorProto.FLOAT16}
+
+
+def test_in_fp16_inputs_and_outputs_stay_what_the_contract_says(bundle: Bundle) -> None:
+    graph = onnx.load_from_string(typed_graph(bundle, "fp16")).graph
+    assert [(tensor.name, tensor.type.tensor_type.elem_type) for tensor in [*graph.input, *graph.output]] == [
+        ("image", TensorProto.UINT8),
+        *((name, TensorProto.FLOAT) for name in OUTPUTS),
+    ]
+
+
+def test_in_fp16_the_golden_images_are_within_half_of_what_the_manifest_allows(bundle: Bundle) -> None:
+    """ONNX Runtime rounds to FP16 behind every operator; the other half is for a GPU's order of adding up."""
+    session = ort.InferenceSession(typed_graph(bundle, "fp16"), providers=["CPUExecutionProvider"])
+    golden = bundle.golden()
+    errors = max_errors(RawOutput(*session.run(OUTPUTS, {"image": golden.image})), golden.expected)
+    allowed = bundle.manifest.tolerances["tensorrt/fp16"].model_dump()
+    assert {name: errors[name] <= allowed[name] / 2 for name in errors} == dict.fromkeys(errors, True), errors
+
+
+def test_in_fp16_a_batch_of_any_size_still_runs(bundle: Bundle) -> None:
+    session = ort.InferenceSession(typed_graph(bundle, "fp16"), providers=["CPUExecutionProvider"])
+    image = bundle.golden().image
+    assert session.run(["score"], {"image": np.concatenate([image, image[:1]])})[0].shape == (3,)
+
+
+def test_without_onnx_the_package_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(BackendError, match=r"FP16 needs the package onnx .*: pip install onnx"):
+        typed_graph(bundle, "fp16")
+
+
+def test_the_daemons_imports_hold_no_onnx() -> None:
+    code = "import sys, edge_ad.engines.service; sys.exit('onnx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
