@@ -4,10 +4,12 @@ TORCH ?= torch==2.13.0
 BUNDLE ?= edge_ad/demo/bundle
 VENV := .venv
 DEMO_VENV := .venv-demo
+ENGINES_VENV := .venv-engines
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench results setup system-packages demo-bundle clean
+.PHONY: help demo test test-slow test-gpu engines engines-venv check bench results roofline setup system-packages \
+  demo-bundle clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -21,6 +23,15 @@ test: $(VENV)/.installed ## all tests that take seconds
 test-slow: $(VENV)/.installed ## the tests that take minutes, and those on ../shared
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
 
+test-gpu: $(VENV)/.installed ## the tests that need an NVIDIA GPU, on one (docs/jetson.md)
+	$(BIN)/python -m pytest -m gpu -s $(ARGS)
+
+# What a GPU's engines are made from, as far as that can be shown without one: TensorRT's parser and builder and
+# Torch-TensorRT's partitioner on our graphs, and all code of ours between a frame and an engine on a pretended GPU.
+engines: $(ENGINES_VENV)/.installed ## TensorRT's parser, builder and partitioner on our graphs, without a GPU
+	$(ENGINES_VENV)/bin/python -m pytest -m "not gpu" tests/edge_ad/engines tests/edge_ad/cuda \
+	  tests/edge_ad/backends/test_tensorrt.py tests/edge_ad/backends/test_contract.py $(ARGS)
+
 check: $(VENV)/.installed ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -32,6 +43,9 @@ bench: $(VENV)/.installed ## timings, as ratios measured side by side (never ass
 
 results: $(VENV)/.installed ## tables and plots from benchmarks/results, in build/results
 	$(BIN)/edge-ad-train results benchmarks/results --out build/results
+
+roofline: $(VENV)/.installed ## what GRAPH=bundle|profile should run like on a Jetson (docs/jetson.md)
+	$(BIN)/python -m benchmarks.roofline $(or $(GRAPH),edge) $(ARGS)
 
 setup: $(VENV)/.installed ## everything to train, test and develop, in .venv
 
@@ -49,6 +63,20 @@ $(DEMO_VENV)/.installed: pyproject.toml
 	$(DEMO_VENV)/bin/pip install --quiet -e ".[demo]"
 	@touch $@
 
+engines-venv: $(ENGINES_VENV)/.installed
+
+# The torch_tensorrt built against TensorRT-RTX, whose wheels hold its libraries; it wants an older one, which cannot
+# build INT8 convolutions. pycuda has no wheels: it is compiled where CUDA's headers are.
+$(ENGINES_VENV)/.installed: pyproject.toml tests/fake_gpu/install_pycuda.sh
+	$(PYTHON) -m venv $(ENGINES_VENV)
+	$(ENGINES_VENV)/bin/pip install --quiet --upgrade pip
+	$(ENGINES_VENV)/bin/pip install --quiet $(TORCH)
+	$(ENGINES_VENV)/bin/pip install --quiet -e ".[train]" pytest pytest-timeout hypothesis
+	$(ENGINES_VENV)/bin/pip install --quiet tensorrt-rtx==1.7.1.116 dllist packaging
+	$(ENGINES_VENV)/bin/pip install --quiet --no-deps torch-tensorrt-rtx==2.13.0
+	tests/fake_gpu/install_pycuda.sh $(ENGINES_VENV)/bin/python
+	@touch $@
+
 # libgl1 and libglib2.0-0 for OpenCV; the rest is what the tests of the line talk to. Tests without them are skipped.
 system-packages: ## what the tests use of Debian or Ubuntu (as root)
 	apt-get update -q
@@ -60,4 +88,4 @@ demo-bundle: $(VENV)/.installed ## train the bundle of the demo anew (about 25 m
 	$(BIN)/python -m benchmarks.demo_bundle --work $(or $(WORK),build/demo)
 
 clean: ## remove what the other targets made
-	rm -rf build dist *.egg-info $(VENV) $(DEMO_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info $(VENV) $(DEMO_VENV) $(ENGINES_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

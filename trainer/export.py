@@ -45,10 +45,12 @@ OPSET = 18  # what TensorRT 10.3 (JetPack 6) reads
 TOLERANCE = {"anomaly_map": 1e-4, "reconstruction": 1e-4, "score_relative": 1e-4}
 # Measured on an edge graph: golden outputs are missed by 6e-7 in onnxruntime, 1.6e-6 in openvino and 2.4e-7 in torch
 # (CPU); two of them differ by 2.4e-6 on real parts. In bfloat16 openvino is off by 8.5e-3: that must not pass.
+# FP32 without TF32 differs by the order of sums. In FP16 the demo's graph misses its golden outputs by 1.4e-3, 7e-4 and
+# 1.2e-4 (onnxruntime, which rounds behind every operator; tests/edge_ad/engines/test_onnx_graph.py).
 _BUILDERS = ("torch_tensorrt", "tensorrt")
 _ON_TENSORRT = {
     "fp32": {"anomaly_map": 1e-3, "reconstruction": 1e-3, "score_relative": 1e-3},
-    "fp16": {"anomaly_map": 5e-2, "reconstruction": 1e-2, "score_relative": 5e-2},
+    "fp16": {"anomaly_map": 2e-2, "reconstruction": 1e-2, "score_relative": 1e-2},
 }
 TOLERANCES = {
     "onnxruntime/fp32": TOLERANCE,

@@ -134,13 +134,15 @@ def with_batch_norm_weights(module: GraphModule) -> GraphModule:
 
     graph = module.graph
     for number, node in enumerate(list(graph.nodes)):
-        if node.target is torch.ops.aten.batch_norm.default and node.args[1] is None:
-            mean = getattr(*_place(module, node.args[3].target))
+        arguments: Any = node.args  # input, weight, bias, mean, variance ...
+        if node.target is torch.ops.aten.batch_norm.default and arguments[1] is None:
+            owner, attribute = _place(module, arguments[3].target)
+            mean = getattr(owner, attribute)
             module.register_buffer(f"ones_{number}", torch.ones_like(mean))
             module.register_buffer(f"zeros_{number}", torch.zeros_like(mean))
             with graph.inserting_before(node):
                 weights = (graph.get_attr(f"ones_{number}"), graph.get_attr(f"zeros_{number}"))
-            node.args = (node.args[0], *weights, *node.args[3:])
+            node.args = (arguments[0], *weights, *arguments[3:])
     module.recompile()
     return module
 
@@ -156,12 +158,13 @@ def halved(module: GraphModule) -> GraphModule:
     for node in module.graph.nodes:
         if node.op == "get_attr":  # parameters, buffers and constants
             _halve_tensor(module, str(node.target))
-        node.args, node.kwargs = (map_aggregate(given, _halve_type) for given in (node.args, node.kwargs))  # type: ignore[assignment]
+        node.args = map_aggregate(node.args, _halve_type)  # type: ignore[assignment]
+        node.kwargs = map_aggregate(node.kwargs, _halve_type)  # type: ignore[assignment]
     (output,) = (node for node in module.graph.nodes if node.op == "output")
+    results: Any = output.args[0]
     to_type, graph = torch.ops.aten.to.dtype, module.graph
     with graph.inserting_before(output):
-        found = [graph.call_function(to_type, (node, torch.float32)) for node in output.args[0]]
-    output.args = (tuple(found),)
+        output.args = (tuple(graph.call_function(to_type, (result, torch.float32)) for result in results),)
     module.recompile()
     return module
 

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from edge_ad import cuda
+
 HERE = Path(__file__).parent
 SITE = HERE / "site"
-CUDA_SOURCES = HERE.parents[1] / "edge_ad" / "cuda"
+CUDA_SOURCES = Path(cuda.__file__).parent
 HEADERS = Path("/usr/local/cuda/include")
 COMPILE = ["g++", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-I", str(CUDA_SOURCES)]
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edge_ad import cuda
 from edge_ad.core.preprocess import preprocess
 from edge_ad.cuda.resize import NVCC_OPTIONS, SPAN_BYTES, axis, compile_kernel, cubin_path, find_nvcc, source_code
 from edge_ad.errors import BackendError
@@ -21,7 +22,7 @@ from edge_ad.records import Roi
 
 Shrink = Callable[[NDArray[np.uint8], int, int], NDArray[np.uint8]]
 HARNESS = Path(__file__).parent / "area_resize_host.cpp"
-SOURCES = Path(__file__).parents[3] / "edge_ad" / "cuda"
+SOURCES = Path(cuda.__file__).parent
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_ad import demo
 from edge_ad.backends.base import OPENERS, max_errors, open_backend
 from edge_ad.bench.figures import quantiles
 from edge_ad.bundle import Bundle, open_bundle
@@ -24,7 +25,7 @@ from edge_ad.records import Frame
 
 pytestmark = pytest.mark.gpu
 
-DEMO = Path(__file__).parents[3] / "edge_ad" / "demo" / "bundle"
+DEMO = Path(demo.__file__).parent / "bundle"
 REPEATS = 200
 
 

@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
+from edge_ad import demo
 from edge_ad.backends.base import max_errors
 from edge_ad.backends.onnxruntime import OUTPUTS
 from edge_ad.bundle import MODEL_FILE, Bundle, open_bundle
@@ -20,7 +21,7 @@ from edge_ad.errors import BackendError, BundleError
 from edge_ad.records import RawOutput
 from tests.bundles import make_bundle
 
-DEMO = Path(__file__).parents[3] / "edge_ad" / "demo" / "bundle"
+DEMO = Path(demo.__file__).parent / "bundle"
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from edge_ad import demo
 from edge_ad.bundle import open_bundle
 from edge_ad.engines.onnx_graph import half, typed_graph
 from edge_ad.engines.tensorrt import Limits, build_from_onnx
@@ -24,7 +25,7 @@ from edge_ad.errors import BackendError
 # TensorRT has timings to keep, TensorRT-RTX says on every call that it has none any more.
 pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
 
-DEMO = Path(__file__).parents[3] / "edge_ad" / "demo" / "bundle"
+DEMO = Path(demo.__file__).parent / "bundle"
 Shape = tuple[int, int, int, int]
 
 
