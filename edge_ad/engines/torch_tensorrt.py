@@ -122,7 +122,8 @@ def fixed_program(
     import torch
     from torch.export.passes import move_to_device_pass
 
-    module = with_batch_norm_weights(program.module())
+    flat = program.run_decompositions({})  # nothing is decomposed; what ran without gradients is no graph of its own
+    module = with_batch_norm_weights(flat.module())
     if precision == "fp16":
         module = halved(module)
     return move_to_device_pass(torch.export.export(module, (torch.zeros(shape, dtype=torch.uint8),)), device)
@@ -132,10 +133,11 @@ def with_batch_norm_weights(module: GraphModule) -> GraphModule:
     """Give batch normalisations without weights (affine=False) ones and zeros: the converter does not take None."""
     import torch
 
-    graph = module.graph
+    graph, aten = module.graph, torch.ops.aten
+    norms = (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)
     for number, node in enumerate(list(graph.nodes)):
         arguments: Any = node.args  # input, weight, bias, mean, variance ...
-        if node.target is torch.ops.aten.batch_norm.default and arguments[1] is None:
+        if node.target in norms and arguments[1] is None:
             owner, attribute = _place(module, arguments[3].target)
             mean = getattr(owner, attribute)
             module.register_buffer(f"ones_{number}", torch.ones_like(mean))
