@@ -69,11 +69,7 @@ def as_json(report: Report) -> dict[str, Any]:
             "input": [manifest.input.height, manifest.input.width],
             "macs": manifest.macs,
             "params": manifest.params,
-            "bytes": {
-                precision: manifest.files[name].bytes
-                for precision, name in MODEL_FILE.items()
-                if name in manifest.files
-            },
+            "bytes": {name: entry.bytes for name, entry in manifest.files.items() if name in MODEL_FILE.values()},
         },
         "frame": [FRAME_HEIGHT, FRAME_WIDTH],
         "rounds": report.rounds,

@@ -56,7 +56,7 @@ def body(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dic
 def test_the_json_tells_figures_bundle_and_machine(body: dict[str, Any], bundle: Bundle) -> None:
     assert body["schema"] == "edge-ad/bench/1"
     assert body["bundle"]["digest"] == bundle.digest
-    assert body["bundle"]["bytes"] == {"fp32": bundle.model_path("fp32").stat().st_size}
+    assert body["bundle"]["bytes"] == {"model.onnx": bundle.model_path("fp32").stat().st_size}
     assert (body["rounds"], body["frames_per_round"], body["frame"]) == (2, 3, [FRAME_HEIGHT, FRAME_WIDTH])
     assert {"CPU", "CPU clock", "memory"} <= body["machine"]["system"].keys()
     assert "load average, 1 min" in body["machine"]["at the start"]
