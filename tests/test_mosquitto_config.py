@@ -23,7 +23,7 @@ from tests.daemons import wait_until
 from tests.edge_ad.test_publisher import HEALTH, part, station
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "mosquitto"
-USERS = {user: f"{user}-secret" for user in ("press-3", "press-4", "plc", "mes", "operator", "scada")}
+USERS = {user: f"{user}-secret" for user in ("press-3", "press-4", "plc", "mes", "operator", "engineer", "scada")}
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,8 @@ def test_a_station_comes_in_by_tls_and_may_publish_all_that_it_has(installed: In
     for topic in ("status", "camera/top", "health", "alarm/top/defect/state"):
         assert installed.reads("mes", f"edge-ad/press-3/{topic}")
     assert installed.reads("plc", "edge-ad/press-3/status")
+    assert installed.reads("press-3", "edge-ad/press-3/health")  # for edge-ad check
+    assert not installed.reads("press-4", "edge-ad/press-3/health")
     assert installed.reads("plc", "edge-ad/press-3/health")
 
 
@@ -117,7 +119,14 @@ def test_a_station_comes_in_by_tls_and_may_publish_all_that_it_has(installed: In
         ("plc", "edge-ad/press-3/cmd/trigger", True),
         ("plc", "edge-ad/press-3/cmd/shelve", False),
         ("plc", "edge-ad/press-3/plc", False),
+        ("press-3", "edge-ad/press-3/check", True),
         ("mes", "edge-ad/press-3/cmd/acknowledge", False),
+        ("mes", "edge-ad/press-3/cmd/replay", True),
+        ("operator", "edge-ad/press-3/cmd/snapshot", True),
+        ("operator", "edge-ad/press-3/cmd/threshold", False),
+        ("operator", "edge-ad/press-3/cmd/replay", False),
+        ("engineer", "edge-ad/press-3/cmd/threshold", True),
+        ("engineer", "edge-ad/press-3/result", False),
         ("operator", "edge-ad/press-3/cmd/shelve", True),
         ("operator", "edge-ad/press-3/result", False),
         ("press-3", "spBv1.0/plant/NBIRTH/press-3", True),

@@ -144,3 +144,13 @@ def test_doctor_says_which_cv2_runs_and_what_the_configuration_refers_to(
     assert any(line.startswith("  cv2: ") and "GStreamer" in line for line in lines)
     assert "  station: cell-7" in lines
     assert any(line.startswith("  bundle: ") and "darkness/test" in line for line in lines)
+
+
+def test_doctor_shows_no_password(
+    tmp_path: Path, station: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "password").write_text("Zq9-hunter2-x7")
+    mqtt = {"username": "cell-7", "password_file": str(tmp_path / "password")}
+    assert main(["doctor", station(mqtt=mqtt)]) == 0
+    shown = capsys.readouterr()
+    assert "Zq9-hunter2-x7" not in shown.out + shown.err
