@@ -76,7 +76,7 @@ class Broker:
         self.start()
 
     def reload(self) -> None:
-        """SIGHUP: it reads its users and access control list again."""
+        """SIGHUP: it reads its users, access control list and certificates again."""
         assert self._process is not None
         self._process.send_signal(signal.SIGHUP)
 

@@ -113,14 +113,14 @@ class Plant:
         return mqtt_config(self.broker, tls={"ca_file": str(self.right.ca)}, **login) | {"backoff_max_s": 5.0}
 
     def mend(self) -> None:
-        """Put right whatever is wrong."""
+        """Put right whatever is wrong, and have it read again; a restart would be a fault of its own."""
         configuration = self.folder / "broker0"
         (configuration / "passwords").unlink()
         write_passwords(configuration / "passwords", USERS)
         (configuration / "acl").write_text(ACL)
         shutil.copy(self.right.cert, self.shown.cert)
         shutil.copy(self.right.key, self.shown.key)
-        self.broker.restart()
+        self.broker.reload()
 
 
 def build(folder: Path, make_broker: Callable[..., Broker], fault: Fault) -> Plant:
