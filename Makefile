@@ -23,7 +23,7 @@ test: $(VENV)/.installed ## all tests that take seconds
 test-slow: $(VENV)/.installed ## the tests that take minutes, and those on ../shared
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
 
-test-gpu: $(VENV)/.installed ## the tests that need an NVIDIA GPU, on one (docs/jetson.md)
+test-gpu: $(VENV)/.installed ## the tests that need an NVIDIA GPU, on a desktop (boards: docs/jetson.md)
 	$(BIN)/python -m pytest -m gpu -s $(ARGS)
 
 # What a GPU's engines are made from, as far as that can be shown without one: TensorRT's parser and builder and

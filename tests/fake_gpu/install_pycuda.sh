@@ -23,4 +23,7 @@ CUDA_ENABLE_CURAND = False
 CUDADRV_LIB_DIR = ["$work"]
 CUDADRV_LIBNAME = ["cuda"]
 CONF
-PATH=/usr/local/cuda/bin:$PATH "$python" -m pip install --quiet "$work"
+if ! PATH=/usr/local/cuda/bin:$PATH "$python" -m pip install "$work" >"$work/install.log" 2>&1; then
+    tail -20 "$work/install.log"
+    exit 1
+fi

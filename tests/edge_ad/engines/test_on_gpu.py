@@ -1,4 +1,4 @@
-"""What only a GPU can show: real engines, built, proved and timed. On a Jetson: make test-gpu."""
+"""What only a GPU can show: real engines, built, proved and timed. docs/jetson.md has the command for a board."""
 
 from __future__ import annotations
 
