@@ -8,6 +8,7 @@ its resending on reconnect (unbounded, in memory, blind to acknowledgements of r
 from __future__ import annotations
 
 import itertools
+import socket
 import ssl
 import threading
 import time
@@ -223,6 +224,7 @@ class MqttLink:
         client = self._new_client()
         try:
             self._dial(client)
+            _send_at_once(client)
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
             return explain_dial_error(error, self._config)
         self._told_will = True
@@ -450,6 +452,13 @@ class Listener:
         if failure is not None:
             raise failure
         return self._link.state()
+
+
+def _send_at_once(client: Client) -> None:
+    """No Nagle: a decision must not wait until the broker has confirmed the packet before it, up to 40 ms."""
+    sock = client.socket()
+    if isinstance(sock, socket.socket):  # a TLS socket is one, too
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _said(reason: ReasonCode, properties: Properties | None) -> str:

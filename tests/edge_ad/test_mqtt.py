@@ -63,6 +63,17 @@ def test_a_broker_that_is_not_there_is_unreachable_and_tried_again(tmp_path: Pat
     ends_up(link, "unreachable")
 
 
+def test_a_message_leaves_at_once_and_does_not_wait_for_what_was_sent_before_it(
+    broker: Broker, make_link: MakeLink
+) -> None:
+    link = make_link(mqtt_config(broker))
+    ends_up(link, "online")
+    assert link._live is not None
+    sock = link._live[1].socket()
+    assert isinstance(sock, socket.socket)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_name_that_does_not_exist_is_named(make_link: MakeLink) -> None:
     link = make_link({"host": "no-such-host.invalid"})
     assert ends_up(link, "unreachable").detail == "name not resolved: no-such-host.invalid"
