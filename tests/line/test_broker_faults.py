@@ -95,6 +95,7 @@ class Plant:
         port: where the reader connects.
         shown: the broker's certificate, as it is at the moment.
         right: as it should be.
+        backoff_max_s: of the station; a connection that breaks sooner counts as a short one.
     """
 
     folder: Path
@@ -102,6 +103,7 @@ class Plant:
     port: int
     shown: Tls
     right: Tls
+    backoff_max_s: float
 
     def logged(self) -> str:
         """What the broker has logged."""
@@ -110,7 +112,8 @@ class Plant:
     def mqtt(self) -> dict[str, Any]:
         """The station's settings."""
         login = {"username": "cell-7", "password_file": str(self.folder / "password")}
-        return mqtt_config(self.broker, tls={"ca_file": str(self.right.ca)}, **login) | {"backoff_max_s": 5.0}
+        tls = {"ca_file": str(self.right.ca)}
+        return mqtt_config(self.broker, tls=tls, backoff_max_s=self.backoff_max_s, **login)
 
     def mend(self) -> None:
         """Put right whatever is wrong, and have it read again; a restart would be a fault of its own."""
@@ -130,7 +133,7 @@ def build(folder: Path, make_broker: Callable[..., Broker], fault: Fault) -> Pla
     port = free_port()
     broker = make_broker(users=fault.users, acl=fault.acl, tls=shown, options=f"listener {port} 127.0.0.1")
     (folder / "password").write_text(f"{PASSWORD}\n")
-    return Plant(folder, broker, port, shown, issue(trusted, folder / "right"))
+    return Plant(folder, broker, port, shown, issue(trusted, folder / "right"), 5.0 if fault.rival else 0.5)
 
 
 @contextmanager
