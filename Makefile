@@ -72,7 +72,7 @@ $(ENGINES_VENV)/.installed: pyproject.toml tests/fake_gpu/install_pycuda.sh
 	$(ENGINES_VENV)/bin/pip install --quiet --upgrade pip
 	$(ENGINES_VENV)/bin/pip install --quiet $(TORCH)
 	$(ENGINES_VENV)/bin/pip install --quiet -e ".[train]" pytest pytest-timeout hypothesis
-	$(ENGINES_VENV)/bin/pip install --quiet tensorrt-rtx==1.7.1.116 dllist packaging
+	$(ENGINES_VENV)/bin/pip install --quiet tensorrt-rtx==1.7.1.116 dllist packaging psutil
 	$(ENGINES_VENV)/bin/pip install --quiet --no-deps torch-tensorrt-rtx==2.13.0
 	tests/fake_gpu/install_pycuda.sh $(ENGINES_VENV)/bin/python
 	@touch $@
