@@ -26,8 +26,14 @@ SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 PROGRAM = "model.pt2"
-# FP16 is FP32 that an engine rounds, so it has the file and the golden outputs of FP32.
-MODEL_FILE: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.onnx", "int8": "model.int8.onnx"}
+# FP16 and BF16 are FP32 that an engine rounds, so they have the file and the golden outputs of FP32.
+MODEL_FILE: dict[Precision, str] = {
+    "fp32": "model.onnx",
+    "fp16": "model.onnx",
+    "bf16": "model.onnx",
+    "int8": "model.int8.onnx",
+}
+GOLDEN_PREFIX: dict[Precision, str] = {"fp32": "", "fp16": "", "bf16": "", "int8": "int8_"}  # of arrays in golden.npz
 
 
 class _Strict(BaseModel):
@@ -77,6 +83,27 @@ class TrainingSummary(_Strict):
     data_licence: str | None = None
 
 
+class Drift(_Strict):
+    """Mean absolute difference of INT8 from FP32 over the golden outputs."""
+
+    anomaly_map: float
+    reconstruction: float
+    score: float
+
+
+class QuantisationSummary(_Strict):
+    """How the INT8 graph was made, and what it changes: measured on good images and synthetic defects on them."""
+
+    range_rule: str = Field(description="how the range of a tensor follows from its magnitudes")
+    images_sha256: tuple[str, ...] = Field(description="good images that the ranges are from")
+    int8_layers: int = Field(gt=0, description="convolutions that run in INT8")
+    fp32_layers: tuple[str, ...] = Field(description="convolutions that stay in FP32, the most sensitive first")
+    score_correlation: float = Field(description="Pearson, between the scores of INT8 and FP32")
+    image_auroc_change: float = Field(description="INT8 minus FP32, fractions")
+    pixel_ap_change: float = Field(description="INT8 minus FP32, fractions")
+    golden_drift: Drift = Field(description="the most that INT8 may differ from FP32 on the golden images")
+
+
 class FileEntry(_Strict):
     """One file of the bundle."""
 
@@ -104,6 +131,7 @@ class Manifest(_Strict):
     program_torch: str | None = Field(None, description="torch version that wrote model.pt2, where there is one")
     tolerances: dict[str, Tolerance] = Field(description='"<backend>/<precision>" -> tolerance')
     training: TrainingSummary
+    int8: QuantisationSummary | None = Field(None, description="where there is an INT8 graph")
     files: dict[str, FileEntry]
     digest: str
 
@@ -141,10 +169,11 @@ class Bundle:
             )
         return self.path / name
 
-    def golden(self) -> Golden:
-        """The golden inputs and outputs."""
+    def golden(self, precision: Precision = "fp32") -> Golden:
+        """The golden inputs, and the outputs of a precision that `model_path` has a file for."""
+        prefix = GOLDEN_PREFIX[precision]
         with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
-            expected = RawOutput(arrays["anomaly_map"], arrays["score"], arrays["reconstruction"])
+            expected = RawOutput(*(arrays[f"{prefix}{name}"] for name in ("anomaly_map", "score", "reconstruction")))
             return Golden(arrays["image"], expected)
 
 
@@ -166,6 +195,8 @@ def open_bundle(path: Path) -> Bundle:
     for name in (MODEL_FILE["fp32"], GOLDEN):
         if name not in manifest.files:
             raise BundleError(f"{path / MANIFEST} lists no {name}: export the bundle again")
+    if (MODEL_FILE["int8"] in manifest.files) != (manifest.int8 is not None):
+        raise BundleError(f"{path / MANIFEST} is of two minds about {MODEL_FILE['int8']}: export the bundle again")
     return Bundle(path, manifest)
 
 

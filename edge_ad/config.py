@@ -41,14 +41,16 @@ class _WithPaths(Strict):
         return _resolve(value, info) if isinstance(value, Path) else value
 
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 class BackendConfig(Strict):
     """Which engine runs the graph, and how."""
 
     name: Literal["onnxruntime", "openvino", "torch", "torch_tensorrt", "tensorrt"] = "onnxruntime"
-    precision: Precision = Field("fp32", description="int8 needs a bundle exported with it; fp16 is TensorRT's")
+    precision: Precision = Field(
+        "fp32", description="int8 needs a bundle exported with it; fp16 is TensorRT's, bf16 openvino's"
+    )
     device: Literal["cpu", "cuda", "tensorrt"] = Field("cpu", description="of onnxruntime, openvino and torch")
     threads: int = Field(0, ge=0, le=256, description="CPU threads of the engine; 0 = one per core")
 

@@ -42,7 +42,9 @@ def write_parts(folder: Path, count: int, every: int = 4) -> dict[str, Verdict]:
     return truth
 
 
-def calibrate(bundle: Path, threshold: float = THRESHOLD, roi: RoiConfig | None = None) -> CalibrationRecord:
+def calibrate(
+    bundle: Path, threshold: float = THRESHOLD, roi: RoiConfig | None = None, precision: str = "fp32"
+) -> CalibrationRecord:
     """Put a calibration record for the bundle in force, in the store beside it."""
     draft = CalibrationRecord(
         schema="edge-ad/calibration",
@@ -56,7 +58,7 @@ def calibrate(bundle: Path, threshold: float = THRESHOLD, roi: RoiConfig | None 
         images_sha256=(),
         bundle=open_bundle(bundle).digest,
         backend="onnxruntime",
-        precision="fp32",
+        precision=precision,
         camera=None,
         roi=roi,
         created_at="2026-01-01T00:00:00Z",

@@ -7,8 +7,9 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from edge_ad.config import Precision
 from edge_ad.console import Parser, run_command, say, write_json
 from edge_ad.errors import ConfigError, DataError
 from trainer import config as configs
@@ -17,6 +18,8 @@ from trainer.methods.diffusionad.variants import KINDS
 
 if TYPE_CHECKING:
     import torch
+
+    from edge_ad.bundle import Bundle, QuantisationSummary
 
 # Of the extra "train": this console script is on devices as well.
 NEEDED = ("torch", "onnx", "onnxscript", "tqdm", "matplotlib", "lightning_fabric")
@@ -71,12 +74,21 @@ def _parser() -> Parser:
     evaluate.add_argument("--scores", type=Path, help="write a CSV row an image here")
     evaluate.add_argument("--report", type=Path, help="write a page with plots and the images to look at here")
     evaluate.add_argument("--backend", default="onnxruntime", help="engine for a bundle")
+    evaluate.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of a bundle")
     evaluate.add_argument("--store", type=Path, help="calibration store for the verdicts; default: beside the bundle")
 
     export = commands.add_parser("export", help="write the bundle that a station runs")
     export.add_argument("run", type=Path)
     export.add_argument("--out", type=Path, required=True, help="the bundle directory; must not exist")
-    export.add_argument("--precision", choices=("fp32",), default="fp32")
+    export.add_argument(
+        "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="int8: with model.int8.onnx too"
+    )
+    export.add_argument(
+        "--calibration-data", type=Path, metavar="DIR", help="good images for int8, held out of training"
+    )
+    export.add_argument(
+        "--test-data", type=Path, metavar="DIR", help="say what int8 changes on these images; nothing is chosen by them"
+    )
     export.add_argument("--program", action="store_true", help="add model.pt2, for backend torch or torch_tensorrt")
     export.add_argument("--data-licence", help="a note on the training data for the manifest and the model card")
 
@@ -171,7 +183,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from trainer.report import write_report
 
     images = list_any(arguments.data)
-    subject = open_subject(arguments.subject, arguments.backend, arguments.store)
+    subject = open_subject(arguments.subject, arguments.backend, arguments.precision, arguments.store)
     scored = score_images(subject, images)
     result = evaluate(subject, scored)
     if arguments.json is not None:
@@ -203,10 +215,39 @@ def _keep(arguments: argparse.Namespace, evaluation: Mapping[str, Any]) -> Path:
 def _export(arguments: argparse.Namespace) -> int:
     from trainer.export import export
 
-    bundle = export(arguments.run, arguments.out, arguments.program, arguments.data_licence)
+    int8_data = _int8_data(arguments)
+    bundle = export(arguments.run, arguments.out, arguments.program, arguments.data_licence, int8_data)
+    if bundle.manifest.int8 is not None:
+        _say_int8(bundle, bundle.manifest.int8, arguments.test_data)
     say(f"bundle: {bundle.path}   digest {bundle.digest[:12]}   {bundle.manifest.macs / 1e9:.2f} GMACs")
     say(f"next: edge-ad-calibrate fit {bundle.path} --good {arguments.run / 'calibration_split'}")
     return 0
+
+
+def _int8_data(arguments: argparse.Namespace) -> Path | None:
+    """The folder for the ranges; None for a bundle without INT8.
+
+    Raises:
+        ConfigError: an argument without the one that it belongs to, or a precision that is not exported.
+    """
+    if arguments.precision == "fp16":
+        raise ConfigError("fp16 is made on the device, from the fp32 bundle: edge-ad build BUNDLE --precision fp16")
+    int8, data = arguments.precision == "int8", arguments.calibration_data
+    if int8 and data is None:
+        raise ConfigError(f"--precision int8 needs --calibration-data: {arguments.run / 'calibration_split'} will do")
+    if not int8 and (data is not None or arguments.test_data is not None):
+        raise ConfigError("--calibration-data and --test-data are for --precision int8")
+    return Path(data) if int8 else None
+
+
+def _say_int8(bundle: Bundle, summary: QuantisationSummary, test_data: Path | None) -> None:
+    from trainer.int8_report import summary_lines, test_lines
+
+    for line in summary_lines(summary):
+        say(line)
+    if test_data is not None:
+        for line in test_lines(bundle.path, test_data):
+            say(line)
 
 
 def _ablation(arguments: argparse.Namespace) -> int:

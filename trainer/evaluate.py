@@ -20,7 +20,7 @@ from edge_ad.config import BackendConfig, Precision, default_store
 from edge_ad.console import say, tracked
 from edge_ad.core.decision import decide
 from edge_ad.core.preprocess import preprocess
-from edge_ad.errors import BackendError
+from edge_ad.errors import BackendError, DataError
 from edge_ad.images import list_images, read_image
 from edge_ad.records import RawOutput, Roi, Thresholds
 from edge_ad.thresholds import CalibrationRecord, in_force, why_not
@@ -84,13 +84,18 @@ class TorchBackend:
         """See `Backend.close`."""
 
 
-def open_subject(path: Path, backend: str, store: Path | None) -> Subject:
-    """Open a bundle, or a run.
+def open_subject(path: Path, backend: str, precision: str, store: Path | None) -> Subject:
+    """Open a bundle, or a run, which has FP32 only.
 
     Raises:
         EdgeAdError: neither; or it cannot be used.
     """
-    return _open_bundle(path, backend, store) if (path / MANIFEST).exists() else _open_run(path)
+    if (path / MANIFEST).exists():
+        return _open_bundle(path, backend, precision, store)
+    subject = _open_run(path)
+    if precision != subject.backend.precision:
+        raise DataError(f"{path} is a run, which has {subject.backend.precision} only: export it, evaluate the bundle")
+    return subject
 
 
 def _open_run(path: Path) -> Subject:
@@ -114,11 +119,11 @@ def run_subject(run: Run, graph: torch.nn.Module, device: torch.device) -> Subje
     return Subject(TorchBackend(graph, device), facts, config.input.height, config.input.width, roi, None)
 
 
-def _open_bundle(path: Path, backend: str, store: Path | None) -> Subject:
+def _open_bundle(path: Path, backend: str, precision: str, store: Path | None) -> Subject:
     if backend not in OPENERS:
         raise BackendError(f"no backend {backend!r}: choose one of {', '.join(OPENERS)}")
     bundle = open_bundle(path)
-    config = BackendConfig.model_validate({"name": backend})
+    config = BackendConfig.model_validate({"name": backend, "precision": precision})
     manifest = bundle.manifest
     facts = {
         "method": manifest.method,
@@ -183,7 +188,7 @@ def metrics(scored: Sequence[Scored], roi: Roi | None) -> dict[str, Any]:
     figures: dict[str, Any] = {"n_good": int((~labels).sum()), "n_defect": int(labels.sum())}
     figures |= {f"image_{name}": value for name, value in dataclasses.asdict(overall).items()}
     pixel = _pixel_figures(labelled, roi)
-    figures |= {name: pixel.get(name) for name in _PIXEL_NAMES}
+    figures |= {name: pixel.get(name) for name in PIXEL_NAMES}
     good = [s for s in labelled if not s.image.defect]
     figures["per_defect"] = {
         name: _class_figures(good, [s for s in labelled if s.image.label == name], roi)
@@ -192,7 +197,7 @@ def metrics(scored: Sequence[Scored], roi: Roi | None) -> dict[str, Any]:
     return figures
 
 
-_PIXEL_NAMES = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_005")
+PIXEL_NAMES = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_005")
 
 
 def _class_figures(good: list[Scored], defects: list[Scored], roi: Roi | None) -> dict[str, Any]:
@@ -263,7 +268,7 @@ def evaluate(subject: Subject, scored: Sequence[Scored]) -> dict[str, Any]:
 
 def say_figures(result: Mapping[str, Any]) -> None:
     """Say the main figures of an evaluation JSON."""
-    for name in ("image_auroc", "image_ap", *_PIXEL_NAMES):
+    for name in ("image_auroc", "image_ap", *PIXEL_NAMES):
         value = result[name]
         say(f"{name:13} {'-' if value is None else f'{value:.4f}'}")
     say(f"{'images':13} {result['n_good']} good, {result['n_defect']} defect")

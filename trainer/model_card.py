@@ -7,6 +7,7 @@ from typing import Any
 
 def model_card(manifest: dict[str, Any]) -> str:
     """Render the card from the fields of a manifest."""
+    int8 = manifest.get("int8")
     size, training, diffusion = manifest["input"], manifest["training"], manifest["diffusion"]
     licence = training["data_licence"] or "not stated; the owner of the images decides"
     return f"""# Model card
@@ -23,7 +24,7 @@ def model_card(manifest: dict[str, Any]) -> str:
 | held out for calibration | {len(training["calibration_sha256"])} good images |
 | licence of the training data | {licence} |
 | pretrained weights inside | {manifest["pretrained"] or "none"} |
-
+{_int8_section(int8) if int8 else ""}
 ## Use
 
 It tells parts like those it was trained on from parts that look different. It says nothing about parts, cameras or
@@ -34,4 +35,21 @@ lighting that it has not seen. It has no threshold: calibrate it on site, with g
 
 Defects that are smaller than about two pixels of the input, and changes of light within the range that training
 varies (see the profile), are not found. The golden images are procedural and show nothing of the training data.
+"""
+
+
+def _int8_section(int8: dict[str, Any]) -> str:
+    kept = ", ".join(f"`{layer}`" for layer in int8["fp32_layers"]) or "none"
+    return f"""
+## INT8
+
+| `model.int8.onnx` | made after training, symmetric, weights per output channel |
+| --- | --- |
+| ranges of the activations | "{int8["range_rule"]}", from {len(int8["images_sha256"])} unseen good images |
+| convolutions in INT8 | {int8["int8_layers"]} |
+| convolutions in FP32, the most sensitive first | {kept} |
+| score correlation with FP32 | {int8["score_correlation"]:.5f}, on good images and synthetic defects |
+| change of image AUROC, pixel AP | {int8["image_auroc_change"]:+.4f}, {int8["pixel_ap_change"]:+.4f}, on the same |
+
+Its scores are not those of FP32: a station that runs it has a calibration of its own (`precision: int8`).
 """

@@ -1,7 +1,7 @@
 """OpenVINO: a second engine for the CPU, often the faster one.
 
-The precision is that of the bundle's file and nothing below it: left to itself, OpenVINO computes FP32 graphs in
-bfloat16 wherever the CPU can, without a word.
+The precision is the configured one and nothing below it: left to itself, OpenVINO computes FP32 graphs in bfloat16
+wherever the CPU can, without a word.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from edge_ad.backends.base import INSTEAD, check_input
 from edge_ad.bundle import Bundle
-from edge_ad.config import BackendConfig
+from edge_ad.config import BackendConfig, Precision
 from edge_ad.errors import BackendError
 from edge_ad.records import RawOutput
 
 PRECISION_HINT = "INFERENCE_PRECISION_HINT"
-FP32 = "f32"
-PRECISIONS = ("fp32", "int8")
+# What OpenVINO computes in where the graph does not say it; an INT8 graph says it for its INT8 layers.
+HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class OpenVinoBackend:
@@ -37,18 +37,19 @@ class OpenVinoBackend:
         self._height, self._width = bundle.manifest.input.height, bundle.manifest.input.width
         if config.device != "cpu":
             raise BackendError(f"openvino runs on the CPU, not on {config.device}: set device: cpu")
-        if config.precision not in PRECISIONS:
-            raise BackendError(f"openvino runs {' or '.join(PRECISIONS)}, not {config.precision}: set precision")
+        if config.precision not in HINTS:
+            raise BackendError(f"openvino runs {', '.join(HINTS)}, not {config.precision}: set precision")
         openvino = load_vendor()
         path = bundle.model_path(config.precision)
         try:
-            model = openvino.Core().compile_model(path, "CPU", settings(config.threads))
+            model = openvino.Core().compile_model(path, "CPU", settings(config))
             granted = model.get_property(PRECISION_HINT).get_type_name()
             request = model.create_infer_request()
         except Exception as error:  # openvino raises RuntimeError and TypeError, with its C++ call stack as the text
             raise BackendError(f"openvino refused {path}: {_line(error)}") from error
-        if granted != FP32:
-            raise BackendError(f"openvino would compute in {granted}, not in {FP32}: update it, {INSTEAD}")
+        wanted = HINTS[config.precision]
+        if granted != wanted:
+            raise BackendError(f"openvino would compute in {granted}, not in {wanted}: set precision, {INSTEAD}")
         self._request = request
 
     def run(self, image: NDArray[np.uint8]) -> RawOutput:
@@ -81,16 +82,16 @@ def load_vendor() -> ModuleType:
     return module
 
 
-def settings(threads: int) -> dict[str, str | int]:
+def settings(config: BackendConfig) -> dict[str, str | int]:
     """The few of OpenVINO's properties that we choose; `threads` 0 leaves their number to it.
 
-    The precision is for what is not quantised: an INT8 file stays INT8. ACCURACY keeps it from quantising on its own.
+    ACCURACY keeps it from a lower precision of its own choice.
     """
     return {
-        PRECISION_HINT: FP32,
+        PRECISION_HINT: HINTS[config.precision],
         "EXECUTION_MODE_HINT": "ACCURACY",
         "PERFORMANCE_HINT": "LATENCY",  # one stream that has all threads: one frame at a time
-        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_NUM_THREADS": config.threads,
     }
 
 

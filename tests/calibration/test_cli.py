@@ -217,6 +217,31 @@ def test_a_precision_that_was_not_exported_is_refused(
     assert "holds no int8 model" in line
 
 
+@pytest.mark.parametrize(("fitted", "in_service"), [("fp32", "int8"), ("int8", "fp32")])
+def test_a_calibration_of_one_precision_never_serves_the_other(
+    tmp_path: Path, good: Path, capsys: pytest.CaptureFixture[str], fitted: str, in_service: str
+) -> None:
+    both = make_bundle(tmp_path / "both", int8=True)
+    assert run("fit", both, "--good", good, *WISH, "--precision", fitted) == 0
+    record = in_force(default_store(both))
+    assert record is not None
+    assert record.precision == fitted
+    other = station(tmp_path, both, f"backend: {{precision: {in_service}}}").read_text().replace("roi: ", "# roi: ")
+    (tmp_path / "other.yaml").write_text(other)
+    line = refused(capsys, "show", both, "--config", tmp_path / "other.yaml")
+    assert f"it is of precision {fitted}, in service is {in_service}" in line
+
+
+def test_a_calibration_of_int8_is_made_from_the_scores_of_int8(tmp_path: Path, good: Path) -> None:
+    both = make_bundle(tmp_path / "both", int8=True)
+    backend = open_backend(open_bundle(both), BackendConfig(precision="int8"))
+    assert run("fit", both, "--good", good, *WISH, "--precision", "int8") == 0
+    scores = [float(backend.run(preprocess(read_image(p), None, 32, 32)).score[0]) for p in sorted(good.iterdir())]
+    record = in_force(default_store(both))
+    assert record is not None
+    assert record.image_threshold == max(scores)
+
+
 def test_a_faulty_station_is_refused(
     tmp_path: Path, bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,17 @@ def test_a_record_of_another_precision_or_roi_is_not_applied_and_the_reason_is_s
     assert reason in watch.problem
 
 
+@pytest.mark.parametrize("mine", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("recorded", ["fp32", "bf16", "int8"])
+def test_a_record_applies_to_its_own_precision_and_to_no_other(bundle: Path, mine: str, recorded: str) -> None:
+    """The same bundle, two graphs or two ways to compute: the scores differ, so the thresholds do."""
+    calibrate(bundle, precision=recorded)
+    watch = watch_of(bundle, mine)
+    watch.refresh()
+    assert (watch.thresholds is not None) == (mine == recorded)
+    assert (f"it is of precision {recorded}, in service is {mine}" in watch.problem) == (mine != recorded)
+
+
 def test_a_record_of_the_same_roi_applies(bundle: Path) -> None:
     calibrate(bundle, roi=RoiConfig(x=1, y=2, w=3, h=4))
     watch = watch_of(bundle, roi=Roi(1, 2, 3, 4))

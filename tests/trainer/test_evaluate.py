@@ -140,13 +140,15 @@ def _mistakes(root: Path, tmp: Path) -> dict[str, tuple[list[object], str]]:
         "device": (["train", "--data", root / "data", "--out", out, "--device", "tpu9"], "--device tpu9"),
         "no run": (["export", tmp / "empty", "--out", out], "is not a run"),
         "not a bundle": (["evaluate", tmp / "empty", "--data", root / "data"], "is not a run"),
+        "no int8": (["evaluate", root / "bundle", "--data", root / "data", "--precision", "int8"], "no int8 model"),
+        "run in int8": (["evaluate", root / "run", "--data", root / "data", "--precision", "int8"], "has fp32 only"),
         "no test": (["evaluate", root / "bundle", "--data", tmp / "empty"], "no images in"),
         "option": (["train", "--wrong"], "--help"),
     }
 
 
 CASES = ["no images", "no folder", "unreadable", "mixed", "unknown key", "profile", "minutes", "device", "no run"]
-CASES += ["not a bundle", "no test", "option"]
+CASES += ["not a bundle", "no int8", "run in int8", "no test", "option"]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,21 @@ def split_good(data: Path, hold_out: float, seed: int) -> Split:
     if not train:
         raise DataError(f"nothing left to train on in {data}: {len(hashes)} images, hold_out {hold_out}")
     return Split(train, {by_hash[h]: h for h in sorted(held)})
+
+
+def unseen_good(data: Path, trained_on: Collection[str]) -> dict[Path, str]:
+    """Path -> SHA-256 of the good images whose contents are not among `trained_on`, each content once.
+
+    Raises:
+        DataError: no images, an unreadable one, grey mixed with colour, or none that is unseen.
+    """
+    paths = list_images(good_folder(data))
+    refuse_mixed(paths)
+    by_hash = {sha256_file(path): path for path in reversed(paths)}
+    unseen = {path: digest for digest, path in by_hash.items() if digest not in trained_on}
+    if not unseen:
+        raise DataError(f"the network was trained on all {len(paths)} images of {data}: give RUN/calibration_split")
+    return dict(sorted(unseen.items()))
 
 
 def load_inputs(paths: Iterable[Path], roi: Roi | None, height: int, width: int) -> NDArray[np.uint8]:

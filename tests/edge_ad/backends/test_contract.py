@@ -16,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_ad.backends.base import OPENERS, Backend, max_errors, open_backend, prove_golden
-from edge_ad.bundle import GOLDEN, Bundle, open_bundle
-from edge_ad.config import BackendConfig
+from edge_ad.bundle import GOLDEN, GOLDEN_PREFIX, Bundle, open_bundle
+from edge_ad.config import BackendConfig, Precision
 from edge_ad.errors import BackendError, BundleError
 from edge_ad.records import RawOutput
 from tests.bundles import make_bundle
@@ -27,9 +27,27 @@ ON_A_PROGRAM = ("torch", "torch_tensorrt")  # they run model.pt2, which only an 
 SIZE = 32  # of both bundles
 
 
-@pytest.fixture(scope="module", params=OPENERS)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+PRECISIONS = [(name, "fp32") for name in OPENERS] + [
+    ("onnxruntime", "int8"),
+    ("openvino", "int8"),
+    ("openvino", "bf16"),
+]
+
+
+@pytest.fixture(scope="module", params=PRECISIONS, ids="/".join)
+def pair(request: pytest.FixtureRequest) -> tuple[str, Precision]:
+    found: tuple[str, Precision] = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def name(pair: tuple[str, Precision]) -> str:
+    return pair[0]
+
+
+@pytest.fixture(scope="module")
+def precision(pair: tuple[str, Precision]) -> Precision:
+    return pair[1]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +61,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def darkness(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle that needs no trainer."""
-    return open_bundle(make_bundle(tmp_path_factory.mktemp("darkness") / "bundle", SIZE))
+    return open_bundle(make_bundle(tmp_path_factory.mktemp("darkness") / "bundle", SIZE, int8=True))
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +71,20 @@ def bundle(name: str, request: pytest.FixtureRequest) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def backend(name: str, bundle: Bundle) -> Iterator[Backend]:
-    opened = open_or_skip(name, bundle)
+def backend(name: str, precision: Precision, bundle: Bundle) -> Iterator[Backend]:
+    opened = open_or_skip(name, precision, bundle)
     yield opened
     opened.close()
 
 
 @pytest.fixture(scope="module")
-def tolerance(name: str, bundle: Bundle) -> dict[str, float]:
-    return bundle.manifest.tolerances[f"{name}/fp32"].model_dump()
+def tolerance(name: str, precision: Precision, bundle: Bundle) -> dict[str, float]:
+    return bundle.manifest.tolerances[f"{name}/{precision}"].model_dump()
 
 
-def open_or_skip(name: str, bundle: Bundle) -> Backend:
+def open_or_skip(name: str, precision: Precision, bundle: Bundle) -> Backend:
     try:
-        return open_backend(bundle, BackendConfig.model_validate({"name": name, "threads": 1}))
+        return open_backend(bundle, BackendConfig.model_validate({"name": name, "precision": precision, "threads": 1}))
     except BackendError as error:
         pytest.skip(str(error))
 
@@ -84,8 +102,10 @@ def within(errors: dict[str, float], tolerance: dict[str, float]) -> bool:
 def test_any_number_of_images_gets_what_onnxruntime_says(
     backend: Backend, bundle: Bundle, tolerance: dict[str, float], n: int
 ) -> None:
+    """Of the same graph: bf16 is measured by that of FP32."""
     found = backend.run(images(n))
-    expected = open_backend(bundle, BackendConfig(threads=1)).run(images(n))
+    of_file: Precision = "int8" if backend.precision == "int8" else "fp32"
+    expected = open_backend(bundle, BackendConfig(threads=1, precision=of_file)).run(images(n))
     assert within(max_errors(found, expected), tolerance)
     assert found.anomaly_map.shape == (n, SIZE, SIZE)
     assert found.score.shape == (n,)
@@ -138,25 +158,52 @@ def test_another_shape_or_type_is_refused_and_the_engine_lives_on(backend: Backe
 
 
 def test_outputs_beyond_the_tolerance_are_not_served(backend: Backend, bundle: Bundle, tmp_path: Path) -> None:
-    """One golden pixel that is off by a hundredth is enough."""
-    golden = bundle.golden()
-    golden.expected.anomaly_map[0, 0, 0] += 0.01
-    np.savez(tmp_path / GOLDEN, image=golden.image, **asdict(golden.expected))
-    with pytest.raises(BundleError, match=r"misses the golden outputs .*anomaly_map 0\.01 > .* not served"):
+    """One golden pixel that is off by a twentieth is enough."""
+    golden = bundle.golden(backend.precision)
+    golden.expected.anomaly_map[0, 0, 0] += 0.05
+    prefix = GOLDEN_PREFIX[backend.precision]
+    arrays = {f"{prefix}{name}": values for name, values in asdict(golden.expected).items()}
+    np.savez(tmp_path / GOLDEN, image=golden.image, **arrays)
+    with pytest.raises(BundleError, match=r"misses the golden outputs .*anomaly_map 0\.0\d+ > .* not served"):
         prove_golden(Bundle(tmp_path, bundle.manifest), backend)
 
 
-def test_a_closed_back_end_refuses_to_run_and_closes_again(name: str, bundle: Bundle) -> None:
-    backend = open_or_skip(name, bundle)
+def test_a_closed_back_end_refuses_to_run_and_closes_again(name: str, precision: Precision, bundle: Bundle) -> None:
+    backend = open_or_skip(name, precision, bundle)
     backend.close()
     backend.close()
     with pytest.raises(BackendError, match="closed"):
         backend.run(images(1))
 
 
-def test_a_precision_without_a_file_or_an_engine_is_refused_and_not_replaced(name: str, bundle: Bundle) -> None:
-    open_or_skip(name, bundle).close()
+@pytest.mark.parametrize("name", OPENERS)
+def test_a_precision_without_a_file_or_an_engine_is_refused_and_not_replaced(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if name in ON_A_PROGRAM:
+        bundle: Bundle = request.getfixturevalue("exported")
+    else:
+        bundle = open_bundle(make_bundle(tmp_path / "bundle", SIZE))
+    open_or_skip(name, "fp32", bundle).close()
     config = BackendConfig.model_validate({"name": name, "precision": "int8"})
     with pytest.raises((BundleError, BackendError), match="int8") as refused:
         open_backend(bundle, config)
     assert "\n" not in str(refused.value)
+
+
+def test_int8_that_is_too_far_from_fp32_is_not_served(darkness: Bundle, tmp_path: Path) -> None:
+    """Its own golden outputs may be met and yet be those of a broken graph."""
+    golden = darkness.golden("int8")
+    fp32 = {name: values + 0.05 for name, values in asdict(darkness.golden("fp32").expected).items()}
+    int8 = {f"int8_{name}": values for name, values in asdict(golden.expected).items()}
+    np.savez(tmp_path / GOLDEN, image=golden.image, **fp32, **int8)
+    backend = open_or_skip("onnxruntime", "int8", darkness)
+    with pytest.raises(
+        BundleError, match=r"onnxruntime/int8 drifts from fp32 on the golden outputs .*anomaly_map 0\.0"
+    ):
+        prove_golden(Bundle(tmp_path, darkness.manifest), backend)
+
+
+def test_onnxruntime_has_no_bf16(darkness: Bundle) -> None:
+    with pytest.raises(BackendError, match="onnxruntime runs fp32 or int8, not bf16"):
+        open_backend(darkness, BackendConfig(precision="bf16"))

@@ -41,8 +41,8 @@ def test_a_precision_below_that_of_the_file_is_refused(bundle: Bundle, monkeypat
     openvino = pytest.importorskip("openvino")
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bfloat16")
-    careless = {**adapter.settings(1), adapter.PRECISION_HINT: "bf16"}
-    monkeypatch.setattr(adapter, "settings", lambda threads: careless)
+    careless = {**adapter.settings(OPENVINO), adapter.PRECISION_HINT: "bf16"}
+    monkeypatch.setattr(adapter, "settings", lambda config: careless)
     with pytest.raises(BackendError, match="openvino would compute in bf16, not in f32"):
         open_backend(bundle, OPENVINO)
 

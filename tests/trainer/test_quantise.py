@@ -1,0 +1,234 @@
+"""From a run to a bundle with INT8: what is chosen on which images, what is told, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from edge_ad.backends.base import open_backend
+from edge_ad.bundle import Bundle
+from edge_ad.config import BackendConfig
+from edge_ad.errors import BackendError, DataError
+from edge_ad.images import sha256_file
+from edge_ad.records import RawOutput
+from tests.trainer.tiny import make_dataset, one_process, tiny_config
+from trainer import quantise as module
+from trainer.cli import main
+from trainer.config import SynthesisConfig
+from trainer.data.folder import load_inputs, split_good
+from trainer.export import export
+from trainer.golden import golden_images
+from trainer.qdq import convolutions
+from trainer.quantise import (
+    Bounds,
+    Change,
+    Tuning,
+    compare,
+    make_tuning,
+    map_error,
+    quantise,
+    rank_by_sensitivity,
+    run_all,
+    score_correlation,
+    within,
+)
+from trainer.run import Run, create
+from trainer.train import train
+
+ANYTHING = Bounds(score_correlation=-1.0, loss=1.0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp("int8")
+    data = make_dataset(root / "data", n_train=12)
+    run = create(root / "run", tiny_config(), split_good(data, 0.25, 0), 0)
+    train(run, one_process(), None, resume=False, workers=0)
+    return run
+
+
+@pytest.fixture(scope="module")
+def bundle(run: Run) -> Bundle:
+    """Six steps of training do not make a network that bears INT8 well: any change is allowed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.export.Bounds", lambda: ANYTHING)
+        return export(run.path, run.path.parent / "bundle", int8_data=run.path.parent / "data")
+
+
+@pytest.fixture(scope="module")
+def fp32(bundle: Bundle) -> onnx.ModelProto:
+    return onnx.load(bundle.model_path("fp32"))
+
+
+@pytest.fixture(scope="module")
+def tuning(run: Run) -> Tuning:
+    good = load_inputs(sorted((run.path / "calibration_split").iterdir()), None, 32, 32)
+    return make_tuning(good, run.config.synthesis, 0)
+
+
+# --- the bundle -------------------------------------------------------------------------------------------------
+
+
+def test_the_bundle_holds_both_graphs_and_says_how_int8_was_made(run: Run, bundle: Bundle) -> None:
+    summary = bundle.manifest.int8
+    assert summary is not None
+    assert {"model.onnx", "model.int8.onnx"} <= set(bundle.manifest.files)
+    assert summary.images_sha256
+    assert set(summary.images_sha256) == set(run.calibration_sha256)  # of all good images those that training held out
+    assert summary.int8_layers + len(summary.fp32_layers) == 24
+    assert summary.fp32_layers == ("denoiser.body.stem.0",)  # it reads a concatenation
+    assert "convolutions in INT8 | 23" in (bundle.path / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_every_engine_of_int8_meets_the_golden_outputs(bundle: Bundle, name: str) -> None:
+    try:
+        backend = open_backend(bundle, BackendConfig.model_validate({"name": name, "precision": "int8", "threads": 1}))
+    except BackendError as error:
+        pytest.skip(str(error))
+    assert backend.run(golden_images(3, 32, 32)).score.shape == (3,)
+    backend.close()
+
+
+def test_int8_is_another_graph_than_fp32(bundle: Bundle) -> None:
+    backends = [open_backend(bundle, BackendConfig(precision=precision)) for precision in ("fp32", "int8")]
+    fp32, int8 = (backend.run(golden_images(2, 32, 32)) for backend in backends)
+    assert np.abs(fp32.anomaly_map - int8.anomaly_map).max() > 0
+
+
+def test_the_same_run_gives_the_same_int8_graph(run: Run, bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.export.Bounds", lambda: ANYTHING)
+        again = export(run.path, tmp_path / "again", int8_data=run.path / "calibration_split")
+    assert sha256_file(again.model_path("int8")) == sha256_file(bundle.model_path("int8"))
+
+
+def quantise_with(rule: str, fp32: onnx.ModelProto, tuning: Tuning) -> float:
+    """The map error when there is one rule only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "RANGE_RULES", {rule: module.RANGE_RULES[rule]})
+        return quantise(fp32, tuning.images[:2], tuning, ANYTHING).change.map_error
+
+
+# --- the choice -------------------------------------------------------------------------------------------------
+
+
+def test_defects_are_put_on_the_good_images_that_were_given_and_nowhere_else(tuning: Tuning) -> None:
+    n = len(tuning.images) // 2
+    good, bad = tuning.images[:n], tuning.images[n:]
+    assert not tuning.masks[:n].any()
+    assert tuning.masks[n:].any(axis=(1, 2)).all()
+    far = ~tuning.masks[n:]
+    assert (good[far] == bad[far]).mean() > 0.9  # beside soft edges
+
+
+def test_the_layer_that_alone_changes_most_is_the_first_to_stay(fp32: onnx.ModelProto, tuning: Tuning) -> None:
+    """A range that clips everything is planted in front of one layer."""
+    layers = list(convolutions(fp32))
+    ranges = dict.fromkeys(module.quantised_tensors(fp32, layers), 8.0)
+    planted = "segmenter.head"
+    ranges[convolutions(fp32)[planted].input[0]] = 1e-3
+    reference = run_all(fp32, tuning.images)
+    assert rank_by_sensitivity(fp32, ranges, layers, tuning, reference)[0] == planted
+
+
+def test_layers_go_back_to_fp32_until_the_change_is_within_bounds(
+    fp32: onnx.ModelProto, tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = [False, False, True]
+    monkeypatch.setattr(module, "within", lambda change, bounds: outcomes.pop(0))
+    found = quantise(fp32, tuning.images[:2], tuning, Bounds())
+    assert len(found.fp32_layers) == 3
+    assert found.fp32_layers[-1] == "denoiser.body.stem.0"  # it cannot be quantised
+    assert set(found.int8_layers) == set(convolutions(fp32)) - set(found.fp32_layers)
+
+
+def test_of_the_rules_for_ranges_the_one_that_changes_the_maps_least_is_taken(
+    fp32: onnx.ModelProto, tuning: Tuning
+) -> None:
+    found = quantise(fp32, tuning.images[:2], tuning, ANYTHING)
+    again = {rule: quantise_with(rule, fp32, tuning) for rule in module.RANGE_RULES}
+    assert found.range_rule == min(again, key=again.__getitem__)
+    assert found.change.map_error == again[found.range_rule]
+
+
+def test_a_network_that_bears_no_int8_is_refused(fp32: onnx.ModelProto, tuning: Tuning) -> None:
+    with pytest.raises(DataError, match="no layer of this network bears INT8"):
+        quantise(fp32, tuning.images[:1], tuning, Bounds(score_correlation=2.0))
+
+
+def test_nothing_changes_between_equal_outputs(fp32: onnx.ModelProto, tuning: Tuning) -> None:
+    output = run_all(fp32, tuning.images)
+    assert compare(output, output, tuning.masks) == Change(0.0, 1.0, 0.0, 0.0)
+    assert within(Change(0.0, 1.0, 0.0, 0.0), Bounds())
+    assert not within(Change(0.0, 1.0, -0.01, 0.0), Bounds())
+    assert not within(Change(0.0, 1.0, 0.0, -0.01), Bounds())
+    assert not within(Change(0.0, 0.9, 0.0, 0.0), Bounds())
+
+
+def test_the_map_error_is_a_mean_of_magnitudes() -> None:
+    def output(value: float) -> RawOutput:
+        return RawOutput(*(np.full(shape, value, np.float32) for shape in ((1, 2, 2), (1,), (1, 2, 2, 3))))
+
+    assert map_error(output(0.25), output(0.5)) == 0.25
+
+
+def test_scores_that_do_not_vary_are_not_correlated() -> None:
+    flat, steep = np.zeros(3, np.float32), np.arange(3, dtype=np.float32)
+    assert (score_correlation(flat, steep), score_correlation(steep, 2 * steep)) == (0.0, pytest.approx(1.0))
+    assert score_correlation(flat, flat) == 1.0
+
+
+def test_more_images_than_needed_are_left_out() -> None:
+    many = np.zeros((module.TUNING_IMAGES + 5, 32, 32, 3), np.uint8)
+    many[:, 8:24, 8:24] = 200
+    assert len(make_tuning(many, SynthesisConfig(), 0).images) == 2 * module.TUNING_IMAGES
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+def test_the_command_tells_the_change_on_test_images(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trainer.export.Bounds", lambda: ANYTHING)
+    data = run.path.parent / "data"
+    arguments = ["export", run.path, "--out", tmp_path / "bundle", "--precision", "int8"]
+    arguments += ["--calibration-data", run.path / "calibration_split", "--test-data", data]
+    assert main([str(argument) for argument in arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("int8: 23 of 24 convolutions; ranges by ")
+    assert lines[1] == "stay in fp32: denoiser.body.stem.0"
+    assert lines[2].startswith("on good images and synthetic defects: score correlation ")
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [
+        *("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_005", "score")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--precision", "int8"], "--precision int8 needs --calibration-data: "),
+        (["--precision", "fp16"], "fp16 is made on the device, from the fp32 bundle: edge-ad build"),
+        (["--calibration-data", "x"], "--calibration-data and --test-data are for --precision int8"),
+        (["--precision", "int8", "--calibration-data", "TRAINED"], "the network was trained on all 1 images of"),
+        (["--precision", "int8", "--calibration-data", "nowhere"], "no such folder: nowhere"),
+    ],
+)
+def test_what_cannot_be_quantised_is_one_line(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    data = run.path.parent / "data" / "train" / "good"
+    seen = next(path for path in sorted(data.iterdir()) if sha256_file(path) in run.train_sha256)
+    (trained / seen.name).symlink_to(seen)
+    more = [str(trained) if argument == "TRAINED" else argument for argument in arguments]
+    assert main(["export", str(run.path), "--out", str(tmp_path / "bundle"), *more]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+    assert not (tmp_path / "bundle").exists()

@@ -1,0 +1,48 @@
+"""What INT8 changes, in lines for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from edge_ad.bundle import QuantisationSummary
+from trainer.evaluate import PIXEL_NAMES, Scored, list_any, metrics, open_subject, score_images
+from trainer.quantise import score_correlation
+
+FIGURES = ("image_auroc", "image_ap", *PIXEL_NAMES)
+
+
+def summary_lines(summary: QuantisationSummary) -> Iterator[str]:
+    """How the INT8 graph was made, and what it changes on the images of the choice."""
+    total = summary.int8_layers + len(summary.fp32_layers)
+    yield f"int8: {summary.int8_layers} of {total} convolutions; ranges by {summary.range_rule}"
+    if summary.fp32_layers:
+        yield f"stay in fp32: {', '.join(summary.fp32_layers)}"
+    yield (
+        f"on good images and synthetic defects: score correlation {summary.score_correlation:.5f}, "
+        f"image AUROC {summary.image_auroc_change:+.4f}, pixel AP {summary.pixel_ap_change:+.4f}"
+    )
+
+
+def test_lines(bundle: Path, data: Path) -> Iterator[str]:
+    """The figures of FP32 and INT8 on test images, through the station's path; scores only where nothing is labelled.
+
+    Raises:
+        DataError: no images, or an unreadable one.
+    """
+    images = list_any(data)
+    scored: dict[str, list[Scored]] = {}
+    figures = {}
+    for precision in ("fp32", "int8"):
+        subject = open_subject(bundle, "onnxruntime", precision, None)
+        scored[precision] = score_images(subject, images)
+        figures[precision] = metrics(scored[precision], subject.roi)
+    yield f"on {data}: {len(images)} images     fp32    int8  change"
+    for name in FIGURES:
+        fp32, int8 = figures["fp32"][name], figures["int8"][name]
+        if fp32 is not None:
+            yield f"  {name:16} {fp32:.4f}  {int8:.4f} {int8 - fp32:+.4f}"
+    fp32_scores, int8_scores = (np.array([s.score for s in scored[p]], np.float32) for p in ("fp32", "int8"))
+    yield f"  score correlation {score_correlation(int8_scores, fp32_scores):.5f}"

@@ -1,0 +1,205 @@
+"""From an FP32 graph to an INT8 one, after training: ranges from good images, layers that hurt left in FP32.
+
+Everything is chosen on good images that the network was not trained on, and on synthetic defects on them; test images
+have no part in it. First the rule for the ranges, with all layers in INT8. If that changes too much, layers go back to
+FP32 one after the other, the one that alone changes most first, until it does not; the rule is chosen anew each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from calibration.int8 import RANGE_RULES, Magnitudes, observe
+from edge_ad.console import tracked
+from edge_ad.errors import DataError
+from edge_ad.records import RawOutput
+from trainer.config import SynthesisConfig
+from trainer.metrics import image_metrics, pixel_metrics
+from trainer.qdq import convolutions, left_in_fp32, quantise_graph, quantised_tensors, with_outputs
+from trainer.synthesis.paste import anomalous
+
+OUTPUTS = ["anomaly_map", "score", "reconstruction"]
+RANGE_IMAGES = 128  # more do not move the ranges
+TUNING_IMAGES = 32  # good ones, and as many with a defect
+RANKING_RULE = "percentile"
+RANKING_STRIDE = 4  # of the tuning images every fourth ranks the layers: there are many layers
+
+Run = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What INT8 is compared with FP32 on.
+
+    Attributes:
+        images: (M, H, W, 3) uint8 RGB, good ones and the same with synthetic defects.
+        masks: (M, H, W), true on a defect.
+    """
+
+    images: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What INT8 changes.
+
+    Attributes:
+        map_error: mean absolute difference of the anomaly maps.
+        score_correlation: Pearson's, between the scores.
+        image_auroc, pixel_ap: INT8 minus FP32, fractions.
+    """
+
+    map_error: float
+    score_correlation: float
+    image_auroc: float
+    pixel_ap: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """An INT8 graph, how it was made and what it changes.
+
+    Attributes:
+        model: the graph.
+        range_rule: of calibration.int8.RANGE_RULES.
+        int8_layers, fp32_layers: the latter has the most sensitive first, then those that cannot be quantised.
+        change: against FP32, on the tuning images.
+    """
+
+    model: ModelProto
+    range_rule: str
+    int8_layers: tuple[str, ...]
+    fp32_layers: tuple[str, ...]
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much INT8 may change: half of what is promised, as these images are not those of the promise."""
+
+    score_correlation: float = 0.995
+    loss: float = 0.0025  # of image AUROC and pixel AP
+
+
+def make_tuning(good: NDArray[np.uint8], config: SynthesisConfig, seed: int) -> Tuning:
+    """Good images, (N, H, W, 3) uint8 RGB, and each once more with a synthetic defect; the same for the same seed."""
+    good = good[:TUNING_IMAGES]
+    grey = bool((good == good[..., :1]).all())
+    drawn = [
+        anomalous(list(good), image, [], grey, config, np.random.default_rng([seed, 4, index]))
+        for index, image in enumerate(good)
+    ]
+    images, masks = zip(*drawn, strict=True)
+    return Tuning(np.concatenate([good, images]), np.concatenate([np.zeros(good.shape[:3], bool), masks]))
+
+
+def quantise(model: ModelProto, good: NDArray[np.uint8], tuning: Tuning, bounds: Bounds) -> Quantised:
+    """Make the INT8 graph.
+
+    Args:
+        model: the FP32 graph of docs/bundle.md.
+        good: (N, H, W, 3) uint8 RGB, what the ranges are from.
+        tuning: what the choices are made on.
+        bounds: what the INT8 graph keeps to.
+
+    Raises:
+        DataError: no layer can be in INT8 within the bounds.
+    """
+    layers = list(convolutions(model))
+    seen = observe(_probe(model, layers), [image[None] for image in good[:RANGE_IMAGES]])
+    reference = run_all(model, tuning.images)
+    ranking: list[str] = []
+    for count in range(len(layers)):
+        kept = tuple(ranking[:count])
+        best = _best_ranges(model, seen, kept, tuning, reference)
+        if within(best.change, bounds):
+            return replace(best, fp32_layers=(*kept, *left_in_fp32(model)))
+        ranking = ranking or rank_by_sensitivity(model, _ranges(seen, RANKING_RULE), layers, tuning, reference)
+    raise DataError("no layer of this network bears INT8: export it with --precision fp32")
+
+
+def _probe(
+    model: ModelProto, layers: Sequence[str]
+) -> Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.float32]]]:
+    """A function that shows all tensors that could be quantised."""
+    tensors = quantised_tensors(model, layers)
+    session = open_session(with_outputs(model, tensors))
+    return lambda image: dict(zip(tensors, session.run(tensors, {"image": image}), strict=True))
+
+
+def _ranges(seen: Mapping[str, Magnitudes], rule: str) -> dict[str, float]:
+    return {name: RANGE_RULES[rule](magnitudes) for name, magnitudes in seen.items()}
+
+
+def _best_ranges(
+    model: ModelProto, seen: Mapping[str, Magnitudes], fp32: tuple[str, ...], tuning: Tuning, reference: RawOutput
+) -> Quantised:
+    """All layers but `fp32` in INT8, by the rule for ranges that changes the maps least."""
+    int8 = tuple(name for name in convolutions(model) if name not in fp32)
+    tried = []
+    for rule in tracked(list(RANGE_RULES), f"{len(int8)} layers in INT8"):
+        graph = quantise_graph(model, _ranges(seen, rule), int8)
+        change = compare(run_all(graph, tuning.images), reference, tuning.masks)
+        tried.append(Quantised(graph, rule, int8, fp32, change))
+    return min(tried, key=lambda quantised: quantised.change.map_error)
+
+
+def rank_by_sensitivity(
+    model: ModelProto, ranges: Mapping[str, float], layers: Sequence[str], tuning: Tuning, reference: RawOutput
+) -> list[str]:
+    """The layers, the one that alone in INT8 changes the maps most first."""
+    images = tuning.images[::RANKING_STRIDE]
+    some = RawOutput(*(values[::RANKING_STRIDE] for values in astuple(reference)))
+    errors = {
+        name: map_error(run_all(quantise_graph(model, ranges, [name]), images), some)
+        for name in tracked(layers, "sensitivity")
+    }
+    return sorted(layers, key=errors.__getitem__, reverse=True)
+
+
+def open_session(model: ModelProto) -> ort.InferenceSession:
+    """A graph in ONNX Runtime on the CPU."""
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def run_all(model: ModelProto, images: NDArray[np.uint8]) -> RawOutput:
+    """The outputs for (M, H, W, 3) images, one at a time, as a station does."""
+    session = open_session(model)
+    rows = [session.run(OUTPUTS, {"image": image[None]}) for image in images]
+    return RawOutput(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
+
+
+def map_error(found: RawOutput, reference: RawOutput) -> float:
+    """Mean absolute difference of the anomaly maps."""
+    return float(np.mean(np.abs(found.anomaly_map - reference.anomaly_map)))
+
+
+def compare(found: RawOutput, reference: RawOutput, masks: NDArray[np.bool_]) -> Change:
+    """What differs between the outputs of INT8 and those of FP32; an image with an empty mask is a good one."""
+    defect = np.asarray(masks.any(axis=(1, 2)))
+    auroc = [image_metrics(defect, output.score).auroc or 0.0 for output in (found, reference)]
+    ap = [pixel_metrics(masks, output.anomaly_map).ap or 0.0 for output in (found, reference)]
+    correlation = score_correlation(found.score, reference.score)
+    return Change(map_error(found, reference), correlation, auroc[0] - auroc[1], ap[0] - ap[1])
+
+
+def score_correlation(found: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """Pearson's correlation; 1 where the scores are equal, 0 where one side does not vary."""
+    if np.array_equal(found, reference):
+        return 1.0
+    if np.ptp(found) == 0 or np.ptp(reference) == 0:
+        return 0.0
+    return float(np.corrcoef(found, reference)[0, 1])
+
+
+def within(change: Change, bounds: Bounds) -> bool:
+    """Whether a change can be borne."""
+    kept = change.score_correlation >= bounds.score_correlation
+    return kept and min(change.image_auroc, change.pixel_ap) >= -bounds.loss
