@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,19 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The best that a CPU reached on bare convolutions in a precision.
+
+    Attributes:
+        by: library and chain.
+        gmacs_per_s: 1e9 multiply-accumulates a second, median over the rounds.
+    """
+
+    by: str
+    gmacs_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """One engine, over all rounds.
 
@@ -54,6 +67,7 @@ class Figures:
         ms: stage -> quantiles over the frames of all rounds.
         frames_per_s: one frame after the other, whole step.
         gmacs_per_s: multiply-accumulates of the graph per second of the median engine time, 1e9.
+        ceiling_share: of the machine's ceiling for this precision that is; None where that is not known.
         cold_start_s: of each round.
         resident_mb, peak_mb: median over the rounds, 1e6 bytes.
         speed: of the engine alone.
@@ -62,6 +76,7 @@ class Figures:
     ms: dict[str, Quantiles]
     frames_per_s: float
     gmacs_per_s: float
+    ceiling_share: float | None
     cold_start_s: list[float]
     resident_mb: float
     peak_mb: float
@@ -80,23 +95,37 @@ def quantiles(values: Sequence[float]) -> Quantiles:
     return Quantiles(float(p50), float(p95), float(p99))
 
 
-def summarise(samples: Sequence[Sample], reference: Sequence[Sample], macs: int) -> Figures:
+def find_ceiling(rates: Mapping[str, Sequence[float]]) -> Ceiling | None:
+    """The best of the medians; `rates` maps library and chain to one rate a round. None where nothing was measured."""
+    medians = {by: statistics.median(values) for by, values in rates.items() if values}
+    if not medians:
+        return None
+    best = max(medians, key=medians.__getitem__)
+    return Ceiling(best, medians[best])
+
+
+def summarise(
+    samples: Sequence[Sample], reference: Sequence[Sample], macs: int, ceiling: Ceiling | None = None
+) -> Figures:
     """The figures of one engine.
 
     Args:
         samples: one a round.
         reference: of the engine to compare with, from the same rounds.
         macs: multiply-accumulates of one image.
+        ceiling: of this engine's device and precision.
 
     Raises:
         ValueError: there is no sample, or not as many of the reference.
     """
     together = {stage: [ms for sample in samples for ms in sample.ms[stage]] for stage in STAGES}
     ms = {stage: quantiles(values) for stage, values in together.items()}
+    gmacs_per_s = macs / (ms["engine"].p50 * 1e6)
     return Figures(
         ms=ms,
         frames_per_s=1e3 / statistics.fmean(together["step"]),
-        gmacs_per_s=macs / (ms["engine"].p50 * 1e6),
+        gmacs_per_s=gmacs_per_s,
+        ceiling_share=gmacs_per_s / ceiling.gmacs_per_s if ceiling is not None else None,
         cold_start_s=[sample.cold_start_s for sample in samples],
         resident_mb=statistics.median(sample.resident_bytes for sample in samples) / 1e6,
         peak_mb=statistics.median(sample.peak_bytes for sample in samples) / 1e6,

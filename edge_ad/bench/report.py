@@ -10,16 +10,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.bench.figures import STAGES, Figures, summarise
+from edge_ad.bench.figures import STAGES, Ceiling, Figures, find_ceiling, summarise
 from edge_ad.bench.rounds import Measured, label
 from edge_ad.bench.worker import FRAME_HEIGHT, FRAME_WIDTH
 from edge_ad.bundle import MODEL_FILE, Bundle
-from edge_ad.config import BackendConfig
+from edge_ad.config import BackendConfig, Precision
 
 SCHEMA = "edge-ad/bench/1"
 HEADER = (
     *("back-end", "pre", "engine", "p95", "p99", "post", "step", "p95", "p99"),
-    *("frames/s", "GMAC/s", "MB", "start s", "speed"),
+    *("frames/s", "GMAC/s", "of ceiling", "MB", "start s", "speed"),
 )
 
 COLOURS = {"pre": (80, 175, 76), "engine": (180, 120, 31), "post": (14, 127, 255)}  # BGR
@@ -37,6 +37,8 @@ class Report:
         figures: engine -> its figures; the first is the reference.
         refused: engine -> why it was not measured.
         machine: section -> fact -> value.
+        ceilings: precision -> the best rate of bare convolutions on this CPU.
+        no_ceilings: library and precision -> why its convolutions were not measured.
     """
 
     bundle: Bundle
@@ -45,6 +47,8 @@ class Report:
     machine: Mapping[str, Mapping[str, str]]
     figures: Mapping[BackendConfig, Figures]
     refused: Mapping[BackendConfig, str]
+    ceilings: Mapping[Precision, Ceiling]
+    no_ceilings: Mapping[str, str]
 
 
 def report(
@@ -53,8 +57,13 @@ def report(
     """Sum up what was measured."""
     reference = next(iter(measured.samples.values()))
     macs = bundle.manifest.macs
-    figures = {engine: summarise(samples, reference, macs) for engine, samples in measured.samples.items()}
-    return Report(bundle, rounds, frames, machine, figures, measured.refused)
+    found = {precision: find_ceiling(rates) for precision, rates in measured.rates.items()}
+    ceilings = {precision: ceiling for precision, ceiling in found.items() if ceiling is not None}
+    figures = {
+        engine: summarise(samples, reference, macs, ceilings.get(engine.precision) if engine.device == "cpu" else None)
+        for engine, samples in measured.samples.items()
+    }
+    return Report(bundle, rounds, frames, machine, figures, measured.refused, ceilings, measured.no_rates)
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -77,6 +86,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "machine": report.machine,
         "reference": label(next(iter(report.figures))),
         "engines": [{**_identity(engine), **asdict(figures)} for engine, figures in report.figures.items()],
+        "ceilings": {precision: asdict(ceiling) for precision, ceiling in report.ceilings.items()},
+        "ceilings_not_measured": report.no_ceilings,
         "not_measured": [{**_identity(engine), "reason": reason} for engine, reason in report.refused.items()],
     }
 
@@ -89,6 +100,9 @@ def as_lines(report: Report) -> Iterator[str]:
     yield f"{report.rounds} rounds of {report.frames} frames, {FRAME_WIDTH}x{FRAME_HEIGHT}; ms, medians where not said"
     yield from _table([HEADER, *(_row(engine, figures) for engine, figures in report.figures.items())])
     yield f"speed: of the engine alone, against {label(next(iter(report.figures)))}, median (range) over the rounds"
+    for precision, ceiling in report.ceilings.items():
+        yield f"ceiling of this CPU in {precision}: {ceiling.gmacs_per_s:.0f} GMAC/s ({ceiling.by})"
+    yield from (f"no ceiling by {name}: {reason}" for name, reason in report.no_ceilings.items())
     if report.refused:
         yield "not measured:"
         yield from (f"  {label(engine)}: {reason}" for engine, reason in report.refused.items())
@@ -120,6 +134,7 @@ def _row(engine: BackendConfig, figures: Figures) -> tuple[str, ...]:
         *(f"{ms:.2f}" for ms in times),
         f"{figures.frames_per_s:.1f}",
         f"{figures.gmacs_per_s:.0f}",
+        "-" if figures.ceiling_share is None else f"{figures.ceiling_share:.0%}",
         f"{figures.resident_mb:.0f}",
         f"{start:.2f}",
         f"{ratio.median:.2f} ({ratio.lowest:.2f}-{ratio.highest:.2f})",

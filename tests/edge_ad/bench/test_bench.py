@@ -11,9 +11,10 @@ import pytest
 
 from edge_ad import doctor
 from edge_ad.bench import rounds, show
-from edge_ad.bench.figures import STAGES, Sample
+from edge_ad.bench.ceiling import LIBRARIES
+from edge_ad.bench.figures import STAGES, Ceiling, Sample
 from edge_ad.bench.report import COLOURS, as_json, as_lines, bars, report
-from edge_ad.bench.rounds import Measured, choose, label, run_rounds, run_worker
+from edge_ad.bench.rounds import Measured, ceiling_turns, choose, label, run_rounds, run_worker
 from edge_ad.bench.worker import FRAME_HEIGHT, FRAME_WIDTH, always_a_defect, full_frame
 from edge_ad.bundle import Bundle, FileEntry, open_bundle
 from edge_ad.cli import main
@@ -43,6 +44,8 @@ def sample(engine_ms: float) -> Sample:
 def body(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The JSON of a real bench of onnxruntime, the picture beside it."""
     monkeypatch.setattr(show, "FRAMES", 3)
+    monkeypatch.setattr(rounds, "CEILING_S", 0.0)
+    monkeypatch.setattr(rounds, "LIBRARIES", {"onnxruntime": LIBRARIES["onnxruntime"]})
     out = tmp_path / "new" / "folder"
     arguments = ["--backend", "onnxruntime", "--repeats", "2", "--json", str(out / "bench.json"), "--out", str(out)]
     assert main(["bench", str(bundle.path), *arguments]) == 0
@@ -67,6 +70,8 @@ def test_the_json_tells_figures_bundle_and_machine(body: dict[str, Any], bundle:
     assert all(0 < q["p50"] <= q["p95"] <= q["p99"] for q in engine["ms"].values())
     assert len(engine["cold_start_s"]) == 2
     assert 0 < engine["resident_mb"] <= engine["peak_mb"]
+    assert body["ceilings"].keys() == {"fp32"}
+    assert engine["ceiling_share"] == engine["gmacs_per_s"] / body["ceilings"]["fp32"]["gmacs_per_s"]
     assert engine["speed"] == {"median": 1.0, "lowest": 1.0, "highest": 1.0}
     assert all(engine[rate] > 0 for rate in ("frames_per_s", "gmacs_per_s"))
 
@@ -96,7 +101,7 @@ def test_what_cannot_be_measured_is_one_line(
 # --- the rounds -------------------------------------------------------------------------------------------------
 
 
-def test_every_precision_of_the_bundle_is_tried_on_every_engine(bundle: Bundle) -> None:
+def test_every_precision_of_the_bundle_is_tried_on_every_engine_that_has_it(bundle: Bundle) -> None:
     assert {label(engine) for engine in choose(bundle, "onnxruntime")} == {
         "onnxruntime cpu fp32",
         "onnxruntime cuda fp32",
@@ -104,25 +109,61 @@ def test_every_precision_of_the_bundle_is_tried_on_every_engine(bundle: Bundle) 
     }
     files = bundle.manifest.files | {"model.int8.onnx": FileEntry(sha256="0" * 64, bytes=1)}
     both = Bundle(bundle.path, bundle.manifest.model_copy(update={"files": files}))
-    assert [label(engine) for engine in choose(both, "openvino")] == ["openvino cpu fp32", "openvino cpu int8"]
+    assert [label(engine) for engine in choose(both, "openvino")] == [
+        *("openvino cpu fp32", "openvino cpu bf16", "openvino cpu int8")
+    ]
+    assert [label(engine) for engine in choose(both, "torch")] == ["torch cpu fp32", "torch cuda fp32"]
 
 
 def test_engines_take_turns_in_alternating_order(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[BackendConfig] = []
+    seen: list[BackendConfig | str] = []
 
     def measure(path: Path, engine: BackendConfig, frames: int) -> Sample:
         seen.append(engine)
         return sample(1.0)
 
+    def convolve(arguments: list[str]) -> dict[str, Any]:
+        seen.append(" ".join(arguments[1:3]))
+        return {"rates": {"a": 100.0 * len(seen), "b": 1.0}}
+
     monkeypatch.setattr(rounds, "run_worker", measure)
-    found = run_rounds(bundle, [ORT, OPENVINO], 3, 1)
-    assert seen == [ORT, OPENVINO, OPENVINO, ORT, ORT, OPENVINO]
-    assert {len(samples) for samples in found.samples.values()} == {3}
+    monkeypatch.setattr(rounds, "run_process", convolve)
+    found = run_rounds(bundle, [ORT, OPENVINO], 2, 1)
+    bare = ["onnxruntime fp32", "openvino fp32", "torch fp32"]
+    assert seen == [ORT, OPENVINO, *bare, *bare[::-1], OPENVINO, ORT]
+    assert {len(samples) for samples in found.samples.values()} == {2}
+    assert found.rates["fp32"]["onnxruntime, a"] == [300.0, 800.0]
+
+
+def test_a_library_without_convolutions_is_named_and_not_tried_again(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"onnxruntime": "onnx is not installed", "openvino": {"rates": {"a": 5.0}}, "torch": {"rates": {"a": 4.0}}}
+    asked: list[str] = []
+
+    def convolve(arguments: list[str]) -> object:
+        asked.append(arguments[1])
+        return said[arguments[1]]
+
+    monkeypatch.setattr(rounds, "run_worker", lambda path, engine, frames: sample(1.0))
+    monkeypatch.setattr(rounds, "run_process", convolve)
+    found = run_rounds(bundle, [ORT], 2, 1)
+    assert asked.count("onnxruntime") == 1
+    assert found.no_rates == {"onnxruntime fp32": "onnx is not installed"}
+    told = report(bundle, found, 2, 1, {})
+    assert told.ceilings == {"fp32": Ceiling("openvino, a", 5.0)}
+    assert "no ceiling by onnxruntime fp32: onnx is not installed" in list(as_lines(told))
+
+
+def test_only_precisions_that_are_measured_on_the_cpu_have_a_ceiling() -> None:
+    cuda = BackendConfig(name="onnxruntime", device="cuda", precision="int8")
+    assert {turn.precision for turn in ceiling_turns([ORT, cuda])} == {"fp32"}
 
 
 def test_an_engine_that_fails_once_has_no_figures_and_is_not_tried_again(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rounds, "LIBRARIES", {})
     outcomes: dict[BackendConfig, list[Sample | str]] = {ORT: [sample(1.0)] * 3, TORCH: [sample(2.0), "out of memory"]}
     monkeypatch.setattr(rounds, "run_worker", lambda path, engine, frames: outcomes[engine].pop(0))
     found = run_rounds(bundle, [TORCH, ORT], 3, 1)

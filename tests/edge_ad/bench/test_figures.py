@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_ad.bench.figures import STAGES, Sample, quantiles, speed, summarise
+from edge_ad.bench.figures import STAGES, Ceiling, Sample, find_ceiling, quantiles, speed, summarise
 
 times = st.lists(st.floats(0.01, 1e4), min_size=1, max_size=300)
 factors = st.lists(st.floats(0.1, 10), min_size=1, max_size=6)
@@ -59,6 +59,17 @@ def test_a_slower_hour_for_both_sides_does_not_change_the_ratio(slowdowns: list[
 def test_sides_of_different_rounds_are_not_compared() -> None:
     with pytest.raises(ValueError, match="zip"):
         speed([sample([1.0])], [sample([1.0]), sample([1.0])])
+
+
+def test_the_ceiling_is_the_best_of_the_medians() -> None:
+    assert find_ceiling({"a": [1.0, 9.0, 2.0], "b": [3.0, 3.0, 3.0]}) == Ceiling("b", 3.0)
+    assert find_ceiling({}) is None
+
+
+def test_the_share_of_the_ceiling_is_that_of_the_median_engine_time() -> None:
+    found = summarise([sample([9.0] * 10)], [sample([18.0])], 90_000_000, Ceiling("b", 40.0))
+    assert found.ceiling_share == pytest.approx(0.25)
+    assert summarise([sample([9.0])], [sample([18.0])], 90_000_000).ceiling_share is None
 
 
 def test_the_figures_of_known_times() -> None:
