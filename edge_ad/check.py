@@ -14,13 +14,14 @@ from edge_ad.broker_check import examine_broker
 from edge_ad.bundle import open_bundle
 from edge_ad.calibration_watch import applicable
 from edge_ad.cameras.opencv import videoio
-from edge_ad.collect import next_frame, running
+from edge_ad.collect import next_shot, running
 from edge_ad.config import SparkplugConfig, StationConfig
 from edge_ad.core.payload import MalformedError
 from edge_ad.core.preprocess import crop
 from edge_ad.errors import BackendError, BundleError, CameraError, ConfigError, DataError, PublishError
 from edge_ad.finding import Finding
 from edge_ad.mqtt import Listener, Subscription
+from edge_ad.records import Frame
 from edge_ad.sparkplug.session import host_state, state_topic
 from edge_ad.trigger_sensor import open_sensor
 
@@ -85,14 +86,17 @@ def _calibration(config: StationConfig, digest: str) -> Finding:
 
 def _camera(config: StationConfig) -> Finding:
     """Open the camera and take one frame, each within its time-out."""
+    who = f"{config.camera.name} ({config.camera.kind})"
     try:
         with running(config.camera) as capture:
-            frame = next_frame(capture, config.camera)
-        crop(frame.image, config.roi_record())
+            shot = next_shot(capture, config.camera)
+        if not isinstance(shot, Frame):
+            return Finding("camera", "ok", f"{who} plays recorded scores")
+        crop(shot.image, config.roi_record())
     except (CameraError, ConfigError, DataError) as error:
         return Finding("camera", "failed", str(error))
-    height, width = frame.image.shape[:2]
-    return Finding("camera", "ok", f"{config.camera.name} ({config.camera.kind}) delivers {width}x{height}")
+    height, width = shot.image.shape[:2]
+    return Finding("camera", "ok", f"{who} delivers {width}x{height}")
 
 
 def _trigger(config: StationConfig) -> list[Finding]:

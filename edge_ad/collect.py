@@ -19,7 +19,7 @@ from edge_ad.core.preprocess import resize
 from edge_ad.errors import CameraError, UsageError
 from edge_ad.images import write_png
 from edge_ad.pictures import captioned, sheet
-from edge_ad.records import Frame
+from edge_ad.records import Frame, Scored
 
 SHEET = Path("contact-sheet", "contact-sheet.png")  # in a folder of its own: it is not a picture of a part
 MAX_THUMBNAILS = 200
@@ -71,12 +71,24 @@ def next_frame(capture: Capture, camera: CameraConfig, delivered: int = 0) -> Fr
     """The next readable frame, within the camera's own time-outs.
 
     Raises:
+        CameraError: as `next_shot`; or it plays recorded scores.
+    """
+    shot = next_shot(capture, camera, delivered)
+    if isinstance(shot, Scored):
+        raise CameraError(f"camera {camera.name} plays recorded scores: there are no frames to take")
+    return shot
+
+
+def next_shot(capture: Capture, camera: CameraConfig, delivered: int = 0) -> Frame | Scored:
+    """The next readable frame or recorded score, within the camera's own time-outs.
+
+    Raises:
         CameraError: it failed, ended after `delivered` frames, or did not deliver in time.
     """
     deadline = time.monotonic() + camera.open_timeout_s + HUNG_FACTOR * camera.read_timeout_s
     while time.monotonic() < deadline:
         shot = capture.frames.get(WAIT_S)
-        if isinstance(shot, Frame):
+        if isinstance(shot, (Frame, Scored)):
             return shot
         state = capture.state()
         if shot is None and state.state == "fault":

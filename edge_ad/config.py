@@ -117,7 +117,30 @@ class FolderCamera(_Camera):
     interval_s: float = Field(0.0, ge=0, le=3600, description="pause between two images")
 
 
-Camera = Annotated[V4l2Camera | CsiCamera | RtspCamera | FileCamera | FolderCamera, Field(discriminator="kind")]
+class PlaybackConfig(_WithPaths):
+    """What a simulation plays: recorded scores, or frames; from the first again after the last."""
+
+    scores: Path | None = Field(None, description="CSV with a column score, as edge-ad-train evaluate --scores writes")
+    frames: Path | None = Field(None, description="a folder of images, in order of name")
+    rate_hz: float = Field(1.0, gt=0, le=1000, description="parts a second")
+    count: int | None = Field(None, ge=1, description="ends after so many parts, restarts included; default: never")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> PlaybackConfig:
+        if (self.scores is None) == (self.frames is None):
+            raise ValueError("give either scores or frames")
+        return self
+
+
+class SimulatedCamera(PlaybackConfig, _Camera):
+    """No camera: recorded scores or frames, for commissioning and load tests. Every message says `simulated`."""
+
+    kind: Literal["simulated"]
+
+
+Camera = Annotated[
+    V4l2Camera | CsiCamera | RtspCamera | FileCamera | FolderCamera | SimulatedCamera, Field(discriminator="kind")
+]
 
 
 TriggerKind = Literal["free", "command", "interval", "gpio", "camera"]

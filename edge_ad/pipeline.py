@@ -14,7 +14,7 @@ from edge_ad.config import RegionConfig
 from edge_ad.core.decision import decide, not_inspected
 from edge_ad.core.preprocess import preprocess
 from edge_ad.errors import DataError
-from edge_ad.records import Decision, Event, Frame, Missed, RawOutput, Roi, Thresholds
+from edge_ad.records import Decision, Event, Frame, Missed, RawOutput, Roi, Scored, Shot, Thresholds
 
 ROI_OUTSIDE_FRAME = "roi_outside_frame"
 
@@ -49,7 +49,7 @@ class Pipeline:
         """Run the graph once, so that the first part does not pay for the engine's lazy set-up."""
         self._backend.run(np.zeros((1, self._input.height, self._input.width, 3), np.uint8))
 
-    def step(self, shot: Frame | Missed) -> Event:
+    def step(self, shot: Shot) -> Event:
         """Inspect one part.
 
         Raises:
@@ -57,11 +57,21 @@ class Pipeline:
         """
         self.output = None
         marks = [("", shot.captured_monotonic_ns), ("queue", self._clock_ns())]
-        decision = not_inspected(shot.reason) if isinstance(shot, Missed) else self._inspect(shot, marks)
+        decision = self._judge(shot, marks)
         latency_ms = {marks[i][0]: (marks[i][1] - marks[i - 1][1]) / 1e6 for i in range(1, len(marks))}
         if shot.trigger is not None:
             latency_ms = {"trigger": (shot.captured_ns - shot.trigger.at_ns) / 1e6, **latency_ms}
         return Event(shot.camera, shot.frame_id, shot.part_id, shot.trigger, shot.captured_ns, decision, latency_ms)
+
+    def _judge(self, shot: Shot, marks: list[tuple[str, int]]) -> Decision:
+        if isinstance(shot, Missed):
+            return not_inspected(shot.reason)
+        return self._judge_score(shot) if isinstance(shot, Scored) else self._inspect(shot, marks)
+
+    def _judge_score(self, scored: Scored) -> Decision:
+        """Decide on a recorded score: as on a map of that score throughout, so a defect is one region, the whole."""
+        uniform = np.full((1, 1), scored.score, np.float32)
+        return self._decide(scored.score, uniform, self._input.height, self._input.width)
 
     def _inspect(self, frame: Frame, marks: list[tuple[str, int]]) -> Decision:
         """Decide on a frame; appends the end of each stage to `marks`."""
@@ -72,17 +82,15 @@ class Pipeline:
         marks.append(("pre", self._clock_ns()))
         self.output = output = self._frames.run_loaded()
         marks.append(("engine", self._clock_ns()))
-        height, width = frame.image.shape[:2]
-        decision = decide(
-            float(output.score[0]),
-            output.anomaly_map[0],
-            self.thresholds,
-            self._roi or Roi(0, 0, width, height),
-            self._regions.max_regions,
-            self._regions.min_area_px,
-        )
+        decision = self._decide(float(output.score[0]), output.anomaly_map[0], *frame.image.shape[:2])
         marks.append(("post", self._clock_ns()))
         return decision
+
+    def _decide(self, score: float, anomaly_map: NDArray[np.float32], height: int, width: int) -> Decision:
+        """Decide on a frame of so many pixels."""
+        roi = self._roi or Roi(0, 0, width, height)
+        regions = self._regions
+        return decide(score, anomaly_map, self.thresholds, roi, regions.max_regions, regions.min_area_px)
 
 
 class _OnTheCpu:

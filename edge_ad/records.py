@@ -88,6 +88,28 @@ class Missed:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """A part whose score was recorded earlier (a simulation): it is judged without an image.
+
+    Attributes:
+        camera, frame_id, captured_ns, captured_monotonic_ns, part_id, trigger: as in `Frame`.
+        score: raw units.
+    """
+
+    camera: str
+    frame_id: int
+    captured_ns: int
+    captured_monotonic_ns: int
+    score: float
+    part_id: str | None = None
+    trigger: Trigger | None = None
+
+
+Shot = Frame | Missed | Scored
+"""What the capture thread hands over: one part each."""
+
+
+@dataclass(frozen=True, slots=True)
 class CameraState:
     """What a camera is doing; published whenever `state` or `detail` changes.
 

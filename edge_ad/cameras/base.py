@@ -37,6 +37,17 @@ class Unreadable:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedScore:
+    """A part of which the source knows no image, but the score that it once had, raw units."""
+
+    part_id: str
+    score: float
+
+
+Delivered = Picture | Unreadable | RecordedScore
+
+
 class EndOfFrames(Exception):  # noqa: N818 - not an error, as StopIteration is not
     """The source has delivered its last frame."""
 
@@ -58,7 +69,7 @@ class Camera(Protocol):
             CameraError: it is not there, refused, or did not answer within `open_timeout_s`.
         """
 
-    def read(self) -> Picture | Unreadable | None:
+    def read(self) -> Delivered | None:
         """Wait for the next frame; None if there is none yet and that is no fault.
 
         Raises:
@@ -124,6 +135,12 @@ def _folder(config: configuration.FolderCamera, resume_after: str | None) -> Cam
     return Folder(config, resume_after)
 
 
+def _simulated(config: configuration.SimulatedCamera, resume_after: str | None) -> Camera:
+    from edge_ad.cameras.playback import Playback
+
+    return Playback(config, resume_after)
+
+
 # Any: each kind takes its own configuration; the discriminator `kind` of the configuration pairs them.
 KINDS: dict[str, Callable[[Any, str | None], Camera]] = {
     "v4l2": _v4l2,
@@ -131,8 +148,9 @@ KINDS: dict[str, Callable[[Any, str | None], Camera]] = {
     "rtsp": _rtsp,
     "file": _file,
     "folder": _folder,
+    "simulated": _simulated,
 }
-SIMULATED = frozenset({"file", "folder"})  # these do not show the part that is on the line now
+SIMULATED = frozenset({"file", "folder", "simulated"})  # these do not show the part that is on the line now
 
 
 def make_camera(config: configuration.Camera, resume_after: str | None = None) -> Camera:
@@ -140,7 +158,7 @@ def make_camera(config: configuration.Camera, resume_after: str | None = None) -
 
     Args:
         config: the station's camera.
-        resume_after: part_id of the last part that has its result; only a folder can go on after it.
+        resume_after: part_id of the last part that has its result; a folder and a simulation go on after it.
 
     Raises:
         ConfigError: its password file cannot be read.

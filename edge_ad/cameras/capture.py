@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 
 from loguru import logger
 
-from edge_ad.cameras.base import Camera, EndOfFrames, Picture, Unreadable, make_camera
+from edge_ad.cameras.base import Camera, Delivered, EndOfFrames, Picture, RecordedScore, make_camera
 from edge_ad.channel import Channel, Policy
 from edge_ad.config import Camera as CameraConfig
 from edge_ad.config import FreeTrigger
 from edge_ad.core.backoff import Backoff
 from edge_ad.errors import CameraError, ConfigError
-from edge_ad.records import CameraPhase, CameraState, Frame, Missed, Trigger
+from edge_ad.records import CameraPhase, CameraState, Frame, Missed, Scored, Shot, Trigger
 from edge_ad.trigger_desk import TriggerDesk
 
 CAPACITY = 2  # one frame waits while one is inspected; more would only make results older
@@ -73,7 +73,7 @@ class Capture:
         Args:
             config: the station's camera.
             last_frame_id: the frame that was the last to get a result; numbering goes on after it.
-            last_part_id: its part; a folder goes on after it.
+            last_part_id: its part; a folder and a simulation go on after it.
             make: makes the camera of a configuration.
             clock: seconds.
             triggers: says which frame is a part; default: each is.
@@ -81,7 +81,7 @@ class Capture:
         self._triggers = triggers if triggers is not None else TriggerDesk(FreeTrigger())
         waits = make(config, None).complete or not self._triggers.drops
         policy: Policy = "block" if waits else "drop_oldest"
-        self.frames: Channel[Frame | Missed] = Channel(max(CAPACITY, self._triggers.max_waiting), policy)
+        self.frames: Channel[Shot] = Channel(max(CAPACITY, self._triggers.max_waiting), policy)
         # A camera that waits for its own trigger comes back without a frame after one time-out; that is no fault.
         self._read_limit_s = config.read_timeout_s * (2.0 if self._triggers.kind == "camera" else 1.0)
         self._config = config
@@ -161,7 +161,7 @@ class Capture:
         try:
             with self._calling(worker, "open", self._config.open_timeout_s):
                 camera.open()
-            shot: Picture | Unreadable | None = None
+            shot: Delivered | None = None
             while self._is_wanted(worker):
                 if camera.complete and not self._triggers.wants(TRIGGER_POLL_S):
                     self._idle(worker)
@@ -197,7 +197,7 @@ class Capture:
             if self._is_wanted(worker):
                 self._change("online", "")
 
-    def _deliver(self, worker: _Worker, shot: Picture | Unreadable, began_ns: int, *, complete: bool) -> bool:
+    def _deliver(self, worker: _Worker, shot: Delivered, began_ns: int, *, complete: bool) -> bool:
         """Hand over what is a part; False if it is none yet, but will be: of a complete source, every image is one."""
         wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
         with self._lock:
@@ -212,7 +212,7 @@ class Capture:
             self._hand_over(item, waits=complete)
         return True
 
-    def _count(self, shot: Picture | Unreadable) -> None:
+    def _count(self, shot: Delivered) -> None:
         """The camera works; the caller holds the lock."""
         self._frame_id += 1
         self._part_id = shot.part_id
@@ -220,7 +220,7 @@ class Capture:
         self._change("online", "")
         self._state = replace(self._state, frames=self._state.frames + 1)
 
-    def _hand_over(self, item: Frame | Missed, *, waits: bool) -> None:
+    def _hand_over(self, item: Shot, *, waits: bool) -> None:
         """Without a trigger, the channel drops what is old or waits; to wait for one would make the next one late."""
         if waits or item.trigger is None:
             while not self._stop.is_set() and not self.frames.put(item, PUT_POLL_S):
@@ -228,12 +228,12 @@ class Capture:
         elif not self.frames.put(item, 0.0):
             self._triggers.lose(item.trigger, "overrun")
 
-    def _stamp(
-        self, shot: Picture | Unreadable, trigger: Trigger | None, wall_ns: int, monotonic_ns: int
-    ) -> Frame | Missed:
+    def _stamp(self, shot: Delivered, trigger: Trigger | None, wall_ns: int, monotonic_ns: int) -> Shot:
         name, number = self._config.name, self._frame_id
         if isinstance(shot, Picture):
             return Frame(name, number, shot.image, wall_ns, monotonic_ns, shot.part_id, trigger)
+        if isinstance(shot, RecordedScore):
+            return Scored(name, number, wall_ns, monotonic_ns, shot.score, shot.part_id, trigger)
         logger.warning("camera {}: {}", name, shot.detail)
         return Missed(name, number, wall_ns, monotonic_ns, "unreadable", shot.part_id, trigger)
 

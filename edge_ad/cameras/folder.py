@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edge_ad.cameras.base import EndOfFrames, Pace, Picture, Unreadable
+from edge_ad.cameras.base import Delivered, EndOfFrames, Pace, Picture, Unreadable
 from edge_ad.config import FolderCamera
 from edge_ad.errors import CameraError, DataError
 from edge_ad.images import SUFFIXES, read_image
@@ -39,7 +39,7 @@ class Folder:
         self._ready = [path for path in images if self._resume_after is None or path.name > self._resume_after]
         self._taken = {path.name for path in images}
 
-    def read(self) -> Picture | Unreadable | None:
+    def read(self) -> Delivered | None:
         """See `Camera.read`."""
         if not self._pace.wait():
             return None

@@ -11,7 +11,7 @@ from edge_ad.backends.base import Backend, open_backend
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig, RegionConfig
 from edge_ad.pipeline import Pipeline
-from edge_ad.records import Decision, Frame, Missed, Roi, Thresholds, Trigger
+from edge_ad.records import Decision, Frame, Missed, Region, Roi, Scored, Thresholds, Trigger
 from tests.bundles import make_bundle
 from tests.station import HEIGHT, THRESHOLD, WIDTH, part
 
@@ -110,3 +110,27 @@ def test_only_the_roi_is_judged_and_regions_are_in_full_frame_pixels(bundle: Bun
     assert abs(region.x - 40) <= 1
     assert abs(region.y - 32) <= 1
     assert pipeline_of(bundle, backend, Roi(0, 24, 32, 24)).step(shot).decision.verdict == "ok"
+
+
+def scored(score: float) -> Scored:
+    return Scored("top", 17, captured_ns=123, captured_monotonic_ns=0, score=score, part_id="P-1")
+
+
+@pytest.mark.parametrize(("score", "verdict"), [(0.25, "ok"), (THRESHOLD, "ok"), (0.75, "defect")])
+def test_a_recorded_score_is_judged_as_the_same_score_of_a_frame_would_be(
+    bundle: Bundle, backend: Backend, score: float, verdict: str
+) -> None:
+    event = pipeline_of(bundle, backend).step(scored(score))
+    assert (event.part_id, event.decision.verdict, event.decision.score) == ("P-1", verdict, score)
+    assert (event.decision.threshold, event.decision.calibration) == (THRESHOLD, 9)
+    whole = Region(0, 0, bundle.manifest.input.width, bundle.manifest.input.height, 32 * 32, score)
+    assert event.decision.regions == ((whole,) if verdict == "defect" else ())
+
+
+def test_a_recorded_score_is_not_inspected_without_a_calibration_or_where_it_is_none(
+    bundle: Bundle, backend: Backend
+) -> None:
+    pipeline = pipeline_of(bundle, backend)
+    assert pipeline.step(scored(float("nan"))).decision == Decision("not_inspected", "model_fault", None, None)
+    pipeline.thresholds = None
+    assert pipeline.step(scored(0.25)).decision == Decision("not_inspected", "uncalibrated", 0.25, None)
