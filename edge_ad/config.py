@@ -269,7 +269,7 @@ class MqttConfig(_WithPaths):
 class OutboxConfig(Strict):
     """Store-and-forward of results on disk."""
 
-    max_rows: int = Field(200_000, ge=100, description="unsent rows; beyond, parts are not_inspected: outbox_full")
+    max_rows: int = Field(200_000, ge=100, description="unsent rows; reached: OK results are dropped, oldest first")
     max_mb: int = Field(512, ge=16, description="size of the database, MB; reached: as max_rows")
     keep_sent_s: float = Field(86_400.0, ge=0, description="how long acknowledged rows stay for a replay")
     historical_after_s: float = Field(10.0, gt=0, description="published so long after capture: historical is true")

@@ -5,15 +5,17 @@ the states of the camera's alarms, the camera's position and that its trigger ha
 transaction. What no part causes, a command or a camera fault, has rows of its own: alarm events without a part, in
 order between the parts.
 
-When there is no room (`max_rows`, `max_mb`, or the disk itself is full), rows that were kept for a replay go first.
-Then parts are stored as `not_inspected`, reason `outbox_full`, from a reserve; and when that is used up, consecutive
-parts become one gap record that grows in place and needs no further room.
+When `max_rows` or `max_mb` is reached, rows that were kept for a replay go first, then unsent results by their worth
+(core/dropping.py), a few at a time and never one that may have been sent already. When that finds no room, or the disk
+itself is full, parts are stored as `not_inspected`, reason `outbox_full`, from a reserve; and when that is used up,
+consecutive parts become one gap record that grows in place and needs no further room.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
@@ -39,13 +41,17 @@ from edge_ad.core.orders import Order, SetMode
 from edge_ad.core.replay import COPY_ROWS, KeptRow, Span
 from edge_ad.core.rows import Row
 from edge_ad.errors import OutboxError
+from edge_ad.outbox_dropping import drop_least
 from edge_ad.outbox_file import DiskFullError, Journalled, OutboxFile, Position
 from edge_ad.records import NO_FRAME, Decision, Event, Mode, Trigger
 from edge_ad.room import Room, RoomKeeper
 
 JOURNAL_COMMANDS = 1000  # whose repetition is known as one
 MARK_ROWS = 64  # marked as sent in one transaction
+DROP_ROWS = 64  # dropped in one transaction
+DROP_TURNS = 8  # such transactions in a row; then the part in hand has its turn, whatever room there is
 _MODE = "mode"  # the setting of that name
+_DROPPING = "the oldest results of good parts are dropped"
 
 Made = TypeVar("Made")
 
@@ -57,6 +63,7 @@ class _Head:
     next_seq: int
     next_id: int
     next_event: int
+    handed_out: int  # highest id of a row that may have been sent
     unsent: int
     positions: dict[str, Position]
     alarms: dict[str, Alarms]
@@ -65,6 +72,7 @@ class _Head:
     gap: GapBody | None = None  # the gap record that still grows
     full_parts: int = 0
     gap_parts: int = 0
+    dropped_parts: int = 0
 
     def copy(self) -> _Head:
         return replace(self, positions=dict(self.positions), alarms=dict(self.alarms))
@@ -101,13 +109,14 @@ class Outbox:
             self._file.next_seq(),
             self._file.next_id(),
             self._file.next_event(),
+            self._file.handed_out(),
             self._file.count_unsent(),
             self._file.positions(),
             self._file.alarms(),
             cast(Mode, self._file.setting(_MODE) or "run"),
         )
         self._unmarked: list[int] = []
-        self._told_full = False
+        self._told = ""  # how full it is, as the log has it
 
     def append(self, events: Sequence[Event], triggers: Sequence[Trigger] = ()) -> list[Row]:
         """Store parts in one transaction; they are durable when this returns.
@@ -123,7 +132,8 @@ class Outbox:
         Raises:
             OutboxError: not even a gap record can be written.
         """
-        full_parts = self._head.full_parts
+        before = self._head.copy()
+        self._make_room(len(events))
 
         def write(draft: _Head) -> list[Row]:
             for trigger in triggers:
@@ -132,7 +142,7 @@ class Outbox:
 
         rows = self._commit(write)
         if events:
-            self._tell(self._head.full_parts > full_parts)
+            self._tell(before)
         return rows
 
     def take(self, camera: str, inputs: Mapping[str, AlarmInput], at_ns: int) -> bool:
@@ -148,6 +158,7 @@ class Outbox:
         after, told = take(alarms, inputs, at_ns, self._rules)
         if after == alarms:
             return False
+        self._make_room(1)
         return self._commit(lambda draft: self._change_alarms(draft, camera, after, told))
 
     def command(self, camera: str, request: Request, at_ns: int, max_shelve_s: float) -> Answer:
@@ -174,6 +185,7 @@ class Outbox:
             return Answer(known.reply.encode("ascii"))
         if known is not None:
             return self._refuse(request, OTHER_COMMAND)
+        self._make_room(1)
         return self._refuse(request, OUTBOX_FULL) if self._room(self._head) >= Room.NONE else None
 
     def conclude(self, camera: str, request: Request, outcome: Outcome, at_ns: int) -> Answer:
@@ -198,11 +210,16 @@ class Outbox:
     def unsent(self, after_id: int, limit: int) -> list[Row]:
         """The first rows after an id that the broker has not acknowledged, in order.
 
-        A gap record that was handed out grows no more, so that its copies agree; the next gap is a new record.
+        What was handed out stays as it is, so that its copies agree: it is not dropped, and a gap record grows no more;
+        the next gap is a new record.
         """
         rows = self._file.unsent(after_id, limit)
         if self._head.gap is not None and self._head.gap_id in {row.id for row in rows}:
             self._head.gap = None
+        if rows and rows[-1].id > self._head.handed_out:
+            self._head.handed_out = rows[-1].id
+            with suppress(DiskFullError), self._file.transaction(durable=False):  # else with the next one that has room
+                self._write_numbers(self._head)
         return rows
 
     def kept(self, after_id: int, limit: int) -> list[Row]:
@@ -258,7 +275,8 @@ class Outbox:
 
     def figures(self) -> OutboxFigures:
         """The outbox in figures."""
-        return OutboxFigures(self._head.unsent, self._head.full_parts, self._head.gap_parts)
+        head = self._head
+        return OutboxFigures(head.unsent, head.full_parts, head.gap_parts, head.dropped_parts)
 
     def close(self) -> None:
         """Close the file.
@@ -314,7 +332,7 @@ class Outbox:
             try:
                 with self._file.transaction():
                     made = write(draft)
-                    self._file.write_numbers(draft.next_seq, draft.next_id, draft.next_event)
+                    self._write_numbers(draft)
                     self._file.write_positions(draft.positions)
                     self._write_alarms(draft.alarms)
             except DiskFullError as error:
@@ -324,6 +342,9 @@ class Outbox:
                 self._head = draft
                 return made
 
+    def _write_numbers(self, head: _Head) -> None:
+        self._file.write_numbers(head.next_seq, head.next_id, head.next_event, head.handed_out)
+
     def _write_alarms(self, drafted: Mapping[str, Alarms]) -> None:
         """Write what has changed, and nothing else: on a full disk, least is best."""
         for camera, alarms in drafted.items():
@@ -331,6 +352,29 @@ class Outbox:
             for alarm, state in alarms.items():
                 if state != before[alarm]:
                     self._file.write_alarm(camera, alarm, state)
+
+    def _make_room(self, rows: int) -> None:
+        """Before so many rows reach a bound of our own: let go what is worth least, a little at a time."""
+        for _ in range(DROP_TURNS):
+            if not self._is_full(rows):
+                return
+            if not (self._keeper.is_tight() and self._keeper.purge()) and not self._drop():
+                return
+
+    def _is_full(self, rows: int) -> bool:
+        """Whether there is no room for so many rows within our own bounds; the disk's is another matter."""
+        return self._head.unsent + rows > self._config.max_rows or self._keeper.is_tight()
+
+    def _drop(self) -> bool:
+        """Drop some of the unsent results that are worth least; False if none may go."""
+        try:
+            with self._file.transaction(durable=False):
+                dropped = drop_least(self._file, self._head.handed_out, DROP_ROWS)
+        except DiskFullError:
+            return False
+        self._head.unsent -= dropped.rows
+        self._head.dropped_parts += dropped.results
+        return dropped.results > 0
 
     def _room(self, draft: _Head) -> Room:
         return max(self._keeper.room, self._room_for_rows(draft.unsent))
@@ -409,13 +453,21 @@ class Outbox:
                 self._head.unsent -= marked
                 return True
 
-    def _tell(self, full: bool) -> None:
-        """Log the change, once."""
-        if full and not self._told_full:
-            logger.error("outbox full ({} rows unsent): parts are not inspected", self._head.unsent)
-        elif self._told_full and not full:
+    def _tell(self, before: _Head) -> None:
+        """Log what has come over the outbox since then, once."""
+        told = self._fullness(before)
+        if told and told != self._told:
+            logger.error("outbox full ({} rows unsent): {}", max(before.unsent, self._head.unsent), told)
+        elif self._told and not told:
             logger.info("outbox: there is room again")
-        self._told_full = full
+        self._told = told
+
+    def _fullness(self, before: _Head) -> str:
+        """What an outbox that is full does about it; empty while it is not."""
+        if self._head.full_parts > before.full_parts:
+            return "parts are not inspected"
+        dropping = self._head.dropped_parts > before.dropped_parts
+        return _DROPPING if dropping or (self._told == _DROPPING and self._is_full(2 * DROP_ROWS)) else ""
 
 
 def _asked(request: Request) -> str:

@@ -17,13 +17,14 @@ from typing import Any
 
 from edge_ad.core.alarm_board import NO_ALARMS, Alarms
 from edge_ad.core.alarms import AlarmState
+from edge_ad.core.dropping import Worth, worth
 from edge_ad.core.messages import GAP_SCHEMA, GapBody, ResultBody
 from edge_ad.core.replay import KeptRow, Span
 from edge_ad.core.rows import Row
 from edge_ad.errors import OutboxError
 from edge_ad.records import Trigger
 
-LAYOUT = 4
+LAYOUT = 5
 PAGE_BYTES = 4096
 _BUSY = "database is locked"
 _BEYOND = 2**63  # greater than any number
@@ -32,9 +33,11 @@ _FULL = "database or disk is full"  # SQLITE_FULL; Python 3.10 does not tell the
 
 _TABLES = """
 CREATE TABLE station (name TEXT NOT NULL, next_seq INTEGER NOT NULL, next_id INTEGER NOT NULL,
-  next_event INTEGER NOT NULL);
-CREATE TABLE row (id INTEGER PRIMARY KEY, seq INTEGER, body TEXT NOT NULL, events TEXT NOT NULL, sent_ms INTEGER);
+  next_event INTEGER NOT NULL, handed_out INTEGER NOT NULL);
+CREATE TABLE row (id INTEGER PRIMARY KEY, seq INTEGER, body TEXT NOT NULL, events TEXT NOT NULL, worth INTEGER NOT NULL,
+  sent_ms INTEGER);
 CREATE INDEX row_unsent ON row (id) WHERE sent_ms IS NULL;
+CREATE INDEX row_worth ON row (worth, id) WHERE sent_ms IS NULL;
 CREATE INDEX row_sent ON row (sent_ms) WHERE sent_ms IS NOT NULL;
 CREATE TABLE position (camera TEXT PRIMARY KEY, frame_id INTEGER NOT NULL, part_id TEXT NOT NULL);
 CREATE TABLE alarm (camera TEXT, alarm TEXT, state TEXT NOT NULL, PRIMARY KEY (camera, alarm));
@@ -121,16 +124,22 @@ class OutboxFile:
 
     def insert(self, row: Row) -> None:
         """Add a row, unsent."""
-        values = (row.id, _number_of(row.body), _dump(row.body), _dump(row.events))
-        self._execute("INSERT INTO row (id, seq, body, events) VALUES (?, ?, ?, ?)", values)
+        values = (row.id, _number_of(row.body), _dump(row.body), _dump(row.events), worth(row))
+        self._execute("INSERT INTO row (id, seq, body, events, worth) VALUES (?, ?, ?, ?, ?)", values)
 
     def replace_gap(self, row_id: int, gap: GapBody) -> None:
-        """Write a gap record over its earlier, shorter form."""
-        self._execute("UPDATE row SET body = ? WHERE id = ?", (_dump(gap), row_id))
+        """Write a gap record over its earlier, shorter form, or over a result without alarm events."""
+        values = (_number_of(gap), _dump(gap), Worth.KEPT, row_id)
+        self._execute("UPDATE row SET seq = ?, body = ?, worth = ? WHERE id = ?", values)
 
-    def write_numbers(self, next_seq: int, next_id: int, next_event: int) -> None:
-        """Write the next part's number, the next row's id and the next alarm event's number."""
-        self._execute("UPDATE station SET next_seq = ?, next_id = ?, next_event = ?", (next_seq, next_id, next_event))
+    def delete(self, row_id: int) -> None:
+        """Delete a row."""
+        self._execute("DELETE FROM row WHERE id = ?", (row_id,))
+
+    def write_numbers(self, next_seq: int, next_id: int, next_event: int, handed_out: int) -> None:
+        """Write the next part's number, row's id and alarm event's number, and the highest id that was handed out."""
+        statement = "UPDATE station SET next_seq = ?, next_id = ?, next_event = ?, handed_out = ?"
+        self._execute(statement, (next_seq, next_id, next_event, handed_out))
 
     def write_positions(self, positions: Mapping[str, Position]) -> None:
         """Write where each camera is."""
@@ -195,15 +204,28 @@ class OutboxFile:
 
     def unsent(self, after_id: int, limit: int) -> list[Row]:
         """The first unacknowledged rows after an id, in order."""
-        return self._rows("sent_ms IS NULL AND id > ?", (after_id, limit))
+        return self._rows("sent_ms IS NULL AND id > ? ORDER BY id LIMIT ?", (after_id, limit))
 
     def between(self, after_id: int, before_id: int, limit: int) -> list[Row]:
         """The first rows between two ids, sent or not, in order."""
-        return self._rows("id > ? AND id < ?", (after_id, before_id, limit))
+        return self._rows("id > ? AND id < ? ORDER BY id LIMIT ?", (after_id, before_id, limit))
+
+    def worth_least(self, of: Worth, after_id: int, limit: int) -> list[Row]:
+        """The first unacknowledged rows of a worth after an id, in order."""
+        where = "sent_ms IS NULL AND worth = ? AND id > ? ORDER BY id LIMIT ?"
+        return self._rows(where, (of, after_id, limit))
+
+    def neighbours(self, row_id: int) -> tuple[Row | None, Row | None]:
+        """The unacknowledged rows right before and right after an id."""
+        before = self._rows("sent_ms IS NULL AND id < ? ORDER BY id DESC LIMIT 1", (row_id,))
+        after = self._rows("sent_ms IS NULL AND id > ? ORDER BY id LIMIT 1", (row_id,))
+        return (before[0] if before else None, after[0] if after else None)
 
     def sent(self, ids: Span, limit: int) -> list[Row]:
         """The first acknowledged rows among these ids, in order."""
-        return self._rows("sent_ms IS NOT NULL AND id BETWEEN ? AND ?", (ids.first, ids.last, limit))
+        return self._rows(
+            "sent_ms IS NOT NULL AND id BETWEEN ? AND ? ORDER BY id LIMIT ?", (ids.first, ids.last, limit)
+        )
 
     def ids_of(self, parts: Span) -> Span:
         """The ids among which are all rows that speak of these parts, and no row that speaks of others only.
@@ -248,6 +270,10 @@ class OutboxFile:
     def next_event(self) -> int:
         """The next alarm event's number."""
         return int(self._one("SELECT next_event FROM station"))
+
+    def handed_out(self) -> int:
+        """The highest id of a row that was handed out: it may have been sent."""
+        return int(self._one("SELECT handed_out FROM station"))
 
     def positions(self) -> dict[str, Position]:
         """Camera -> its last part."""
@@ -297,10 +323,10 @@ class OutboxFile:
         with self._errors_named():
             self._db.close()
 
-    def _rows(self, condition: str, values: tuple[int, ...]) -> list[Row]:
-        statement = f"SELECT id, body, events FROM row WHERE {condition} ORDER BY id LIMIT ?"  # noqa: S608 - ours
+    def _rows(self, where: str, values: tuple[int, ...]) -> list[Row]:
+        statement = f"SELECT id, body, events FROM row WHERE {where}"  # noqa: S608 - our own text
         rows = self._execute(statement, values).fetchall()
-        return [Row(row_id, json.loads(body), tuple(json.loads(events))) for row_id, body, events in rows]
+        return [_row(*found) for found in rows]
 
     def _prepare(self, station: str) -> None:
         self._execute("PRAGMA locking_mode=EXCLUSIVE")  # before anything is read: then there is no shared-memory file
@@ -324,7 +350,7 @@ class OutboxFile:
         with self.transaction():
             for statement in filter(str.strip, _TABLES.split(";")):
                 self._execute(statement)
-            self._execute("INSERT INTO station VALUES (?, 1, 1, 1)", (station,))
+            self._execute("INSERT INTO station VALUES (?, 1, 1, 1, 0)", (station,))
             self._execute(f"PRAGMA user_version={LAYOUT}")
 
     def _check(self, station: str) -> None:

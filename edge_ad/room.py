@@ -84,9 +84,13 @@ class RoomKeeper:
                 self._enter(better)
                 return
 
+    def is_tight(self) -> bool:
+        """Whether the file is about to reach the size that is allowed; what the disk has left does not count."""
+        return self._file.used_pages() + _SPARE_PAGES >= self._max_pages + LIMITS[Room.AMPLE].pages
+
     def make_do(self) -> bool:
         """After a write that found no room: find some, or settle for less. False if nothing is left to be done."""
-        if self._purge():
+        if self.purge():
             return True
         if self.room is Room.LAST:
             return False
@@ -98,8 +102,8 @@ class RoomKeeper:
         """Close the reserve; its space stays put aside."""
         self._reserve.close()
 
-    def _purge(self) -> bool:
-        """Drop rows that were only kept for a replay."""
+    def purge(self) -> bool:
+        """Drop rows that were only kept for a replay; whether there were any."""
         try:
             with self._file.transaction(durable=False):
                 return self._file.purge(ANY_TIME_MS, PURGE_ROWS) > 0

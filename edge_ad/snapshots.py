@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from edge_ad.core.messages import StationContext
 from edge_ad.core.orders import Done, TakeSnapshot
-from edge_ad.records import Event, Frame, Missed, RawOutput
+from edge_ad.records import Event, Frame, RawOutput, Shot
 
 SCHEMA = "edge-ad/snapshot/1"
 FOLDER = "snapshots"
@@ -78,7 +78,7 @@ class Snapshots:
         else:
             self._orders.append((order, self._clock() + FRAME_WITHIN_S))
 
-    def offer(self, shot: Frame | Missed, output: RawOutput | None, event: Event) -> None:
+    def offer(self, shot: Shot, output: RawOutput | None, event: Event) -> None:
         """A part was inspected; `output` is the model's, None where it did not run."""
         if not self._orders or not isinstance(shot, Frame) or self._busy():
             return

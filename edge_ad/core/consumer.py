@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import cast, get_args
 
 from edge_ad.core import messages
+from edge_ad.core.dropping import DROPPED
 from edge_ad.core.heard import (
     MAX_DETAILS,
     AlarmView,
@@ -377,10 +378,11 @@ class Consumer:
                 yield Fault("plc", f"seq {seq}: plc says {plc.res}, its result or gap record says otherwise")
 
     def _expected_res(self, seq: int, unknown: int) -> int:
-        """What a part's result makes of `res`; `unknown` where neither a result nor a gap record speaks of it."""
+        """What a part's result makes of `res`; `unknown` where nothing speaks of it, or its result was dropped."""
         if seq in self._parts:
             return messages.PLC_RESULT[self._parts[seq].verdict]
-        return 0 if any(gap.first <= seq <= gap.last for gap in self._gaps.values()) else unknown
+        gap = next((gap for gap in self._gaps.values() if gap.first <= seq <= gap.last), None)
+        return unknown if gap is None or gap.reason == DROPPED else 0
 
     def _fault(self, kind: FaultKind, detail: str) -> None:
         self._faults[kind] += 1

@@ -88,7 +88,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A gap record: parts `first` to `last` were not inspected."""
+    """A gap record: parts `first` to `last` have no results, and `reason` says why."""
 
     first: int
     last: int

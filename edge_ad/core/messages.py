@@ -34,6 +34,7 @@ PLC_MAX_NAME = 32  # bytes of `cam`, as NAME_PATTERN of the configuration has it
 PLC_MAX_REASON = 20
 PLC_RESULT: dict[Verdict, int] = {"not_inspected": 0, "ok": 1, "defect": 2}
 PLC_LATE = "late"
+HEARTBEAT_EXPIRY_S = 2  # an old beat is no sign of life
 
 StatusWord = Literal["online", "stopped", "offline"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -41,12 +42,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One MQTT publish."""
+    """One MQTT publish; after `expiry_s` the broker throws away a copy that still waits for a subscriber."""
 
     topic: str
     payload: bytes
     qos: Literal[0, 1]
     retain: bool
+    expiry_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Health:
         mode: what the station does with frames.
         trigger: what makes a frame a part ("free": it is one).
         ready: a part that comes now would be captured, as far as is known.
+        clock_synchronised: whether the wall clock follows a time server; None where the system does not tell.
     """
 
     version: str
@@ -90,6 +93,7 @@ class Health:
     mode: Mode = "run"
     trigger: str = "free"
     ready: bool = False
+    clock_synchronised: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +118,14 @@ class OutboxFigures:
     Attributes:
         unsent: rows that the broker has not acknowledged.
         full_parts: parts since the start that became `not_inspected`, reason `outbox_full`, for want of room.
-        gap_parts: parts since the start that only a gap record speaks of.
+        gap_parts: of those, parts that only a gap record speaks of.
+        dropped_parts: unsent results since the start that gave way to a gap record.
     """
 
     unsent: int
     full_parts: int
     gap_parts: int
+    dropped_parts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +232,8 @@ def status(station: str, word: StatusWord) -> Message:
 
 def heartbeat(station: str, count: int) -> Message:
     """A counter that changes for as long as the inference loop turns."""
-    return Message(_topic(station, "heartbeat"), str(count).encode(), 0, retain=False)
+    payload = str(count).encode()
+    return Message(_topic(station, "heartbeat"), payload, 0, retain=False, expiry_s=HEARTBEAT_EXPIRY_S)
 
 
 def result_body(context: StationContext, seq: int, event: Event) -> ResultBody:
@@ -318,8 +325,11 @@ def alarm_event(body: AlarmEventBody, published_ms: int, historical_after_ms: in
 
 
 def stamped(body: ResultBody | GapBody | AlarmEventBody, published_ms: int, historical_after_ms: int) -> bytes:
-    """The payload of a stored body, its two open fields filled in."""
-    historical = published_ms - body["captured_ms"] > historical_after_ms
+    """The payload of a stored body, its two open fields filled in.
+
+    What seems to come from the future is history as well: the clock was set back after it was captured.
+    """
+    historical = abs(published_ms - body["captured_ms"]) > historical_after_ms
     return to_json({**body, "published_ms": published_ms, "historical": historical})
 
 
@@ -411,6 +421,7 @@ def health(
         "outbox": asdict(outbox),
         "commands": asdict(commands),
         "trigger": {"kind": state.trigger, "ready": state.ready, **asdict(triggers)},
+        "clock_synchronised": state.clock_synchronised,
         "started_at": iso8601(state.started_ns),
         "started_ms": state.started_ns // 1_000_000,
         "simulated": context.simulated,

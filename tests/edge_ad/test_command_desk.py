@@ -241,7 +241,7 @@ def test_a_snapshot_that_is_done_when_there_is_no_room_is_refused_and_may_be_ord
     outbox = opened(tmp_path / "state" / "outbox.db", max_rows=100)
     desk = desk_of(tmp_path, orders)
     replies(desk, outbox, "snapshot", camera="top")
-    outbox.append([part(number) for number in range(1, 121)])
+    outbox.append([part(number, "defect") for number in range(1, 121)])  # none of which gives way
     desk.take_done(Done("a-1"))
     (refused,) = (json.loads(reply.payload) for reply in desk.answer(outbox))
     assert (refused["done"], refused["reason"]) == (False, "outbox_full")

@@ -33,6 +33,7 @@ from edge_ad.errors import OutboxError
 from edge_ad.outbox import Outbox
 from edge_ad.outbox_file import Position
 from edge_ad.records import Decision, Event, Region, Trigger, Verdict
+from tests.disk import fill_up, free, small_disk
 
 CONTEXT = StationContext("press-3", "boot-1", "digest", simulated=False)
 MB = 1 << 20
@@ -274,21 +275,26 @@ def test_only_the_latest_commands_are_remembered(path: Path, monkeypatch: pytest
 def test_without_room_a_command_is_refused_and_may_be_given_again(path: Path) -> None:
     outbox = Outbox(path, CONTEXT, OutboxConfig.model_validate({"max_rows": 100}), ISA)
     outbox.append([part(1, "defect"), *(part(n, "not_inspected") for n in range(2, 121))])
+    rows = all_unsent(outbox)  # which may therefore not be dropped
     refused = json.loads(outbox.command("top", ACKNOWLEDGE, 5, 60).reply)
     assert (refused["done"], refused["reason"]) == (False, "outbox_full")
-    outbox.mark_sent([row.id for row in all_unsent(outbox)], at_ms=1)
+    outbox.mark_sent([row.id for row in rows], at_ms=1)
     assert json.loads(outbox.command("top", ACKNOWLEDGE, 6, 60).reply)["done"]
 
 
 def test_in_a_gap_alarms_change_without_a_row_and_the_gap_goes_on(path: Path) -> None:
     outbox = opened(path, max_rows=100)
-    outbox.append([part(n) for n in range(1, 121)])
+    outbox.append([part(n, "defect") for n in range(1, 121)])  # none of which may be dropped
     assert not outbox.take("top", {"camera": AlarmInput("cause", 5)}, 5)
     assert outbox.alarms("top")["camera"].condition == "active"
     outbox.append([part(121)])
-    assert [spanned(row) for row in all_unsent(outbox) if row.body is not None and "seq_from" in row.body] == [
-        range(111, 122)
-    ]
+    assert gaps(all_unsent(outbox)) == [(111, 121, "outbox_full")]
+
+
+def gaps(rows: list[Row]) -> list[tuple[int, int, str]]:
+    """The gap records among rows: first and last part, and the reason."""
+    bodies = [row.body for row in rows if row.body is not None]
+    return [(body["seq_from"], body["seq_to"], body["reason"]) for body in bodies if "seq_from" in body]
 
 
 def test_a_part_id_that_is_no_text_comes_back_as_it_was(path: Path) -> None:
@@ -332,7 +338,7 @@ def test_the_rows_of_any_parts_are_found_among_events_and_gap_records(
                 spans.append(Span(seq, seq))
             if seq == len(steps) or not steps[seq][0]:
                 file.insert(row_of(next(ids), spans[-1]))
-        file.write_numbers(len(steps) + 1, next(ids), 1)
+        file.write_numbers(len(steps) + 1, next(ids), 1, 0)
     wanted = Span(first, first + length)
     found = [kept.parts for kept in file.kept_parts(file.ids_of(wanted))]
     file.close()
@@ -466,6 +472,73 @@ def append_until_gap(outbox: Outbox, batch: int) -> list[str]:
     return kinds
 
 
+def mixed(number: int) -> Event:
+    """Every tenth part is a defect, every tenth one before was not inspected."""
+    verdict: Verdict = "defect" if number % 10 == 0 else "not_inspected" if number % 10 == 9 else "ok"
+    event = part(number, verdict)
+    return event if verdict != "not_inspected" else replace(event, decision=Decision(verdict, "unreadable", None, None))
+
+
+def test_beyond_max_rows_results_of_good_parts_are_dropped_first_and_defects_and_alarm_events_never(path: Path) -> None:
+    outbox = opened(path, max_rows=200)
+    for number in range(1, 401):
+        outbox.append([mixed(number)])
+    rows = all_unsent(outbox)
+    assert numbers_of(rows) == list(range(1, 401))
+    assert outbox.figures().unsent == len(rows) <= 200
+    assert outbox.figures().full_parts == 0
+    verdicts = {number_of(row): row.body["verdict"] for row in rows if "seq" in row.body}
+    assert [seq for seq in verdicts if verdicts[seq] == "defect"] == list(range(10, 401, 10))
+    assert [seq for seq in verdicts if verdicts[seq] == "not_inspected"] == list(range(9, 401, 10))
+    events = [(event["event"], event["seq"]) for row in rows for event in row.events]
+    assert [seq for kind, seq in events if kind == "raised"] == list(range(10, 401, 10))
+    assert [seq for kind, seq in events if kind == "cleared"] == list(range(11, 401, 10))
+    good = [seq for seq in verdicts if verdicts[seq] == "ok" and seq % 10 != 1]  # whose rows have no event
+    dropped = [(first, last) for first, last, reason in gaps(rows) if reason == "dropped"]
+    assert dropped[0] == (1, 8)
+    assert dropped[1] == (12, 18)  # between what is kept, one record each
+    assert max(last for _, last in dropped) < min(good)  # the oldest went first
+    assert outbox.figures().dropped_parts == sum(last - first + 1 for first, last in dropped)
+
+
+def test_when_no_good_part_is_left_those_that_were_not_inspected_go_and_keep_their_reason(path: Path) -> None:
+    outbox = opened(path, max_rows=100)
+    unreadable = [replace(part(n), decision=Decision("not_inspected", "unreadable", None, None)) for n in range(1, 151)]
+    for event in (*unreadable[:75], part(76, "defect"), *unreadable[76:]):
+        outbox.append([event])
+    rows = all_unsent(outbox)
+    assert numbers_of(rows) == list(range(1, 151))
+    assert gaps(rows)[0] == (1, 64, "unreadable")
+    assert outbox.figures().full_parts == 0
+    assert [seq for seq in map(number_of, (row for row in rows if "seq" in row.body)) if seq == 76] == [76]
+
+
+def test_what_may_have_been_sent_is_never_dropped_also_after_a_restart(path: Path) -> None:
+    """Else a consumer could get the result of a part and a gap record that denies it."""
+    outbox = opened(path, max_rows=100)
+    outbox.append([part(n) for n in range(1, 101)])
+    handed_out = outbox.unsent(0, 60)
+    outbox.close()
+    again = opened(path, max_rows=100)
+    again.append([part(n) for n in range(101, 131)])
+    rows = all_unsent(again)
+    assert rows[:60] == handed_out
+    assert gaps(rows)[0][:2] == (61, 100)
+    assert numbers_of(rows) == list(range(1, 131))
+
+
+def test_beyond_max_mb_results_of_good_parts_are_dropped_and_inspection_goes_on(path: Path) -> None:
+    outbox = opened(path, max_mb=16)
+    number = 0
+    while outbox.figures().dropped_parts < 2000:
+        outbox.append([part(number + 1 + n, "defect" if n == 0 else "ok") for n in range(64)])
+        number += 64
+    assert outbox.figures().full_parts == 0
+    assert numbers_of(all_unsent(outbox)) == list(range(1, number + 1))
+    outbox.close()
+    assert path.stat().st_size <= 16 * MB
+
+
 def test_beyond_max_mb_parts_are_not_inspected_and_the_file_stays_in_bounds(path: Path) -> None:
     outbox = opened(path, max_mb=16)
     kinds = append_until_gap(outbox, batch=200)
@@ -559,28 +632,23 @@ def test_a_kill_at_any_time_leaves_whole_parts_in_unbroken_order(path: Path) -> 
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("only root can mount a small file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", 24) as folder:
+        yield folder
 
 
-def test_on_a_full_disk_every_part_is_still_accounted_for(small_disk: Path) -> None:
+def test_on_a_full_disk_every_part_is_still_accounted_for(disk: Path) -> None:
     """First whole results, then parts without a verdict, then a gap; when there is room again, whole results."""
-    outbox = opened(small_disk / "outbox.db")
+    outbox = opened(disk / "outbox.db")
     kinds = append_until_gap(outbox, batch=3)
     assert list(dict.fromkeys(kinds)) == ["whole", "outbox_full", "gap"]
     assert kinds.count("outbox_full") > 1000
-    fill_up(small_disk)
+    fill_up(disk)
     for _ in range(500):  # with not a byte left, a gap record still grows
         outbox.append([large(1)])
     outbox.mark_sent([row.id for row in outbox.unsent(0, 200)], at_ms=1)
-    (small_disk / "filler").unlink()
+    free(disk)
     outbox.mark_sent([], at_ms=1)
     rows = all_unsent(outbox)
     count = len(kinds) + 500
@@ -591,37 +659,28 @@ def test_on_a_full_disk_every_part_is_still_accounted_for(small_disk: Path) -> N
         assert time.monotonic() < deadline
         time.sleep(0.1)
     outbox.close()
-    again = opened(small_disk / "outbox.db")
+    again = opened(disk / "outbox.db")
     assert number_of(again.append([part(0)])[0]) == count + 1
     again.close()
 
 
-def fill_up(folder: Path) -> None:
-    with (folder / "filler").open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            return
-
-
-def test_a_restart_on_a_full_disk_goes_on_in_the_gap(small_disk: Path) -> None:
-    outbox = opened(small_disk / "outbox.db")
+def test_a_restart_on_a_full_disk_goes_on_in_the_gap(disk: Path) -> None:
+    outbox = opened(disk / "outbox.db")
     count = len(append_until_gap(outbox, batch=40))
     outbox.close()
-    fill_up(small_disk)
-    again = opened(small_disk / "outbox.db")
+    fill_up(disk)
+    again = opened(disk / "outbox.db")
     rows = again.append([large(count + 1), large(count + 2)])
     assert [number_of(row) for row in rows] == [count + 1, count + 2]
     assert reasons(rows) == ["outbox_full", "outbox_full"]
     again.close()
 
 
-def test_where_nothing_at_all_can_be_written_the_error_says_so(small_disk: Path) -> None:
-    outbox = opened(small_disk / "outbox.db")
+def test_where_nothing_at_all_can_be_written_the_error_says_so(disk: Path) -> None:
+    outbox = opened(disk / "outbox.db")
     append_until_gap(outbox, batch=40)
     outbox.close()
-    (small_disk / "outbox.reserve").unlink()
-    fill_up(small_disk)
+    (disk / "outbox.reserve").unlink()
+    fill_up(disk)
     with pytest.raises(OutboxError, match="free some disk space"):
-        opened(small_disk / "outbox.db").append([part(1)])
+        opened(disk / "outbox.db").append([part(1)])

@@ -13,6 +13,7 @@ from edge_ad.core import messages
 from edge_ad.core.alarm_board import DEFAULT_RULES, DEFECT, NO_ALARMS, take_part
 from edge_ad.core.alarms import AlarmRules, AlarmState
 from edge_ad.core.consumer import Consumer
+from edge_ad.core.dropping import DROPPED
 from edge_ad.core.heard import Arrival, Limits, Report
 from edge_ad.core.messages import CommandFigures, Message, OutboxFigures, StationContext
 from edge_ad.core.triggers import TriggerFigures
@@ -191,12 +192,14 @@ def test_a_controller_that_is_told_otherwise_than_the_result_is_a_fault() -> Non
     assert faults([RESULT, changed(PLC, res=0, rsn="late")]) == {}
     gap = messages.result(messages.gap_body(CONTEXT, 1, 1, "outbox_full", 0), 0, 10_000)
     assert faults([gap, PLC]) == {"plc": 1}
+    dropped = messages.result(messages.gap_body(CONTEXT, 1, 1, DROPPED, 0), 0, 10_000)
+    assert faults([dropped, PLC]) == {}  # it was inspected, and what is gone is the result
 
 
 def test_a_verdict_after_its_deadline_is_a_fault_and_a_late_one_without_verdict_is_not() -> None:
     consumer = listener()
     for message in (PLC, changed(PLC, seq=2, res=0, rsn="late")):
-        consumer.take(arrival(message, at_ms=BORN_MS + 100 + 2001))
+        consumer.take(arrival(message, at_ms=BORN_MS + 100 + 4001))
     assert consumer.report().faults == {"stale": 1}
     assert (consumer.report().plc_in_time, consumer.report().plc_late) == (1, 1)
 
@@ -216,7 +219,7 @@ def test_a_verdict_that_the_broker_kept_is_a_fault_a_kept_state_is_not() -> None
     states = [
         messages.status("press-3", "online"),
         messages.camera(CONTEXT, CameraState("top", "online", "", 0)),
-        messages.health(CONTEXT, HEALTH, OutboxFigures(0, 0, 0), CommandFigures(), TriggerFigures(), ""),
+        messages.health(CONTEXT, HEALTH, OutboxFigures(0, 0, 0, 0), CommandFigures(), TriggerFigures(), ""),
     ]
     assert faults(states) == {}
 

@@ -111,7 +111,7 @@ def test_result_has_the_contracts_fields_in_order(context: StationContext, seq: 
     body = validate("result", message.payload)
     assert list(body) == RESULT_FIELDS
     assert (message.topic, message.qos, message.retain) == (f"edge-ad/{context.station}/result", 1, False)
-    assert body["historical"] == (now - event.captured_ns // 1_000_000 > 10_000)
+    assert body["historical"] == (abs(now - event.captured_ns // 1_000_000) > 10_000)
 
 
 @given(contexts, sequence_numbers, events, st.lists(st.integers(0, 2**50), min_size=2, max_size=2))
@@ -267,17 +267,17 @@ faults = st.builds(ConnectionFault, st.sampled_from(["login_refused", "tls_faile
 
 @given(
     contexts,
-    st.builds(Health, texts, names, names, st.none() | st.integers(1), texts, moments_ns),
+    st.builds(Health, names, names, names, st.none() | st.integers(1), texts, moments_ns),
     texts,
     st.none() | faults,
 )
 def test_health_is_valid_and_retained(
     context: StationContext, state: Health, refusal: str, fault: ConnectionFault | None
 ) -> None:
-    figures = (OutboxFigures(3, 2, 1), CommandFigures(5, 4), TriggerFigures(6, 5))
+    figures = (OutboxFigures(3, 2, 1, 4), CommandFigures(5, 4), TriggerFigures(6, 5))
     message = messages.health(context, state, *figures, refusal, fault=fault)
     body = validate("health", message.payload)
-    assert body["outbox"] == {"unsent": 3, "full_parts": 2, "gap_parts": 1}
+    assert body["outbox"] == {"unsent": 3, "full_parts": 2, "gap_parts": 1, "dropped_parts": 4}
     assert (body["last_fault"] is None) == (fault is None)
     assert (body["trigger"]["waiting"], body["trigger"]["asked"]) == (6, 5)
     assert (message.topic, message.qos, message.retain) == (f"edge-ad/{context.station}/health", 1, True)
@@ -312,7 +312,8 @@ def test_a_part_without_a_capture_is_a_whole_result_and_a_whole_decision() -> No
 
 def test_status_is_a_retained_word_and_heartbeat_a_plain_counter() -> None:
     assert messages.status("press-3", "online") == messages.Message("edge-ad/press-3/status", b"online", 1, retain=True)
-    assert messages.heartbeat("press-3", 7) == messages.Message("edge-ad/press-3/heartbeat", b"7", 0, retain=False)
+    beat = messages.Message("edge-ad/press-3/heartbeat", b"7", 0, retain=False, expiry_s=messages.HEARTBEAT_EXPIRY_S)
+    assert messages.heartbeat("press-3", 7) == beat
 
 
 def test_iso8601_is_exact_utc_to_the_millisecond() -> None:
