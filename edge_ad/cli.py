@@ -215,7 +215,7 @@ def _plc_sim_arguments(parser: argparse.ArgumentParser) -> None:
         "--stall-s", metavar="S", type=_not_negative, default=3.0, help="limit of the heartbeat (default: 3)"
     )
     parser.add_argument(
-        "--deadline-s", metavar="S", type=_not_negative, default=2.0, help="plc: capture to arrival (default: 2)"
+        "--deadline-s", metavar="S", type=_not_negative, default=4.0, help="plc: capture to arrival (default: 4)"
     )
 
 

@@ -257,6 +257,9 @@ class MqttConfig(_WithPaths):
     keepalive_s: int = Field(15, ge=5, le=3600)
     backoff_min_s: float = Field(0.5, gt=0, le=60)
     backoff_max_s: float = Field(15.0, gt=0, le=600)
+    stall_s: float = Field(
+        2.0, ge=0.5, le=60, description="what the network has not carried to the broker for so long ends the connection"
+    )
     in_flight: int = Field(20, ge=1, le=1000, description="publishes that wait for the broker's acknowledgement")
 
     @model_validator(mode="after")

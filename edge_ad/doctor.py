@@ -17,6 +17,7 @@ from edge_ad import __version__
 from edge_ad.backends import onnxruntime
 from edge_ad.bundle import open_bundle
 from edge_ad.cameras.opencv import videoio
+from edge_ad.clock import clock_synchronised
 from edge_ad.config import StationConfig, V4l2Camera
 from edge_ad.cuda.device import describe
 from edge_ad.cuda.resize import find_nvcc
@@ -28,6 +29,7 @@ Facts = list[tuple[str, str]]
 
 DISTRIBUTIONS = ("numpy", "paho-mqtt", "torch", "torch-tensorrt", "tensorrt", "pycuda", "openvino")
 DEVICE_GROUPS = ("video", "render")
+_CLOCK = {True: "synchronised", False: "not synchronised: times in messages may be wrong", None: "not readable"}
 GIB = 2**30
 
 
@@ -44,6 +46,7 @@ def system() -> Facts:
         *((("power mode", mode),) if (mode := _first_line(Path("/var/lib/nvpmodel/status"))) else ()),
         ("memory", f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / GIB:.1f} GiB"),
         ("GPU", describe()),
+        ("clock", _CLOCK[clock_synchronised()]),
         ("groups", ", ".join(f"{name} {'yes' if name in groups else 'no'}" for name in DEVICE_GROUPS)),
     ]
 

@@ -46,7 +46,7 @@ def locked(state_dir: Path) -> Iterator[None]:
             raise UsageError(
                 f"another edge-ad (process {holder}) uses {state_dir}: stop it, or give this station its own state_dir"
             ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
+        file.seek(0)
+        file.write(f"{os.getpid():<19}\n")  # always of one length: over what is there, it fits on a full disk as well
         file.flush()
         yield

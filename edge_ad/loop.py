@@ -17,6 +17,7 @@ from loguru import logger
 
 from edge_ad.calibration_watch import CalibrationWatch
 from edge_ad.cameras.capture import Capture
+from edge_ad.clock import clock_synchronised
 from edge_ad.config import LimitsConfig
 from edge_ad.core.messages import Health
 from edge_ad.core.orders import LoopOrder, SetMode, TakeSnapshot
@@ -26,7 +27,7 @@ from edge_ad.pipeline import Pipeline
 from edge_ad.progress import Progress
 from edge_ad.publisher import Publisher
 from edge_ad.recorder import Recorder
-from edge_ad.records import CameraState, Event, Frame, Missed, Mode, Verdict
+from edge_ad.records import CameraState, Event, Frame, Mode, Shot, Verdict
 from edge_ad.snapshots import Snapshots
 from edge_ad.trigger_sensor import SensorThread
 
@@ -83,24 +84,25 @@ class InspectionLoop:
             self._turn()
         self._settle_triggers()
 
-    def _next(self) -> Frame | Missed | None:
+    def _next(self) -> Shot | None:
         """The next part, if there is one within a turn's time; while paused, the capture thread takes none."""
         return self._station.capture.frames.get(TURN_S)
 
-    def _inspect(self, shot: Frame | Missed) -> None:
+    def _inspect(self, shot: Shot) -> None:
         with self._station.progress.stage("inference", self._station.limits.inference_s):
             event = self._station.pipeline.step(shot)
-        self._hand_over(event)
+        self._hand_over(event, shot.captured_monotonic_ns)
         self._signs.count(event)
         self._station.snapshots.offer(shot, self._station.pipeline.output, event)
         if self._station.recorder is not None and isinstance(shot, Frame):
             self._station.recorder.record(shot)
 
-    def _hand_over(self, event: Event) -> None:
+    def _hand_over(self, event: Event, captured_monotonic_ns: int) -> None:
         """Wait until the result is safe; a disk that hangs shows in `progress` and ends the signs of life."""
         while True:
             stopping = self._stop.is_set()
-            if self._station.publisher.submit(event, LAST_SUBMIT_S if stopping else TURN_S):
+            timeout_s = LAST_SUBMIT_S if stopping else TURN_S
+            if self._station.publisher.submit(event, captured_monotonic_ns, timeout_s):
                 return
             if stopping:
                 raise OutboxError(f"frame {event.frame_id} has no result: the outbox is stuck")
@@ -111,7 +113,7 @@ class InspectionLoop:
         for lost in self._station.publisher.triggers.take_lost():
             logger.warning("trigger {}: {}", ascii(lost.trigger.trigger_id), lost.reason)
             event = lost.event(self._station.capture.state().name)
-            self._hand_over(event)
+            self._hand_over(event, time.monotonic_ns())  # a part without a verdict is never late
             self._signs.count(event)
 
     def _settle_triggers(self) -> None:
@@ -200,7 +202,12 @@ class SignsOfLife:
         record = calibration.thresholds.record if calibration.thresholds is not None else None
         ready = self._station.publisher.triggers.is_ready and self._station.capture.state().state == "online"
         health = replace(
-            self._station.health, calibration=record, detail=calibration.problem, mode=self.mode, ready=ready
+            self._station.health,
+            calibration=record,
+            detail=calibration.problem,
+            mode=self.mode,
+            ready=ready,
+            clock_synchronised=clock_synchronised(),
         )
         if health != self._health:
             self._health = health

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from loguru import logger
@@ -44,7 +45,7 @@ FAREWELL_S = 2.0  # to get the DISCONNECT out
 SUSPICIOUS = 3  # connections in a row that break soon
 ANSWER_S = 10.0  # for whoever tries a broker once: paho's time-out for the connection is 5 s
 RECEIVE_MAXIMUM = 65_535  # MQTT 5: what a broker bears that does not say
-PACKET_OVERHEAD = 16  # bytes of a PUBLISH beside topic and payload, at most
+PACKET_OVERHEAD = 24  # bytes of a PUBLISH beside topic and payload, at most
 
 PROTOCOLS = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTTv311}
 
@@ -180,7 +181,10 @@ class MqttLink:
         size = len(message.topic) + len(message.payload) + PACKET_OVERHEAD
         if connection.max_packet is not None and size > connection.max_packet:
             return self._refuse(connection, f"{size} bytes, the broker takes packets of {connection.max_packet}")
-        info = client.publish(message.topic, message.payload, message.qos, message.retain)
+        properties = None
+        if message.expiry_s is not None and self._config.protocol == "5":
+            properties = _expiring(message.expiry_s)
+        info = client.publish(message.topic, message.payload, message.qos, message.retain, properties)
         return (connection.number, info.mid) if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
     def acks(self) -> list[Ack]:
@@ -224,7 +228,7 @@ class MqttLink:
         client = self._new_client()
         try:
             self._dial(client)
-            _send_at_once(client)
+            _tune(client, self._config.stall_s)
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
             return explain_dial_error(error, self._config)
         self._told_will = True
@@ -454,11 +458,24 @@ class Listener:
         return self._link.state()
 
 
-def _send_at_once(client: Client) -> None:
-    """No Nagle: a decision must not wait until the broker has confirmed the packet before it, up to 40 ms."""
+def _tune(client: Client, stall_s: float) -> None:
+    """A decision leaves at once and arrives soon or never.
+
+    No Nagle: it must not wait until the broker has confirmed the packet before it, up to 40 ms. What the network has
+    not carried for so long ends with the connection; the kernel would send it again until the keep-alive gives up.
+    """
     sock = client.socket()
     if isinstance(sock, socket.socket):  # a TLS socket is one, too
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * stall_s))
+
+
+@lru_cache(maxsize=64)
+def _expiring(seconds: int) -> Properties:
+    """The properties of a message that expires; kept, for paho makes them slowly."""
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.MessageExpiryInterval = seconds
+    return properties
 
 
 def _said(reason: ReasonCode, properties: Properties | None) -> str:

@@ -154,10 +154,12 @@ class Publisher:
         if self._sparkplug is not None:
             self._sparkplug.abandon()
 
-    def submit(self, event: Event, timeout_s: float) -> bool:
-        """Hand over a part; False if the disk did not keep up for `timeout_s`, or the publisher has ended."""
-        age_s = max(0.0, (time.time_ns() - event.captured_ns) / 1e9)
-        deadline_s = time.monotonic() + self._config.plc.deadline_s - age_s
+    def submit(self, event: Event, captured_monotonic_ns: int, timeout_s: float) -> bool:
+        """Hand over a part; False if the disk did not keep up for `timeout_s`, or the publisher has ended.
+
+        The monotonic clock at its capture counts for controllers: the wall clock may be set in between.
+        """
+        deadline_s = captured_monotonic_ns / 1e9 + self._config.plc.deadline_s
         accepted = self._inbox.put(_Submitted(event, deadline_s), timeout_s)
         self._news.set()
         return accepted
@@ -413,9 +415,9 @@ class Publisher:
         if isinstance(outgoing, Reply):
             return outgoing.message
         parcel = outgoing.parcel if isinstance(outgoing, Copy) else outgoing
-        late = self._delivery.rows.is_late(parcel.row.id, time.monotonic())
+        left_s = self._delivery.rows.left_s(parcel.row.id, time.monotonic())
         historical_after_ms = round(1000 * self._config.outbox.historical_after_s)
-        return render(parcel, late=late, published_ms=_wall_ms(), historical_after_ms=historical_after_ms)
+        return render(parcel, left_s=left_s, published_ms=_wall_ms(), historical_after_ms=historical_after_ms)
 
     def _say_stopped(self) -> bool:
         """Tell that we end as planned; False if the broker did not acknowledge it: then the last will has to speak."""

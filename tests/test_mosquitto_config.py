@@ -20,7 +20,7 @@ from edge_ad.publisher import Publisher
 from edge_ad.records import CameraState
 from tests.broker import Tls, accepts, free_port, make_tls, needs, write_passwords
 from tests.daemons import wait_until
-from tests.edge_ad.test_publisher import HEALTH, part, station
+from tests.edge_ad.test_publisher import HEALTH, part, station, submitted
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "mosquitto"
 USERS = {user: f"{user}-secret" for user in ("press-3", "press-4", "plc", "mes", "operator", "engineer", "scada")}
@@ -97,7 +97,7 @@ def test_a_station_comes_in_by_tls_and_may_publish_all_that_it_has(installed: In
     publisher.set_camera(CameraState("top", "online", "", 0))
     publisher.set_health(HEALTH)
     for number in range(1, 21):
-        assert publisher.submit(part(number, "defect" if number % 3 == 0 else "ok"), timeout_s=10)
+        assert submitted(publisher, part(number, "defect" if number % 3 == 0 else "ok"))
     publisher.stop(20.0)
     assert publisher.failure() is None
     assert publisher.stats().unsent == 0

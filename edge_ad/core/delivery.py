@@ -15,9 +15,10 @@ Time is an argument, in seconds of any monotonic clock; tickets are whatever the
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_ad.core import messages
 from edge_ad.core.backoff import Backoff
@@ -152,9 +153,9 @@ class RowLane:
         """The outbox has rows that it had not when it was asked last."""
         self._exhausted = False
 
-    def is_late(self, row_id: int, now_s: float) -> bool:
-        """Whether a part's verdict may no longer go to controllers; always so for parts of an earlier process."""
-        return now_s > self._deadlines_s.get(row_id, float("-inf"))
+    def left_s(self, row_id: int, now_s: float) -> float:
+        """For how long a part's verdict may still go to controllers; below 0 it is late, as of an earlier process."""
+        return self._deadlines_s.get(row_id, float("-inf")) - now_s
 
     def wanted(self, now_s: float) -> Wanted | None:
         """The rows to fetch and to `offer`, if any."""
@@ -372,13 +373,13 @@ class Delivery:
         return f"{self._suspect}: the broker ends the connection whenever it is sent" if suspicious else ""
 
 
-def render(parcel: Parcel, *, late: bool, published_ms: int, historical_after_ms: int) -> Message:
-    """The message of a parcel that is sent now; `late` concerns `plc` only."""
+def render(parcel: Parcel, *, left_s: float, published_ms: int, historical_after_ms: int) -> Message:
+    """The message of a parcel that is sent now; its `plc` is late if less than nothing is left, and soon expires."""
     row, piece = parcel.row, parcel.piece
     if piece.kind == "event":
         return messages.alarm_event(row.events[piece.index], published_ms, historical_after_ms)
     if row.body is None:
         raise ValueError(f"row {row.id} has no {piece.kind}")
     if piece.kind == "plc" and "seq_from" not in row.body:
-        return messages.plc(row.body, late=late)
+        return replace(messages.plc(row.body, late=left_s < 0), expiry_s=math.ceil(max(1.0, left_s)))
     return messages.result(row.body, published_ms, historical_after_ms)

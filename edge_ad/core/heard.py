@@ -54,7 +54,7 @@ class Limits:
     """
 
     stall_s: float = 3.0
-    deadline_s: float = 2.0
+    deadline_s: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tests.daemons import wait_until
 CONTEXT = StationContext("press-3", "boot-1", "digest", simulated=False)
 HEALTH = Health("0.1.0", "onnxruntime", "fp32", 1, "", 0)
 MakePublisher = Callable[..., Publisher]
+BACKLOG = 4000  # rows
 
 
 def station(folder: Path, mqtt: dict[str, Any], **sections: Any) -> StationConfig:
@@ -53,7 +55,13 @@ def part(number: int, verdict: Verdict = "ok") -> Event:
 
 def submit(publisher: Publisher, numbers: range, defects: frozenset[int] = frozenset()) -> None:
     for number in numbers:
-        assert publisher.submit(part(number, "defect" if number in defects else "ok"), timeout_s=10)
+        assert submitted(publisher, part(number, "defect" if number in defects else "ok"))
+
+
+def submitted(publisher: Publisher, event: Event, captured_s: float | None = None) -> bool:
+    """Hand over a part that was captured at a time of the monotonic clock; default: now."""
+    at_s = time.monotonic() if captured_s is None else captured_s
+    return publisher.submit(event, round(1e9 * at_s), timeout_s=10)
 
 
 def bodies(messages: list[Received]) -> list[dict[str, Any]]:
@@ -129,15 +137,75 @@ def test_a_late_verdict_is_withheld_from_controllers(
     tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher
 ) -> None:
     publisher = make_publisher(station(tmp_path, mqtt_config(broker), plc={"deadline_s": 0.001}))
-    time.sleep(0.01)
-    old = part(1)
-    time.sleep(0.01)
-    assert publisher.submit(old, timeout_s=10)
+    assert submitted(publisher, part(1), time.monotonic() - 1.0)
     delivered(publisher, 1)
     (plc,) = bodies(subscriber.wait_for(lambda messages: len(messages) >= 1, "/plc"))
     (result,) = bodies(subscriber.received("/result"))
     assert (plc["res"], plc["rsn"]) == (0, "late")
     assert result["verdict"] == "ok"
+
+
+@pytest.mark.parametrize("step_s", [-3600, 3600])
+def test_a_wall_clock_that_is_set_changes_neither_the_order_nor_what_controllers_get(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber, make_publisher: MakePublisher, step_s: int
+) -> None:
+    """The part before the step bears another hour than the parts after it."""
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    before = replace(part(1, "defect"), captured_ns=time.time_ns() - step_s * 10**9)
+    assert submitted(publisher, before)
+    submit(publisher, range(2, 5))
+    delivered(publisher, 4)
+    results = bodies(subscriber.wait_for(lambda messages: len(messages) >= 4, "/result"))
+    assert [(body["seq"], body["historical"]) for body in results] == [(1, True), (2, False), (3, False), (4, False)]
+    plc = bodies(subscriber.wait_for(lambda messages: len(messages) >= 4, "/plc"))
+    assert [(body["seq"], body["res"]) for body in plc] == [(1, 2), (2, 1), (3, 1), (4, 1)]
+    events = bodies(subscriber.wait_for(lambda messages: len(messages) >= 2, "defect/event"))
+    assert [(event["event"], event["seq"]) for event in events] == [("raised", 1), ("cleared", 2)]
+
+
+def test_thousands_of_rows_drain_in_order_and_do_not_hold_up_what_is_for_now(
+    tmp_path: Path, broker: Broker, make_subscriber: Callable[..., Subscriber], make_publisher: MakePublisher
+) -> None:
+    """A defect that comes while the backlog drains is told to controllers, and as an alarm's state, ahead of it."""
+    subscriber = make_subscriber(broker)
+    broker.stop()
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    submit(publisher, range(1, BACKLOG + 1), defects=frozenset(range(100, BACKLOG, 100)))
+    broker.start()
+    wait_until(lambda: publisher.stats().sent > 0)
+    submit(publisher, range(BACKLOG + 1, BACKLOG + 2), defects=frozenset({BACKLOG + 1}))
+    subscriber.wait_for(lambda messages: len(messages) > BACKLOG, "/result")
+    received = subscriber.received()
+    places = {(message.topic, seq): place for place, (message, seq) in enumerate(numbered(received))}
+    now, last = BACKLOG + 1, places["edge-ad/press-3/result", BACKLOG]
+    assert places["edge-ad/press-3/plc", now] < last
+    assert places["edge-ad/press-3/alarm/top/defect/state", now] < last
+    for suffix in ("/result", "defect/event"):
+        seqs = [body["seq"] for body in bodies(subscriber.received(suffix))]
+        assert seqs == sorted(set(seqs))
+
+
+def numbered(messages: list[Received]) -> list[tuple[Received, int | None]]:
+    """Messages with the number of the part that they are of."""
+    texts = ("online", "offline", "stopped")
+    return [(each, None if each.payload in texts else json.loads(each.payload).get("seq")) for each in messages]
+
+
+def test_what_is_for_now_expires_at_the_broker_and_history_does_not(
+    tmp_path: Path, broker: Broker, make_publisher: MakePublisher
+) -> None:
+    command = ["mosquitto_sub", "-h", "127.0.0.1", "-p", str(broker.port), "-V", "mqttv5", "-q", "1", "-C", "3"]
+    topics = [word for levels in ("plc", "result", "heartbeat") for word in ("-t", f"edge-ad/press-3/{levels}")]
+    listener = subprocess.Popen([*command, "-F", "%t %E", "-i", "expiry", *topics], stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: "SUBACK to expiry" in broker.logged())
+    publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
+    wait_until(lambda: publisher.broker_state().name == "online")
+    publisher.heartbeat(1)
+    submit(publisher, range(1, 2))
+    heard = dict(line.split(" ", 1) for line in listener.communicate(timeout=20)[0].splitlines())
+    assert heard["edge-ad/press-3/heartbeat"] == "2"
+    assert 0 < int(heard["edge-ad/press-3/plc"]) <= 30
+    assert heard["edge-ad/press-3/result"].strip() == ""
 
 
 def test_one_alarm_is_raised_and_cleared(
@@ -388,7 +456,7 @@ def test_a_message_above_the_brokers_packet_size_is_named_and_holds_up_nothing(
     publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
     wait_until(lambda: publisher.broker_state().name == "online")
     large = Decision("defect", None, 0.75, 0.5, (Region(1, 2, 3, 4, 5, 0.5),) * 99, 1)
-    assert publisher.submit(Event("top", 1, None, None, time.time_ns(), large), timeout_s=10)
+    assert submitted(publisher, Event("top", 1, None, None, time.time_ns(), large))
     submit(publisher, range(2, 51))
     delivered(publisher, 49)
     wait_until(lambda: publisher.broker_state().name == "publish_refused")
@@ -440,7 +508,7 @@ def test_the_embedded_broker_of_the_demo_works(tmp_path: Path, make_publisher: M
 def test_submit_after_the_end_is_refused(tmp_path: Path, broker: Broker, make_publisher: MakePublisher) -> None:
     publisher = make_publisher(station(tmp_path, mqtt_config(broker)))
     publisher.stop(0.0)
-    assert not publisher.submit(part(1), timeout_s=0.1)
+    assert not submitted(publisher, part(1))
 
 
 def test_the_position_is_that_of_the_last_stored_part(
@@ -460,9 +528,9 @@ def test_what_ends_the_thread_is_reported(tmp_path: Path, broker: Broker) -> Non
     publisher = Publisher(station(tmp_path, mqtt_config(broker)), CONTEXT, Progress())
     publisher.start()
     unknown = Event("top", 1, None, None, time.time_ns(), Decision("good", None, 0.1, 0.5))  # type: ignore[arg-type]
-    assert publisher.submit(unknown, timeout_s=10)
+    assert submitted(publisher, unknown)
     wait_until(lambda: publisher.failure() is not None)
-    assert not publisher.submit(part(2), timeout_s=0.1)
+    assert not submitted(publisher, part(2))
     publisher.stop(0.0)
 
 
@@ -478,7 +546,7 @@ def test_a_part_that_a_sensor_announced_and_that_has_no_result_is_missed_by_the_
     (lost,) = second.triggers.take_lost()
     assert (lost.reason, lost.trigger.trigger_id.split("-")[0]) == ("missed", "interval")
     second.start()
-    assert second.submit(lost.event("top"), timeout_s=10)
+    assert submitted(second, lost.event("top"))
     second.stop(0.0)
     assert second.failure() is None
     assert Outbox(path, CONTEXT, config.outbox).open_triggers() == []

@@ -130,7 +130,7 @@ def topic_of(outgoing: Outgoing) -> str:
     if isinstance(outgoing, Message):
         return outgoing.topic
     parcel = outgoing.parcel if isinstance(outgoing, Copy) else outgoing
-    return render(parcel, late=False, published_ms=0, historical_after_ms=0).topic
+    return render(parcel, left_s=1.0, published_ms=0, historical_after_ms=0).topic
 
 
 ACTIONS = ["store", "state", "replay", "connect", "disconnect", "wait", "take", "refuse"]
@@ -208,8 +208,8 @@ def test_a_part_that_only_a_gap_speaks_of_sends_its_plc_and_nothing_else() -> No
 def test_a_verdict_is_late_after_its_deadline_and_for_parts_of_another_process() -> None:
     rows = Delivery(1.0, 8.0).rows
     rows.put_fresh(make_row(7), 10.0, 9.0, online=False)
-    assert [rows.is_late(7, now_s) for now_s in (9.5, 10.0, 10.1)] == [False, False, True]
-    assert rows.is_late(6, 9.5)
+    assert [rows.left_s(7, now_s) for now_s in (9.5, 10.0, 10.5)] == [0.5, 0.0, -0.5]
+    assert rows.left_s(6, 9.5) < 0
 
 
 def test_a_refused_row_holds_up_no_other_and_is_tried_again_alone() -> None:
@@ -342,7 +342,7 @@ def test_a_topic_over_which_the_connection_keeps_breaking_is_named() -> None:
 def test_a_gap_record_is_one_message() -> None:
     gap = messages.gap_body(CONTEXT, 5, 9, "outbox_full", 0)
     assert pieces(Row(5, gap)) == [RESULT]
-    assert render(Parcel(Row(5, gap), RESULT), late=False, published_ms=1, historical_after_ms=1).topic.endswith(
+    assert render(Parcel(Row(5, gap), RESULT), left_s=1.0, published_ms=1, historical_after_ms=1).topic.endswith(
         "/result"
     )
 
@@ -406,3 +406,11 @@ def test_what_is_no_longer_kept_ends_a_replay() -> None:
     world.connect(8)
     world.feed()
     assert (world.sent, world.delivery.replays.wanted()) == ([], None)
+
+
+def test_a_decision_expires_with_its_deadline_and_a_result_never() -> None:
+    row = make_row(1)
+    for left_s, expiry_s, late in ((4.2, 5, False), (0.2, 1, False), (-1.0, 1, True), (float("-inf"), 1, True)):
+        plc = render(Parcel(row, PLC), left_s=left_s, published_ms=0, historical_after_ms=0)
+        assert (plc.expiry_s, b'"late"' in plc.payload) == (expiry_s, late)
+    assert render(Parcel(row, RESULT), left_s=1.0, published_ms=0, historical_after_ms=0).expiry_s is None
