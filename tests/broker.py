@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from tests.daemons import wait_until
+from tests.network import Host
 
 END_S = 20.0
+RUNNING = " running\n"  # how the line ends that mosquitto logs when it listens
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,12 @@ class Broker:
         acl: text of the access control list.
         tls: speak TLS, with this certificate.
         options: further lines of its configuration.
+        at: where it runs; default: here, on the loopback.
+        verbose: log every packet.
+
+    Attributes:
+        host, port: where it listens.
+        inside: begins the command of whoever wants to run beside it.
     """
 
     def __init__(
@@ -46,20 +54,30 @@ class Broker:
         acl: str | None = None,
         tls: Tls | None = None,
         options: str = "",
+        at: Host | None = None,
+        *,
+        verbose: bool = True,
     ) -> None:
         needs("mosquitto", "mosquitto_sub", "mosquitto_passwd")
         self.port = free_port()
+        self.host = at.address if at is not None else "localhost"
+        self.inside = at.inside if at is not None else ()
+        self._verbose = verbose
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
+        self._log = folder / "mosquitto.log"
+        self._log.touch()
         self.config = folder / "mosquitto.conf"
         self.config.write_text(f"{self._configuration(users, acl, tls)}\n{options}\n")
 
     def start(self) -> None:
         """Start it and wait until it accepts connections."""
-        with (self._folder / "mosquitto.log").open("ab") as log:
-            self._process = subprocess.Popen(["mosquitto", "-c", str(self.config), "-v"], stdout=log, stderr=log)
-        wait_until(lambda: accepts(self.port) or self._ended())
+        begun = self.logged().count(RUNNING)
+        command = [*self.inside, "mosquitto", "-c", str(self.config), *(["-v"] if self._verbose else [])]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_until(lambda: self.logged().count(RUNNING) > begun or self._ended())
         assert not self._ended(), self.logged()
 
     def stop(self) -> None:
@@ -82,7 +100,7 @@ class Broker:
 
     def logged(self) -> str:
         """All that it has logged."""
-        return (self._folder / "mosquitto.log").read_text(errors="replace")
+        return self._log.read_text(errors="replace")
 
     def _ended(self) -> bool:
         return self._process is None or self._process.poll() is not None
@@ -95,7 +113,7 @@ class Broker:
 
     def _configuration(self, users: dict[str, str] | None, acl: str | None, tls: Tls | None) -> str:
         lines = [
-            f"listener {self.port} 127.0.0.1",
+            f"listener {self.port} {'127.0.0.1' if self.host == 'localhost' else self.host}",
             f"allow_anonymous {'false' if users else 'true'}",
             "persistence true",
             f"persistence_location {self._folder}/",
@@ -237,7 +255,7 @@ def accepts(port: int) -> bool:
 
 def mqtt_config(broker: Broker, **values: Any) -> dict[str, Any]:
     """The `mqtt` section of a station for this broker, quick to reconnect."""
-    return {"host": "localhost", "port": broker.port, "backoff_min_s": 0.05, "backoff_max_s": 0.5, **values}
+    return {"host": broker.host, "port": broker.port, "backoff_min_s": 0.05, "backoff_max_s": 0.5, **values}
 
 
 _NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,14 +15,16 @@ DEADLINE_S = 60.0  # far beyond what anything here takes; a test that meets it h
 
 
 class Daemon:
-    """`edge-ad run` in a process of its own; its log goes to a file."""
+    """`edge-ad run` in a process of its own; its log goes to a file. `inside` begins its command: another host."""
 
-    def __init__(self, config: Path, environment: Mapping[str, str] | None = None) -> None:
-        self._log = config.with_suffix(".log")
-        with self._log.open("wb") as log:
+    def __init__(
+        self, config: Path, environment: Mapping[str, str] | None = None, inside: Sequence[str] = (), log: str = ".log"
+    ) -> None:
+        self._log = config.with_suffix(log)
+        with self._log.open("wb") as log_file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "edge_ad.cli", "run", str(config)],
-                stderr=log,
+                [*inside, sys.executable, "-m", "edge_ad.cli", "run", str(config)],
+                stderr=log_file,
                 env={**clean_environment(), **(environment or {})},
             )
 
@@ -51,9 +53,11 @@ class Daemon:
 
 
 @contextmanager
-def running_daemon(config: Path, environment: Mapping[str, str] | None = None) -> Iterator[Daemon]:
+def running_daemon(
+    config: Path, environment: Mapping[str, str] | None = None, inside: Sequence[str] = ()
+) -> Iterator[Daemon]:
     """A daemon that is gone at the end of the block, whatever happened in it."""
-    daemon = Daemon(config, environment)
+    daemon = Daemon(config, environment, inside)
     try:
         yield daemon
     finally:

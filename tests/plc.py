@@ -24,10 +24,11 @@ class PlcSim:
 
     def __init__(self, folder: Path, broker: Broker, *arguments: str) -> None:
         self._output, self._report = folder / "plc-sim.txt", folder / "plc-sim.json"
-        command = [sys.executable, "-m", "edge_ad.cli", "plc-sim", *arguments, "--json", str(self._report)]
+        program = [*broker.inside, sys.executable, "-m", "edge_ad.cli", "plc-sim"]
+        command = [*program, *arguments, "--json", str(self._report)]
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*command, "--host", "localhost", "--port", str(broker.port)],
+                [*command, "--host", broker.host, "--port", str(broker.port)],
                 stdout=output,
                 stderr=output,
                 env=clean_environment(),
