@@ -94,8 +94,8 @@ class CommandDesk:
         if isinstance(parsed, Refusal):
             logger.warning("command {:.40} refused: {}", ascii(name), parsed.reason)
             return self._refuse(name, parsed)
-        if parsed.trigger is not None and self._site.config.trigger.kind != "command":
-            why = f"triggers of this station come otherwise: trigger.kind is {self._site.config.trigger.kind}"
+        why = self._why_not(parsed)
+        if why:
             return self._refuse(name, Refusal(parsed.correlation_id, why))
         logger.info("command {}: {}", parsed.name, parsed)
         ordered = self._ordered.get(parsed.correlation_id)
@@ -119,6 +119,15 @@ class CommandDesk:
             return self._reply(request, settled.reply)
         done = self._run_errand(request, outbox)
         return self._conclude(request, done, outbox) if done is not None else None
+
+    def _why_not(self, request: Request) -> str:
+        """Why this station does not even try a request; empty if it does."""
+        config = self._site.config
+        if request.trigger is not None and config.trigger.kind != "command":
+            return f"triggers of this station come otherwise: trigger.kind is {config.trigger.kind}"
+        if request.mode == "simulate" and config.simulate is None:
+            return "this station has nothing to play: its configuration has no section simulate"
+        return ""
 
     def _hand_over(self, order: Order) -> None:
         """Triggers do not wait for a turn of the loop; and a mode concerns those that come after it."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from edge_ad.core.alarm_board import ALARMS, Rules
 from edge_ad.core.alarms import AlarmRules, Priority
 from edge_ad.errors import ConfigError
-from edge_ad.records import Roi
+from edge_ad.records import Mode, Roi
 from edge_ad.sparkplug.session import Address
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$"  # a topic level, a file name and a PLC string at once
@@ -413,6 +413,7 @@ class StationConfig(_WithPaths):
     alarms: AlarmsConfig = AlarmsConfig()
     commands: CommandsConfig = CommandsConfig()
     sparkplug: SparkplugConfig | None = None
+    simulate: PlaybackConfig | None = Field(None, description="what mode simulate plays in place of the camera")
     record: RecordingConfig | None = None
     limits: LimitsConfig = LimitsConfig()
 
@@ -442,6 +443,18 @@ class StationConfig(_WithPaths):
         if (self.trigger.kind == "camera") != by_camera:
             raise ValueError("trigger.kind camera and hardware_trigger of a v4l2 camera go together")
         return self
+
+    @model_validator(mode="after")
+    def _one_playback(self) -> StationConfig:
+        if self.simulate is not None and isinstance(self.camera, (FileCamera, FolderCamera, SimulatedCamera)):
+            raise ValueError(f"simulate is for a station with a real camera: kind {self.camera.kind} is none")
+        return self
+
+    def source(self, mode: Mode) -> Camera:
+        """What parts come from in a mode: the camera, or what plays under its name."""
+        if mode != "simulate" or self.simulate is None:
+            return self.camera
+        return SimulatedCamera(kind="simulated", name=self.camera.name, **self.simulate.model_dump())
 
     def store_dir(self) -> Path:
         """The calibration store in use."""

@@ -32,10 +32,11 @@ from edge_ad.errors import ConfigError, EdgeAdError
 from edge_ad.lock import locked
 from edge_ad.loop import InspectionLoop, Station
 from edge_ad.notify import Notifier
+from edge_ad.outbox import stored_mode
 from edge_ad.outbox_file import Position
 from edge_ad.pipeline import Pipeline
 from edge_ad.progress import Progress
-from edge_ad.publisher import Publisher
+from edge_ad.publisher import OUTBOX_FILE, Publisher, possible_mode
 from edge_ad.recorder import Recorder
 from edge_ad.records import NO_FRAME
 from edge_ad.snapshots import FOLDER, Snapshots
@@ -59,10 +60,34 @@ def run(config: StationConfig) -> None:
         bundle = open_bundle(config.bundle)
         backend = open_backend(bundle, config.backend)
         with _EndsTheProcess() as failures:
-            station = _start(config, bundle, backend, notifier, failures)
-            notifier.ready("waiting for the first frame")
-            InspectionLoop(station, stop).run()
-            _end(station, backend)
+            while _run_once(config, bundle, backend, notifier, failures, stop):
+                pass
+            backend.close()
+            logger.info("stopped")
+
+
+def _run_once(
+    config: StationConfig,
+    bundle: Bundle,
+    backend: Backend,
+    notifier: Notifier,
+    failures: _EndsTheProcess,
+    stop: threading.Event,
+) -> bool:
+    """Inspect until the end, or until a simulation begins or is over: then True, for that is a run of its own.
+
+    So each run has one source, one `boot_id`, and one answer to whether it is simulated.
+    """
+    station = _start(config, bundle, backend, notifier, failures)
+    notifier.ready("waiting for the first frame")
+    again = InspectionLoop(station, stop).run()
+    if not again:
+        notifier.stopping()
+    all_came_back = _end(station)
+    if not (all_came_back or again):  # to end the interpreter under a thread in a driver can abort
+        logger.info("stopped")
+        _leave(0)
+    return again
 
 
 def _start(
@@ -70,7 +95,9 @@ def _start(
 ) -> Station:
     """Start the threads, around an engine that has proved itself."""
     sensor = open_sensor(config.trigger)
-    context = StationContext(config.station, uuid.uuid4().hex, bundle.digest, config.camera.kind in SIMULATED)
+    mode = possible_mode(config, stored_mode(config.state_dir / OUTBOX_FILE, config.station))
+    source = config.source(mode)
+    context = StationContext(config.station, uuid.uuid4().hex, bundle.digest, source.kind in SIMULATED)
     health = Health(__version__, backend.name, backend.precision, None, "", time.time_ns(), trigger=config.trigger.kind)
     calibration = CalibrationWatch(config.store_dir(), bundle.digest, backend.precision, config.roi_record())
     calibration.refresh()
@@ -81,7 +108,7 @@ def _start(
     publisher = Publisher(config, context, progress)
     publisher.start()
     last = publisher.last_position(config.camera.name) or Position(NO_FRAME, None)
-    capture = Capture(config.camera, last.frame_id, last.part_id, triggers=publisher.triggers)
+    capture = Capture(source, last.frame_id, last.part_id, triggers=publisher.triggers)
     capture.start()
     announcing = SensorThread(sensor, publisher.announce) if sensor is not None else None
     if announcing is not None:
@@ -109,9 +136,8 @@ def _start(
     )
 
 
-def _end(station: Station, backend: Backend) -> None:
-    """Stop the threads in the order of the frame path."""
-    station.notifier.stopping()
+def _end(station: Station) -> bool:
+    """Stop the threads in the order of the frame path; False if one hangs in the camera or on the disk."""
     if station.sensor is not None:
         station.sensor.stop()
     camera_came_back = station.capture.stop(JOIN_S)
@@ -121,10 +147,7 @@ def _end(station: Station, backend: Backend) -> None:
     failure = station.publisher.failure()
     if failure is not None:  # the last parts may not be on disk
         raise failure
-    backend.close()
-    logger.info("stopped")
-    if not (camera_came_back and disk_came_back):  # to end the interpreter under a thread in a driver can abort
-        _leave(0)
+    return camera_came_back and disk_came_back
 
 
 def _stop_on_signals() -> threading.Event:

@@ -69,20 +69,25 @@ class InspectionLoop:
         self._station = station
         self._stop = stop
         self._signs = SignsOfLife(station)
+        self._another_source = False
 
-    def run(self) -> None:
+    def run(self) -> bool:
         """Inspect until told to stop, or until the source has ended and all of it is inspected.
+
+        Returns:
+            Whether it has ended only because another source is wanted: a simulation begins or is over.
 
         Raises:
             EdgeAdError: a fault that this process cannot get over.
         """
-        while not self._stop.is_set() and not self._station.capture.frames.finished:
+        while not (self._stop.is_set() or self._another_source or self._station.capture.frames.finished):
             shot = self._next()
             if shot is not None:
                 self._inspect(shot)
             self._answer_lost()
             self._turn()
         self._settle_triggers()
+        return self._another_source and not self._stop.is_set()
 
     def _next(self) -> Shot | None:
         """The next part, if there is one within a turn's time; while paused, the capture thread takes none."""
@@ -141,6 +146,7 @@ class InspectionLoop:
         match order:
             case SetMode(mode):
                 logger.info("mode {}", mode)
+                self._another_source = (mode == "simulate") != self._station.publisher.simulates
                 self._signs.mode = mode
             case TakeSnapshot():
                 self._station.snapshots.order(order)

@@ -91,6 +91,19 @@ class Answer:
     order: Order | None = None
 
 
+def stored_mode(path: Path, station: str) -> Mode:
+    """What the last command to that effect has chosen, of an outbox that is not open; "run" before the first.
+
+    Raises:
+        OutboxError: as `Outbox`.
+    """
+    file = OutboxFile(path, station)
+    try:
+        return _mode(file)
+    finally:
+        file.close()
+
+
 class Outbox:
     """The station's outbox, used by one thread at a time."""
 
@@ -113,7 +126,7 @@ class Outbox:
             self._file.count_unsent(),
             self._file.positions(),
             self._file.alarms(),
-            cast(Mode, self._file.setting(_MODE) or "run"),
+            _mode(self._file),
         )
         self._unmarked: list[int] = []
         self._told = ""  # how full it is, as the log has it
@@ -473,6 +486,10 @@ class Outbox:
 def _asked(request: Request) -> str:
     """All that a command asks for: the same again is the same command."""
     return json.dumps(asdict(request))
+
+
+def _mode(file: OutboxFile) -> Mode:
+    return cast(Mode, file.setting(_MODE) or "run")
 
 
 def _without_verdict(event: Event) -> Event:

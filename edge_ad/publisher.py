@@ -86,12 +86,19 @@ class _Submitted:
     deadline_s: float  # monotonic; until then its verdict may go to controllers
 
 
+def possible_mode(config: StationConfig, stored: Mode) -> Mode:
+    """The mode to work in, given that of the outbox: the configuration may have changed since it was stored."""
+    left = not config.commands.enabled or (stored == "simulate" and config.simulate is None)
+    return "run" if left else stored
+
+
 class Publisher:
     """Owns the outbox, the connection and the thread between them. The methods may be called from any thread.
 
     Attributes:
         orders: what commands ask of the frame path, for the inference loop to take.
         triggers: which frames are parts; those triggers that an earlier process left without a result are lost already.
+        simulates: whether the frames are those of a simulation, for as long as this publisher is.
     """
 
     def __init__(self, config: StationConfig, context: StationContext, progress: Progress) -> None:
@@ -114,6 +121,7 @@ class Publisher:
         self._rules = config.alarms.rules()
         self._outbox = Outbox(config.state_dir / OUTBOX_FILE, context, config.outbox, self._rules)
         self._take_up()
+        self.simulates = self.mode() == "simulate"
         self._inbox: Channel[_Submitted | Trigger] = Channel(INBOX_PARTS, "block")
         self._told: queue.SimpleQueue[CameraState | Health] = queue.SimpleQueue()
         self._sparkplug = self._sparkplug_node()
@@ -206,7 +214,7 @@ class Publisher:
 
     def mode(self) -> Mode:
         """What the last command to that effect has chosen; a station that takes no commands runs."""
-        return self._outbox.mode() if self._config.commands.enabled else "run"
+        return possible_mode(self._config, self._outbox.mode())
 
     def stats(self) -> PublisherStats:
         """The publisher in figures."""

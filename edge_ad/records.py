@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Verdict = Literal["ok", "defect", "not_inspected"]
 CameraPhase = Literal["opening", "online", "fault"]
-Mode = Literal["run", "pause"]  # inspect; or take nothing for a part
+Mode = Literal["run", "pause", "simulate"]  # inspect; take nothing for a part; play what `simulate` names instead
 
 
 @dataclass(frozen=True, slots=True)

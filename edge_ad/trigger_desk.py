@@ -35,6 +35,7 @@ class TriggerDesk:
         self._run_id = uuid.uuid4().hex[:8]
         self._numbers = itertools.count(1)
         self._changed = threading.Condition()
+        self._simulates: bool | None = None  # no mode was told yet
 
     @property
     def drops(self) -> bool:
@@ -48,9 +49,14 @@ class TriggerDesk:
             return not self._line.paused and self._line.has_room
 
     def set_mode(self, mode: Mode) -> None:
-        """Take parts, or take none; then those that wait for their frame wait no longer."""
+        """Take parts, or take none; then those that wait for their frame wait no longer.
+
+        The first mode says what the frames are of, for as long as this desk is: those of another source are not ours.
+        """
         with self._changed:
-            self._line.paused = mode != "run"
+            simulates = mode == "simulate"
+            self._simulates = simulates if self._simulates is None else self._simulates
+            self._line.paused = mode == "pause" or simulates != self._simulates
             if self._line.paused:
                 self._line.lose_all("paused")
             self._changed.notify_all()

@@ -14,6 +14,7 @@ from tests.broker import Broker, Subscriber, mqtt_config
 from tests.bundles import make_bundle
 from tests.daemons import running_daemon
 from tests.line.results import Result, assert_gapless, results
+from tests.line.test_commands_line import give, replies
 from tests.station import calibrate, write_config, write_parts
 
 SCORES = (0.1, 0.9, 0.5, 0.51)
@@ -77,3 +78,52 @@ def test_frames_go_through_the_engine(tmp_path: Path, broker: Broker, subscriber
     assert [(result["part_id"], result["verdict"]) for result in by_seq.values()] == [
         (f"{names[n % 7]}#{n + 1}", truth[names[n % 7]]) for n in range(COUNT)
     ]
+
+
+def test_a_station_with_a_camera_simulates_when_it_is_told_to_also_over_a_kill_and_then_goes_back(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber, scores: Path
+) -> None:
+    """The camera is one that is not there: whatever is inspected is not of it."""
+    calibrate(make_bundle(tmp_path / "bundle"))
+    camera = {"kind": "v4l2", "device": str(tmp_path / "video0"), "backoff_min_s": 0.1}
+    sections = {
+        "mqtt": mqtt_config(broker),
+        "commands": {"enabled": True},
+        "simulate": {"scores": str(scores), "rate_hz": 50},
+    }
+    config = write_config(tmp_path / "station.yaml", tmp_path / "bundle", camera, sections)
+    with running_daemon(config) as daemon:
+        daemon.wait_for_log(": online")
+        subscriber.wait_for(lambda told: "fault" in told[-1].payload if told else False, "/camera/top")
+        give(broker, "mode", json.dumps({"correlation_id": "m-1", "mode": "simulate"}))
+        (reply,) = replies(subscriber, "mode", 1)
+        assert (reply["done"], reply["mode"]) == (True, "simulate")
+        subscriber.wait_for(lambda heard: len(heard) >= 5, "/result")
+        daemon.kill()
+    with running_daemon(config) as daemon:
+        before = len(results(subscriber.received("/result")))
+        subscriber.wait_for(lambda heard: len(results(heard)) >= before + 5, "/result")
+        give(broker, "mode", json.dumps({"correlation_id": "m-2", "mode": "run"}))
+        subscriber.wait_for(lambda told: "fault" in told[-1].payload, "/camera/top")
+        assert json.loads(subscriber.received("/camera/top")[-1].payload)["simulated"] is False
+        assert daemon.terminate() == 0
+    by_seq = results(subscriber.received())
+    assert_gapless(by_seq)
+    assert [result["part_id"] for result in by_seq.values()] == [f"{n % 4}.png#{n + 1}" for n in range(len(by_seq))]
+    assert all(result["simulated"] for result in by_seq.values())
+    assert {result["verdict"] for result in by_seq.values()} == {"ok", "defect"}
+
+
+def test_a_station_that_has_nothing_to_play_refuses_to_simulate(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber
+) -> None:
+    make_bundle(tmp_path / "bundle")
+    camera = {"kind": "v4l2", "device": str(tmp_path / "video0")}
+    sections = {"mqtt": mqtt_config(broker), "commands": {"enabled": True}}
+    config = write_config(tmp_path / "station.yaml", tmp_path / "bundle", camera, sections)
+    with running_daemon(config) as daemon:
+        daemon.wait_for_log(": online")
+        give(broker, "mode", json.dumps({"correlation_id": "m-1", "mode": "simulate"}))
+        (reply,) = replies(subscriber, "mode", 1)
+        assert (reply["done"], "no section simulate" in reply["reason"]) == (False, True)
+        assert daemon.terminate() == 0

@@ -112,3 +112,19 @@ def test_what_is_no_recording_is_named_in_one_line(scores: Path, text: str | Non
 def test_it_plays_either_scores_or_frames(tmp_path: Path, values: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="give either scores or frames"):
         config(tmp_path, {"kind": "simulated", **values})
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "simulated"])
+def test_only_a_station_with_a_real_camera_has_something_to_play_instead(tmp_path: Path, kind: str) -> None:
+    camera = {"kind": kind, "scores" if kind == "simulated" else "path": "parts"}
+    with pytest.raises(ConfigError, match="simulate is for a station with a real camera"):
+        config(tmp_path, camera, {"simulate": {"scores": "scores.csv"}})
+
+
+def test_what_is_played_instead_bears_the_name_of_the_camera(tmp_path: Path) -> None:
+    camera = {"kind": "v4l2", "device": "/dev/video0"}
+    station = config(tmp_path, camera, {"simulate": {"scores": "scores.csv", "rate_hz": 7}})
+    assert station.source("run") == station.source("pause") == station.camera
+    source = station.source("simulate")
+    assert isinstance(source, SimulatedCamera)
+    assert (source.name, source.scores, source.rate_hz) == ("top", tmp_path / "scores.csv", 7)

@@ -28,7 +28,7 @@ FIELD_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "camera": st.sampled_from(["top", "", "+", "x" * 33, "a/b"]),
     "alarm": st.sampled_from([*ALARMS, "fire", ""]),
     "seconds": st.sampled_from([1, 60, 0.5, 604_800, 604_801, -1, True, "60"]),
-    "mode": st.sampled_from(["run", "pause", "fly", ""]),
+    "mode": st.sampled_from(["run", "pause", "simulate", "fly", ""]),
     "trigger_id": st.sampled_from(["t-1", "", "x" * 64, "x" * 65, "Teil 7", "a\u0000"]),
     "part_id": st.sampled_from(["A0042", "ü", "", "\ud800"]),
     "job_id": st.sampled_from(["job-7", "x" * 65]),
