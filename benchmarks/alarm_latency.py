@@ -104,7 +104,7 @@ def measure(folder: Path, bundle: Path, condition: str, alarms: int, stamps: Sta
     pair = two_parts(folder, bundle, folder / "store")
     for number in range(2 * alarms):
         (parts / f"{condition}-{number:05d}.png").symlink_to(pair[number % 2])
-    broker = Broker(folder / "broker")
+    broker = Broker(folder / "broker", options="set_tcp_nodelay true")  # as configs/mosquitto has it
     broker.start()
     command = ["mosquitto_sub", "-p", str(broker.port), "-V", "mqttv5", "-q", "1", "-i", "receiver", "-F", "%U %t %p"]
     with (folder / "received").open("wb") as output:
