@@ -30,6 +30,7 @@ from edge_ad.bench.rounds import choose, label, run_process, run_worker
 from edge_ad.bench.worker import measure_steps
 from edge_ad.bundle import InputSpec, open_bundle
 from edge_ad.config import Precision
+from edge_ad.console import write_json
 from edge_ad.records import RawOutput
 from trainer.config import profile
 from trainer.golden import golden_images
@@ -172,7 +173,7 @@ def main() -> None:
             f"{row['times_faster_than_efficientad_s']:14.2f}"
         )
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"rounds": rounds, "medians": found}, indent=1) + "\n", encoding="utf-8")
+        write_json(arguments.json, {"rounds": rounds, "medians": found})
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from edge_ad.config import NAME_PATTERN, MqttConfig, first_problem
-from edge_ad.console import say
+from edge_ad.console import say, write_json
 from edge_ad.core.consumer import Check, Consumer
 from edge_ad.core.handshake import Handshake, HandshakeReport
 from edge_ad.core.heard import HEALING, Arrival, Limits, News, Part, Report
@@ -191,8 +191,7 @@ def _conclude(consumer: Consumer, handshake: Handshake, options: Options) -> int
     trusted = report.ok and not triggers.faults and not problem
     if options.json_path is not None:
         body = as_json(report, triggers, consumer.parts(), trusted=trusted)
-        options.json_path.parent.mkdir(parents=True, exist_ok=True)
-        options.json_path.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json_path, body)
     return 0 if trusted else 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from edge_ad import doctor
 from edge_ad.bench.report import as_json, as_lines, bars, report
 from edge_ad.bench.rounds import choose, run_rounds
 from edge_ad.bundle import open_bundle
-from edge_ad.console import say
+from edge_ad.console import say, write_json
 from edge_ad.errors import DataError
 from edge_ad.images import write_png
 
@@ -34,7 +33,7 @@ def run_bench(path: Path, backend: str, rounds: int, json_path: Path | None, out
     for line in as_lines(found):
         say(line)
     if json_path is not None:
-        json_path.write_text(json.dumps(as_json(found), indent=1) + "\n", encoding="utf-8")
+        write_json(json_path, as_json(found))
     if out is not None:
         write_png(out / PLOT, bars(found))
         say(f"plot: {out / PLOT}")
