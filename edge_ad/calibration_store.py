@@ -28,6 +28,7 @@ from pydantic import ValidationError
 
 from edge_ad.config import Strict
 from edge_ad.core.commands import OTHER_COMMAND
+from edge_ad.durable import sync_folder
 from edge_ad.errors import CalibrationError
 from edge_ad.thresholds import CalibrationRecord, read_record, record_path
 
@@ -311,7 +312,7 @@ def _write_record(store: Path, draft: CalibrationRecord, picture: NDArray[np.uin
     if picture is not None:
         _create(path.with_suffix(".png"), cv2.imencode(".png", picture)[1].tobytes())
     _create(path, record.model_dump_json(by_alias=True, indent=1).encode())
-    _sync_directory(path.parent)
+    sync_folder(path.parent)
     return record
 
 
@@ -322,7 +323,7 @@ def _put_in_force(store: Path, before: Pointer | None, change: Change) -> None:
     temporary.unlink(missing_ok=True)  # left by a writer that was killed; the lock says there is no other
     _create(temporary, pointer.model_dump_json(indent=1).encode())
     temporary.replace(store / POINTER)
-    _sync_directory(store)
+    sync_folder(store)
 
 
 @contextmanager
@@ -335,7 +336,7 @@ def _locked(store: Path) -> Iterator[None]:
     try:
         if not (store / "records").is_dir():
             (store / "records").mkdir(parents=True, exist_ok=True)
-            _sync_directory(store.parent)
+            sync_folder(store.parent)
         with (store / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # freed when the file closes, also by a crash
             yield
@@ -355,11 +356,3 @@ def _create(path: Path, data: bytes) -> None:
     except OSError:
         path.unlink(missing_ok=True)  # a full disk must not leave half a record
         raise
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

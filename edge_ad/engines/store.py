@@ -24,6 +24,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from edge_ad.config import Strict
+from edge_ad.durable import sync_folder
 from edge_ad.engines.key import EngineKey, differences
 from edge_ad.errors import BackendError
 
@@ -141,7 +142,7 @@ def switch(folder: Path, record: EngineRecord) -> None:
     try:
         _write_durably(new, record.model_dump_json(by_alias=True, indent=1).encode())
         new.replace(slot / RECORD)
-        _sync(slot)
+        sync_folder(slot)
     except OSError as error:
         raise BackendError(f"cannot write {slot / RECORD}: {error.strerror}") from error
     for plan in slot.glob("*.plan"):
@@ -177,12 +178,4 @@ def _write_durably(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
