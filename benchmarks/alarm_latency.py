@@ -55,9 +55,9 @@ class Stamps:
         self.decided_ns: dict[str | None, int] = {}
         submit = Publisher.submit
 
-        def stamped(publisher: Publisher, event: Event, timeout_s: float) -> bool:
+        def stamped(publisher: Publisher, event: Event, captured_monotonic_ns: int, timeout_s: float) -> bool:
             self.decided_ns.setdefault(event.part_id, time.time_ns())
-            return submit(publisher, event, timeout_s)
+            return submit(publisher, event, captured_monotonic_ns, timeout_s)
 
         Publisher.submit = stamped  # type: ignore[method-assign]
 
