@@ -168,6 +168,7 @@ class SignsOfLife:
         self._camera: CameraState | None = None
         self._camera_due = clock()
         self._health: Health | None = None
+        self._clock_synchronised: bool | None = None  # asked for once a second
 
     def count(self, event: Event) -> None:
         """A part has its result."""
@@ -177,9 +178,13 @@ class SignsOfLife:
         """The loop came by; True about once a second."""
         now = self._clock()
         self._feed_watchdog(now)
-        self._show_camera(now)
-        self._show_health()
-        if now < self._next_second:
+        is_due = now >= self._next_second
+        if is_due:
+            self._clock_synchronised = clock_synchronised()
+        camera = self._station.capture.state()
+        self._show_camera(camera, now)
+        self._show_health(camera)
+        if not is_due:
             return False
         self._next_second = now + 1.0
         self._heartbeat += 1
@@ -194,8 +199,7 @@ class SignsOfLife:
         self._next_feed = now + watchdog_s / 4
         self._station.notifier.watchdog()
 
-    def _show_camera(self, now: float) -> None:
-        state = self._station.capture.state()
+    def _show_camera(self, state: CameraState, now: float) -> None:
         before = self._camera
         if before is not None and before.since_ns == state.since_ns and now < self._camera_due:
             return
@@ -203,17 +207,17 @@ class SignsOfLife:
         self._camera_due = now + CAMERA_FIGURES_S
         self._station.publisher.set_camera(state)
 
-    def _show_health(self) -> None:
+    def _show_health(self, camera: CameraState) -> None:
         calibration = self._station.calibration
         record = calibration.thresholds.record if calibration.thresholds is not None else None
-        ready = self._station.publisher.triggers.is_ready and self._station.capture.state().state == "online"
+        ready = self._station.publisher.triggers.is_ready and camera.state == "online"
         health = replace(
             self._station.health,
             calibration=record,
             detail=calibration.problem,
             mode=self.mode,
             ready=ready,
-            clock_synchronised=clock_synchronised(),
+            clock_synchronised=self._clock_synchronised,
         )
         if health != self._health:
             self._health = health

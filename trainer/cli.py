@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from edge_ad.bundle import Bundle, QuantisationSummary
 
+    _Commands = argparse._SubParsersAction[Parser]
+
 # Of the extra "train": this console script is on devices as well.
 NEEDED = ("torch", "onnx", "onnxscript", "tqdm", "matplotlib", "lightning_fabric")
 
@@ -41,7 +43,12 @@ def _dispatch(argv: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="edge-ad-train", description="Learn from good images; export a bundle.")
     commands = parser.add_subparsers(dest="command", required=True)
+    for add in (_add_train, _add_preview, _add_evaluate, _add_export, _add_ablation, _add_results):
+        add(commands)
+    return parser
 
+
+def _add_train(commands: _Commands) -> None:
     train = commands.add_parser("train", help="learn from a folder of good images")
     train.add_argument("--data", type=Path, required=True, help="MVTec layout, or a plain folder of good images")
     train.add_argument("--out", type=Path, required=True, help="the run directory")
@@ -56,6 +63,8 @@ def _parser() -> Parser:
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a value: diffusion.w=0")
     train.add_argument("--resume", action="store_true", help="continue the run in --out")
 
+
+def _add_preview(commands: _Commands) -> None:
     preview = commands.add_parser("preview", help="draw the synthetic defects that a training would see")
     preview.add_argument("--data", type=Path, required=True, help="as for train")
     preview.add_argument("--out", type=Path, required=True, help="the picture, a PNG file")
@@ -65,6 +74,8 @@ def _parser() -> Parser:
     preview.add_argument("--seed", type=int, default=0)
     preview.add_argument("--count", type=int, default=32)
 
+
+def _add_evaluate(commands: _Commands) -> None:
     evaluate = commands.add_parser("evaluate", help="measure a run or a bundle on test images")
     evaluate.add_argument("subject", type=Path, metavar="RUN_OR_BUNDLE")
     evaluate.add_argument("--data", type=Path, required=True, help="MVTec layout, or a plain folder (scores only)")
@@ -77,6 +88,8 @@ def _parser() -> Parser:
     evaluate.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of a bundle")
     evaluate.add_argument("--store", type=Path, help="calibration store for the verdicts; default: beside the bundle")
 
+
+def _add_export(commands: _Commands) -> None:
     export = commands.add_parser("export", help="write the bundle that a station runs")
     export.add_argument("run", type=Path)
     export.add_argument("--out", type=Path, required=True, help="the bundle directory; must not exist")
@@ -92,6 +105,8 @@ def _parser() -> Parser:
     export.add_argument("--program", action="store_true", help="add model.pt2, for backend torch or torch_tensorrt")
     export.add_argument("--data-licence", help="a note on the training data for the manifest and the model card")
 
+
+def _add_ablation(commands: _Commands) -> None:
     ablation = commands.add_parser("ablation", help="what the paper compares, on trained runs: table, plots, pictures")
     ablation.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="of several seeds; an auto-encoder's too")
     ablation.add_argument("--data", type=Path, required=True, help="MVTec layout")
@@ -100,10 +115,11 @@ def _parser() -> Parser:
     ablation.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), help="ways to reconstruct")
     ablation.add_argument("--device", default="auto", help="as for train")
 
+
+def _add_results(commands: _Commands) -> None:
     results = commands.add_parser("results", help="tables and plots from results")
     results.add_argument("results", type=Path, help="folder of results, as evaluate and ablation make them")
     results.add_argument("--out", type=Path, required=True, help="folder for results.md and its plots")
-    return parser
 
 
 def _train(arguments: argparse.Namespace) -> int:
