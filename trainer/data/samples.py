@@ -101,7 +101,6 @@ def _collate(samples: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tens
 
 def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops us in order
-    cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
 
@@ -112,6 +111,9 @@ def stream(
 
     Where several processes train together, each takes every `processes`-th batch of the one stream, from `rank` on.
     """
+    # A worker is a fork, which has OpenCV's thread pool but none of its threads: ending that pool there waits for them
+    # for ever. So it is ended here, and each worker draws with one thread.
+    cv2.setNumThreads(1)
     turns = range(first_step * processes + rank, last_step * processes, processes)
     loader = DataLoader(
         samples,
