@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ def threads_of_opencv():
     cv2.resize(
         cv2.GaussianBlur(np.zeros((1024, 1024, 3), np.uint8), (0, 0), 3), (256, 256), interpolation=cv2.INTER_AREA
     )
+    time.sleep(0.5)  # until they wait for more work
     yield
     cv2.setNumThreads(before)
 
