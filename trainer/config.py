@@ -90,6 +90,7 @@ class _Folded(Strict):
     kind: Literal["edge"]
     widths: Widths
     fold: int = Field(ge=1, le=8)
+    finest_block: bool = Field(True, description="a residual block in the encoder's finest level, the dearest one")
 
     def strides(self) -> tuple[int, ...]:
         """Of each level, pixels."""
@@ -108,6 +109,7 @@ class EdgeDenoiserConfig(_Folded):
     """The small denoiser (nets/edge.py)."""
 
     fold: int = Field(4, ge=1, le=8)
+    noise_plane: bool = Field(True, description="the noise level as an input; false: the network has to see it")
 
 
 class PublishedSegmenterConfig(Strict):

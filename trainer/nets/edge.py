@@ -1,8 +1,8 @@
 """Both networks in a size that a station can afford: convolution, BatchNorm and ReLU only, all of which fuse.
 
 The image is folded into channels (pixel-unshuffle) before the first convolution, so nothing runs at full resolution;
-skips are added, not concatenated; the noise level enters as one constant input plane, which costs an engine nothing,
-where a time embedding would stay a bias per row of the batch.
+skips are added, not concatenated. The noise level enters as one constant input plane, where a time embedding would stay
+a bias per row of the batch; or not at all, as a network can tell how noisy its input is.
 """
 
 from __future__ import annotations
@@ -39,16 +39,21 @@ class _Residual(nn.Module):
 class _Pyramid(nn.Module):
     """An encoder and a decoder over `widths`, each level half the resolution of the one before.
 
-    `joining` maps a level to the channels of what joins the encoder there.
+    `joining` maps a level to the channels of what joins the encoder there. Without `finest_block` the encoder's finest
+    level, which is the dearest, is its stem alone.
     """
 
-    def __init__(self, channels_in: int, widths: Sequence[int], joining: Mapping[int, int]) -> None:
+    def __init__(
+        self, channels_in: int, widths: Sequence[int], joining: Mapping[int, int], finest_block: bool
+    ) -> None:
         super().__init__()
         self.stem = _conv(channels_in, widths[0])
         self.join = nn.ModuleDict(
             {str(level): _conv(channels, widths[level], kernel=1) for level, channels in joining.items()}
         )
-        self.encoder = nn.ModuleList(_Residual(width) for width in widths)
+        self.encoder = nn.ModuleList(
+            _Residual(width) if level > 0 or finest_block else nn.Identity() for level, width in enumerate(widths)
+        )
         self.down = nn.ModuleList(_conv(a, b, stride=2) for a, b in itertools.pairwise(widths))
         self.up = nn.ModuleList(_conv(b, a, kernel=1) for a, b in itertools.pairwise(widths))
         self.decoder = nn.ModuleList(_Residual(width) for width in widths)
@@ -72,13 +77,22 @@ class _Pyramid(nn.Module):
 class EdgeDenoiser(nn.Module):
     """Predicts x0 (or noise) from a diffused image and its noise level, and pretrained features of x0 if wanted.
 
-    `features` maps a level to the channels of the features that are predicted there.
+    `features` maps a level to the channels of the features that are predicted there. Without `noise_plane` the network
+    is not told the noise level.
     """
 
-    def __init__(self, widths: Sequence[int], fold: int = 4, features: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        fold: int = 4,
+        features: Mapping[int, int] | None = None,
+        finest_block: bool = True,
+        noise_plane: bool = True,
+    ) -> None:
         super().__init__()
         self.fold = fold
-        self.body = _Pyramid(3 * fold * fold + 1, widths, {})
+        self.noise_plane = noise_plane
+        self.body = _Pyramid(3 * fold * fold + noise_plane, widths, {}, finest_block)
         self.head = nn.Conv2d(widths[0], 3 * fold * fold, 3, padding=1)
         self.feature_heads = nn.ModuleDict(
             {str(level): nn.Conv2d(widths[level], channels, 1) for level, channels in (features or {}).items()}
@@ -90,8 +104,10 @@ class EdgeDenoiser(nn.Module):
         H and W are multiples of fold x 2^(levels - 1).
         """
         folded = F.pixel_unshuffle(x, self.fold)
-        plane = noise_level[:, None, None, None].to(folded.dtype).expand(-1, 1, folded.shape[2], folded.shape[3])
-        levels = self.body(torch.cat([folded, plane], dim=1), {})
+        if self.noise_plane:
+            plane = noise_level[:, None, None, None].to(folded.dtype).expand(-1, 1, folded.shape[2], folded.shape[3])
+            folded = torch.cat([folded, plane], dim=1)
+        levels = self.body(folded, {})
         features = [head(levels[int(level)]) for level, head in self.feature_heads.items()]
         return F.pixel_shuffle(self.head(levels[0]), self.fold), features
 
@@ -102,11 +118,17 @@ class EdgeSegmenter(nn.Module):
     `features` maps a level to the channels of the features that are compared there.
     """
 
-    def __init__(self, widths: Sequence[int], fold: int = 2, features: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        fold: int = 2,
+        features: Mapping[int, int] | None = None,
+        finest_block: bool = True,
+    ) -> None:
         super().__init__()
         self.fold = fold
         self.feature_levels = tuple(features or ())
-        self.body = _Pyramid(9 * fold * fold, widths, features or {})
+        self.body = _Pyramid(9 * fold * fold, widths, features or {}, finest_block)
         self.head = nn.Conv2d(widths[0], fold * fold, 3, padding=1)
 
     def forward(self, image: Tensor, reconstruction: Tensor, features: Sequence[Tensor] = ()) -> Tensor:

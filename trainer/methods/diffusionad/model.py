@@ -47,7 +47,8 @@ def build_denoiser(config: TrainConfig) -> UNet | EdgeDenoiser:
     net = config.denoiser
     if isinstance(net, UNetConfig):
         return UNet(net.base, net.multipliers, net.blocks, net.attention_factors, net.heads)
-    return EdgeDenoiser(net.widths, net.fold, net.feature_levels() if config.evidence != "none" else None)
+    features = net.feature_levels() if config.evidence != "none" else None
+    return EdgeDenoiser(net.widths, net.fold, features, net.finest_block, net.noise_plane)
 
 
 def build_segmenter(config: TrainConfig) -> Segmenter | EdgeSegmenter:
@@ -55,7 +56,8 @@ def build_segmenter(config: TrainConfig) -> Segmenter | EdgeSegmenter:
     net = config.segmenter
     if isinstance(net, PublishedSegmenterConfig):
         return Segmenter(net.base)
-    return EdgeSegmenter(net.widths, net.fold, net.feature_levels() if config.evidence != "none" else None)
+    features = net.feature_levels() if config.evidence != "none" else None
+    return EdgeSegmenter(net.widths, net.fold, features, net.finest_block)
 
 
 class DiffusionAD(Method):
