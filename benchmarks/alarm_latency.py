@@ -25,7 +25,7 @@ from edge_ad import calibration_store, daemon, log
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import open_bundle
 from edge_ad.config import BackendConfig, load
-from edge_ad.core.preprocess import preprocess
+from edge_ad.frames import frame_graph
 from edge_ad.images import write_png
 from edge_ad.publisher import Publisher
 from edge_ad.records import Event
@@ -67,8 +67,8 @@ def two_parts(folder: Path, bundle: Path, store: Path) -> tuple[Path, Path]:
     opened = open_bundle(bundle)
     backend = open_backend(opened, BackendConfig())
     pictures = (np.full(SIZE, 128, np.uint8), np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8))
-    graph = opened.manifest.input
-    scores = [float(backend.run(preprocess(each, None, graph.height, graph.width)).score[0]) for each in pictures]
+    graph = frame_graph(backend, opened.manifest)
+    scores = [graph.run(each, None).score() for each in pictures]
     backend.close()
     paths = [folder / "flat.png", folder / "noise.png"]
     for path, picture in zip(paths, pictures, strict=True):

@@ -28,9 +28,11 @@ from numpy.typing import NDArray
 from benchmarks.efficientad import SIZE, EfficientAdS
 from edge_ad.bench.rounds import choose, label, run_process, run_worker
 from edge_ad.bench.worker import measure_steps
-from edge_ad.bundle import InputSpec, open_bundle
+from edge_ad.bundle import open_bundle
 from edge_ad.config import Precision
 from edge_ad.console import write_json
+from edge_ad.core.layout import Layout
+from edge_ad.frames import FrameGraph
 from edge_ad.records import RawOutput
 from trainer.config import profile
 from trainer.golden import golden_images
@@ -119,7 +121,8 @@ def export_efficientad(path: Path) -> None:
 def measure_side(side: str, path: str) -> dict[str, Any]:
     """One of the other sides, in this process."""
     backend = Paper() if side == "paper" else EfficientAd(path)
-    return measure_steps(backend, InputSpec(height=SIZE, width=SIZE), golden_images(2, SIZE, SIZE)[-1], FRAMES[side], 0)
+    graph = FrameGraph(backend, Layout(SIZE, SIZE), top_k=1)
+    return measure_steps(graph, golden_images(2, SIZE, SIZE)[-1], FRAMES[side], 0)
 
 
 def one_round(bundle: Path, efficientad: Path) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Good images through the same path as the daemon's: read, preprocess, back-end, score."""
+"""Good images through the same path as the daemon's: read, prepare, run, stitch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from edge_ad.backends.base import Backend
 from edge_ad.bundle import Manifest
 from edge_ad.console import tracked
-from edge_ad.core.preprocess import preprocess
 from edge_ad.errors import BackendError, CalibrationError, DataError
+from edge_ad.frames import FrameGraph, frame_graph
 from edge_ad.images import read_image, sha256_file
 from edge_ad.records import Roi
 
@@ -32,7 +32,8 @@ class GoodScores:
 
     Attributes:
         scores: (n,) float32, raw units.
-        kth_largest: (n,) float32, the k-th largest pixel of each anomaly map, k as in the score.
+        kth_largest: (n,) float32, the k-th largest pixel of each anomaly map, k as in the score; with tiles, the
+            largest of theirs.
     """
 
     scores: NDArray[np.float32]
@@ -86,25 +87,21 @@ def score_images(images: Sequence[GoodImage], backend: Backend, manifest: Manife
         DataError: an image cannot be read, or the ROI leaves it; the message names the file.
         BackendError: the engine failed, or gave a number that is not finite.
     """
-    rows = [score_image(image.path, backend, manifest, roi) for image in tracked(images, "scoring")]
+    graph = frame_graph(backend, manifest)
+    rows = [score_image(image.path, graph, roi) for image in tracked(images, "scoring")]
     scores, kth_largest = np.asarray(rows, dtype=np.float32).reshape(-1, 2).T
     return GoodScores(scores, kth_largest)
 
 
-def score_image(path: Path, backend: Backend, manifest: Manifest, roi: Roi | None) -> tuple[float, float]:
+def score_image(path: Path, graph: FrameGraph, roi: Roi | None) -> tuple[float, float]:
     """The score of one image and the k-th largest pixel of its anomaly map."""
     frame = read_image(path)
     try:
-        image = preprocess(frame, roi, manifest.input.height, manifest.input.width)
+        graph.load(frame, roi)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    output = backend.run(image)
-    score, kth = float(output.score[0]), kth_largest_pixel(output.anomaly_map[0], manifest.top_k)
+    output, backend = graph.run_loaded(), graph.backend
+    score, kth = output.score(), output.kth_largest()
     if not np.isfinite([score, kth]).all():
         raise BackendError(f"{backend.name}/{backend.precision} gave the score {score} for {path}: run `edge-ad check`")
     return score, kth
-
-
-def kth_largest_pixel(anomaly_map: NDArray[np.float32], k: int) -> float:
-    """The k-th largest value of an (H, W) map, 1 <= k <= H W."""
-    return float(np.partition(anomaly_map, anomaly_map.size - k, axis=None)[anomaly_map.size - k])

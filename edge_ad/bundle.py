@@ -14,9 +14,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_ad.config import Precision, RoiConfig
+from edge_ad.core.layout import Fit, Layout
 from edge_ad.errors import BundleError
 from edge_ad.images import sha256_file
 from edge_ad.records import RawOutput
@@ -40,15 +41,33 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class TileGrid(_Strict):
+    """A frame's tiles: a fixed grid on its canvas (core/layout.py); one tile is the whole canvas."""
+
+    rows: int = Field(1, ge=1)
+    columns: int = Field(1, ge=1)
+    overlap: int = Field(32, ge=0, multiple_of=2, description="pixels that neighbours share, of the graph's")
+
+
 class InputSpec(_Strict):
-    """The graph's input: uint8 (N, height, width, 3) RGB; `fit` says how a frame of another shape gets there."""
+    """The graph's input: uint8 (N, height, width, 3) RGB; `fit` and `tiles` say how a frame gets there."""
 
     height: int = Field(gt=0)
     width: int = Field(gt=0)
     dtype: Literal["uint8"] = "uint8"
     layout: Literal["NHWC"] = "NHWC"
     colour: Literal["RGB"] = "RGB"
-    fit: Literal["stretch"] = "stretch"
+    fit: Fit = "stretch"
+    tiles: TileGrid = TileGrid()
+
+    @model_validator(mode="after")
+    def _possible(self) -> InputSpec:
+        self.frame_layout()
+        return self
+
+    def frame_layout(self) -> Layout:
+        """The same for those who prepare frames."""
+        return Layout(self.height, self.width, self.fit, self.tiles.rows, self.tiles.columns, self.tiles.overlap)
 
 
 class DiffusionSpec(_Strict):
@@ -134,6 +153,11 @@ class Manifest(_Strict):
     int8: QuantisationSummary | None = Field(None, description="where there is an INT8 graph")
     files: dict[str, FileEntry]
     digest: str
+
+    @property
+    def frame_macs(self) -> int:
+        """Multiply-accumulates of one frame: of all its tiles."""
+        return self.macs * self.input.frame_layout().tiles
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from edge_ad.cameras.capture import Capture
 from edge_ad.config import StationConfig
 from edge_ad.core.messages import Health, StationContext
 from edge_ad.errors import ConfigError, EdgeAdError
+from edge_ad.frames import frame_graph
 from edge_ad.lock import locked
 from edge_ad.loop import InspectionLoop, Station
 from edge_ad.notify import Notifier
@@ -101,7 +102,7 @@ def _start(
     health = Health(__version__, backend.name, backend.precision, None, "", time.time_ns(), trigger=config.trigger.kind)
     calibration = CalibrationWatch(config.store_dir(), bundle.digest, backend.precision, config.roi_record())
     calibration.refresh()
-    pipeline = Pipeline(backend, bundle.manifest.input, config.roi_record(), config.regions)
+    pipeline = Pipeline(frame_graph(backend, bundle.manifest), config.roi_record(), config.regions)
     pipeline.thresholds = calibration.thresholds
     pipeline.warm_up()
     progress = Progress()

@@ -98,7 +98,7 @@ class InspectionLoop:
             event = self._station.pipeline.step(shot)
         self._hand_over(event, shot.captured_monotonic_ns)
         self._signs.count(event)
-        self._station.snapshots.offer(shot, self._station.pipeline.output, event)
+        self._station.snapshots.offer(shot, self._station.pipeline.anomaly_map, event)
         if self._station.recorder is not None and isinstance(shot, Frame):
             self._station.recorder.record(shot)
 

@@ -1,7 +1,7 @@
 """Snapshots: the next frame on request, with what the model made of it, in a folder that cannot fill the disk.
 
     <state_dir>/snapshots/20261122T080000.123Z-118/frame.png       the full frame as the camera gave it
-                                                   map.tiff        the anomaly map, float32, 0..1, the graph's pixels
+                                                   map.tiff        the ROI's anomaly map, float32, 0..1
                                                    snapshot.json   score, verdict, regions, times, who asked
 
 A snapshot is written on a thread of its own, so that no part waits for it, and appears under its name when it is whole.
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from edge_ad.core.messages import StationContext
 from edge_ad.core.orders import Done, TakeSnapshot
-from edge_ad.records import Event, Frame, RawOutput, Shot
+from edge_ad.records import Event, Frame, Shot
 
 SCHEMA = "edge-ad/snapshot/1"
 FOLDER = "snapshots"
@@ -78,13 +78,13 @@ class Snapshots:
         else:
             self._orders.append((order, self._clock() + FRAME_WITHIN_S))
 
-    def offer(self, shot: Shot, output: RawOutput | None, event: Event) -> None:
-        """A part was inspected; `output` is the model's, None where it did not run."""
+    def offer(self, shot: Shot, anomaly_map: NDArray[np.float32] | None, event: Event) -> None:
+        """A part was inspected; the (h, w) map is of its ROI, None where the model did not run."""
         if not self._orders or not isinstance(shot, Frame) or self._busy():
             return
         order, _ = self._orders.popleft()
-        anomaly_map = output.anomaly_map[0].copy() if output is not None else None
-        exposure = _Exposure(order, event, shot.image.copy(), anomaly_map)
+        seen = anomaly_map.copy() if anomaly_map is not None else None
+        exposure = _Exposure(order, event, shot.image.copy(), seen)
         self._writer = threading.Thread(target=self._write, args=(exposure,), name="snapshot", daemon=True)
         self._writer.start()
 

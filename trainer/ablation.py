@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edge_ad.console import say
-from edge_ad.core.preprocess import preprocess
+from edge_ad.core.preprocess import shown
 from edge_ad.errors import DataError
 from edge_ad.images import read_image, sha256_file, write_png
 from edge_ad.pictures import Picture, captioned, sheet
@@ -82,10 +82,10 @@ def _one_of_each(images: Sequence[TestImage]) -> list[TestImage]:
 
 def _row(image: TestImage, subjects: dict[str, Subject]) -> list[Picture]:
     """An image and its reconstructions."""
-    graph = next(iter(subjects.values()))
-    batch = preprocess(read_image(image.path), graph.roi, graph.height, graph.width)
-    pictures = [captioned(np.ascontiguousarray(batch[0, :, :, ::-1]), f"{image.label}/{image.path.name}")]
+    first, frame = next(iter(subjects.values())), read_image(image.path)
+    seen = shown(frame, first.roi, first.graph.layout)[0, :, :, ::-1]
+    pictures = [captioned(np.ascontiguousarray(seen), f"{image.label}/{image.path.name}")]
     for name, subject in subjects.items():
-        reconstruction = subject.backend.run(batch).reconstruction[0, :, :, ::-1]
+        reconstruction = subject.graph.run(frame, subject.roi).reconstruction()[:, :, ::-1]
         pictures.append(captioned(np.rint(reconstruction * 255).astype(np.uint8), name))
     return pictures

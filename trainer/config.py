@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from edge_ad.bundle import TileGrid
 from edge_ad.config import RoiConfig, Strict, first_problem, load_yaml
+from edge_ad.core.layout import Fit, Layout
 from edge_ad.errors import ConfigError
 
 MethodName = Literal["diffusionad"]
@@ -21,10 +23,21 @@ Widths = Annotated[tuple[int, ...], Field(min_length=2, max_length=8)]
 
 
 class InputConfig(Strict):
-    """Size of the graph's input, pixels."""
+    """Size of the graph's input, pixels, and how an image gets there (docs/images.md)."""
 
     height: int = Field(256, ge=32, le=1024, multiple_of=32)
     width: int = Field(256, ge=32, le=1024, multiple_of=32)
+    fit: Fit = Field("stretch", description="letterbox keeps the aspect ratio")
+    tiles: TileGrid = TileGrid()
+
+    @model_validator(mode="after")
+    def _possible(self) -> InputConfig:
+        self.frame_layout()
+        return self
+
+    def frame_layout(self) -> Layout:
+        """The same for those who prepare images."""
+        return Layout(self.height, self.width, self.fit, self.tiles.rows, self.tiles.columns, self.tiles.overlap)
 
 
 class DataConfig(Strict):

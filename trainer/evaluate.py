@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_ad.backends.base import OPENERS, Backend, open_backend
+from edge_ad.backends.base import OPENERS, open_backend
 from edge_ad.bundle import MANIFEST, open_bundle
 from edge_ad.config import BackendConfig, Precision, default_store
 from edge_ad.console import say, tracked
 from edge_ad.core.decision import decide
-from edge_ad.core.preprocess import preprocess
 from edge_ad.errors import BackendError, DataError
+from edge_ad.frames import FrameGraph, frame_graph
 from edge_ad.images import list_images, read_image
 from edge_ad.records import RawOutput, Roi, Thresholds
 from edge_ad.thresholds import CalibrationRecord, in_force, why_not
@@ -37,24 +37,21 @@ class Subject:
     """What is measured.
 
     Attributes:
-        backend: runs the graph.
+        graph: runs on whole images.
         facts: method, profile, backend, precision, seed, macs, params of the evaluation JSON.
-        height, width: the graph's input, pixels.
         roi: region of the images that the graph sees.
         thresholds: the calibration in force, where there is one that applies.
     """
 
-    backend: Backend
+    graph: FrameGraph
     facts: dict[str, Any]
-    height: int
-    width: int
     roi: Roi | None
     thresholds: Thresholds | None
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One image and what the graph said about it; `seconds` is the engine's time."""
+    """One image and what the graph said about it, N = 1, padding left out; `seconds` is the engine's time."""
 
     image: TestImage
     output: RawOutput
@@ -93,8 +90,10 @@ def open_subject(path: Path, backend: str, precision: str, store: Path | None) -
     if (path / MANIFEST).exists():
         return _open_bundle(path, backend, precision, store)
     subject = _open_run(path)
-    if precision != subject.backend.precision:
-        raise DataError(f"{path} is a run, which has {subject.backend.precision} only: export it, evaluate the bundle")
+    if precision != subject.graph.backend.precision:
+        raise DataError(
+            f"{path} is a run, which has {subject.graph.backend.precision} only: export it, evaluate the bundle"
+        )
     return subject
 
 
@@ -116,7 +115,8 @@ def run_subject(run: Run, graph: torch.nn.Module, device: torch.device) -> Subje
         "params": sum(parameter.numel() for parameter in graph.parameters()),
     }
     roi = config.data.roi.record() if config.data.roi else None
-    return Subject(TorchBackend(graph, device), facts, config.input.height, config.input.width, roi, None)
+    frames = FrameGraph(TorchBackend(graph, device), config.input.frame_layout(), config.top_k)
+    return Subject(frames, facts, roi, None)
 
 
 def _open_bundle(path: Path, backend: str, precision: str, store: Path | None) -> Subject:
@@ -131,15 +131,14 @@ def _open_bundle(path: Path, backend: str, precision: str, store: Path | None) -
         "backend": backend,
         "precision": config.precision,
         "seed": manifest.training.seed,
-        "macs": manifest.macs,
+        "macs": manifest.frame_macs,
         "params": manifest.params,
     }
     record = _applicable(in_force(store or default_store(path)), bundle.digest, config.precision)
     trained_roi = manifest.training.roi.record() if manifest.training.roi else None
     roi = (record.roi.record() if record.roi else None) if record else trained_roi
     thresholds = record.thresholds() if record else None
-    engine = open_backend(bundle, config)
-    return Subject(engine, facts, manifest.input.height, manifest.input.width, roi, thresholds)
+    return Subject(frame_graph(open_backend(bundle, config), manifest), facts, roi, thresholds)
 
 
 def _applicable(record: CalibrationRecord | None, digest: str, precision: str) -> CalibrationRecord | None:
@@ -168,10 +167,11 @@ def score_images(subject: Subject, images: Sequence[TestImage]) -> list[Scored]:
     """
     scored = []
     for image in tracked(images, "evaluate"):
-        batch = preprocess(read_image(image.path), subject.roi, subject.height, subject.width)
+        subject.graph.load(read_image(image.path), subject.roi)
         started = time.perf_counter()
-        output = subject.backend.run(batch)
-        scored.append(Scored(image, output, time.perf_counter() - started))
+        output = subject.graph.run_loaded()
+        seconds = time.perf_counter() - started
+        scored.append(Scored(image, output.joined(), seconds))
     return scored
 
 
@@ -214,9 +214,7 @@ def _pixel_figures(scored: Sequence[Scored], roi: Roi | None) -> dict[str, float
     """Figures over all pixels; empty where a defect image has no mask."""
     if any(s.image.defect and s.image.mask is None for s in scored) or not any(s.image.defect for s in scored):
         return {}
-    maps = np.concatenate([s.output.anomaly_map for s in scored])
-    masks = np.stack([mask_of(s, roi) for s in scored])
-    found = pixel_metrics(masks, maps)
+    found = pixel_metrics([mask_of(s, roi) for s in scored], [s.output.anomaly_map[0] for s in scored])
     return {
         "pixel_auroc": found.auroc,
         "pixel_ap": found.ap,
@@ -227,7 +225,7 @@ def _pixel_figures(scored: Sequence[Scored], roi: Roi | None) -> dict[str, float
 
 
 def mask_of(scored: Scored, roi: Roi | None) -> NDArray[np.bool_]:
-    """The mask of an image at the graph's resolution; (H, W)."""
+    """The mask of an image in the pixels of its map; (h, w)."""
     height, width = scored.output.anomaly_map.shape[1:]
     if not scored.image.defect:
         return np.zeros((height, width), bool)

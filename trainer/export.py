@@ -37,12 +37,12 @@ from edge_ad.errors import BundleError, DataError
 from edge_ad.images import sha256_file
 from edge_ad.records import RawOutput
 from trainer.config import TrainConfig, pretrained_weights
-from trainer.data.folder import load_inputs, unseen_good
+from trainer.data.folder import load_tiles, unseen_good
 from trainer.golden import golden_images
 from trainer.macs import count_macs
 from trainer.methods.base import Method, build_method
 from trainer.model_card import model_card
-from trainer.quantise import OUTPUTS, Bounds, Quantised, make_tuning, open_session, quantise
+from trainer.quantise import OUTPUTS, RANGE_IMAGES, Bounds, Quantised, make_tuning, open_session, quantise
 from trainer.run import Run, load_checkpoint, open_run
 
 OPSET = 18  # what TensorRT 10.3 (JetPack 6) reads
@@ -188,7 +188,7 @@ def make_int8(run: Run, model: onnx.ModelProto, data: Path) -> Int8:
     config = run.config
     images = unseen_good(data, run.train_sha256)
     roi = config.data.roi.record() if config.data.roi else None
-    good = load_inputs(images, roi, config.input.height, config.input.width)
+    good = load_tiles(list(images)[:RANGE_IMAGES], roi, config.input.frame_layout())
     quantised = quantise(model, good, make_tuning(good, config.synthesis, run.seed), Bounds())
     return Int8(quantised, tuple(images.values()))
 
@@ -295,7 +295,8 @@ def _manifest(run: Run, exported: Exported, spent: dict[str, Any], data_licence:
             "dtype": "uint8",
             "layout": "NHWC",
             "colour": "RGB",
-            "fit": "stretch",
+            "fit": config.input.fit,
+            "tiles": config.input.tiles.model_dump(),
         },
         "diffusion": {
             "t_s": d.t_s,

@@ -9,6 +9,7 @@ et al., "The MVTec Anomaly Detection Dataset", IJCV 129, 2021, section 5.2).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -73,21 +74,24 @@ def image_metrics(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> Im
     return ImageMetrics(auroc(ranking), average_precision(ranking), f1_max(ranking))
 
 
-def pixel_metrics(masks: NDArray[np.bool_], maps: NDArray[np.float32]) -> PixelMetrics:
+def pixel_metrics(masks: Iterable[NDArray[np.bool_]], maps: Iterable[NDArray[np.float32]]) -> PixelMetrics:
     """The pixel-level figures over all pixels of all images; good images have an empty mask.
 
     Args:
-        masks: (N, H, W) True on a defect.
-        maps: (N, H, W) anomaly maps.
+        masks: (H, W) of each image, True on a defect; sizes may differ.
+        maps: (H, W) of each image, its anomaly map.
 
     Raises:
         DataError: a map holds a value that is not finite.
     """
-    if masks.ndim != 3 or masks.shape != maps.shape:
-        raise ValueError(f"masks {masks.shape} and maps {maps.shape} must be (N, H, W) both")
-    if not _has_both(masks):
+    masks, maps = list(masks), list(maps)
+    shapes = [[image.shape for image in images] for images in (masks, maps)]
+    if shapes[0] != shapes[1] or any(len(shape) != 2 for shape in shapes[0]):
+        raise ValueError(f"masks {shapes[0][:1]} ... and maps {shapes[1][:1]} ... must be (H, W) both, for each image")
+    labels = np.concatenate([mask.ravel() for mask in masks])
+    if not _has_both(labels):
         return PixelMetrics(None, None, None, None, None)
-    ranking = rank(masks.ravel(), maps.ravel())
+    ranking = rank(labels, np.concatenate([anomaly_map.ravel() for anomaly_map in maps]))
     overlap = region_overlap(masks, ranking)
     return PixelMetrics(
         auroc(ranking),
@@ -131,24 +135,29 @@ def f1_max(ranking: Ranking) -> float:
     return float(np.max(2 * ranking.tp / (ranking.tp + ranking.fp + ranking.tp[-1])))
 
 
-def region_overlap(masks: NDArray[np.bool_], ranking: Ranking) -> NDArray[np.float64]:
+def region_overlap(masks: Iterable[NDArray[np.bool_]], ranking: Ranking) -> NDArray[np.float64]:
     """Per-region overlap: the marked share of each 8-connected defect, averaged over defects, at each threshold.
 
     Args:
-        masks: (N, H, W) with at least one defect pixel.
-        ranking: of the (N * H * W,) pixels.
+        masks: (H, W) of each image, with at least one defect pixel in all.
+        ranking: of the pixels of all images, in their order.
 
     Returns:
         (T,) in 0..1, ascending. Each defect pixel adds 1 / (pixels of its defect x number of defects).
     """
-    weights = np.zeros(masks.shape, dtype=np.float64)
-    for mask, weight in zip(masks, weights, strict=True):
-        count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-        areas = np.bincount(labels.ravel(), minlength=count)
-        weight[mask] = 1 / areas[labels[mask]]
-    overlap: NDArray[np.float64] = np.cumsum(weights.ravel()[ranking.order])[ranking.ends]
+    weights = np.concatenate([_weights(mask).ravel() for mask in masks])
+    overlap: NDArray[np.float64] = np.cumsum(weights[ranking.order])[ranking.ends]
     overlap /= overlap[-1]  # the last is the number of defects, with the same rounding as the others
     return overlap
+
+
+def _weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """1 / (pixels of the defect) at each pixel of one, 0 elsewhere; (H, W)."""
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    areas = np.bincount(labels.ravel(), minlength=count)
+    weight = np.zeros(mask.shape, np.float64)
+    weight[mask] = 1 / areas[labels[mask]]
+    return weight
 
 
 def aupro(ranking: Ranking, overlap: NDArray[np.float64], fpr_limit: float) -> float:

@@ -10,7 +10,7 @@ from edge_ad.console import tracked
 from edge_ad.images import write_png
 from edge_ad.pictures import Picture, captioned, outlined, sheet
 from trainer.config import TrainConfig
-from trainer.data.folder import load_inputs, load_textures, split_good
+from trainer.data.folder import load_canvases, load_textures, split_good
 from trainer.data.samples import Samples
 
 COLUMNS = 4
@@ -24,8 +24,9 @@ def preview(data: Path, config: TrainConfig, seed: int, count: int, out: Path) -
     """
     split = split_good(data, config.data.hold_out, seed)
     roi = config.data.roi.record() if config.data.roi else None
-    good = load_inputs(split.train, roi, config.input.height, config.input.width)
-    samples = Samples(good, load_textures(config.synthesis.textures), config, seed)
+    layout = config.input.frame_layout()
+    good = load_canvases(list(split.train), roi, layout, out.parent)
+    samples = Samples(good, load_textures(config.synthesis.textures), config, seed, layout)
     indices = samples.anomalous_indices(count)
     write_png(out, sheet([_drawn(samples, index) for index in tracked(indices, "preview")], COLUMNS))
 

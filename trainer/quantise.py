@@ -25,7 +25,7 @@ from trainer.qdq import convolutions, left_in_fp32, quantise_graph, quantised_te
 from trainer.synthesis.paste import anomalous
 
 OUTPUTS = ["anomaly_map", "score", "reconstruction"]
-RANGE_IMAGES = 128  # more do not move the ranges
+RANGE_IMAGES = 128  # or tiles: more do not move the ranges
 TUNING_IMAGES = 32  # good ones, and as many with a defect
 RANKING_RULE = "percentile"
 RANKING_STRIDE = 4  # of the tuning images every fourth ranks the layers: there are many layers

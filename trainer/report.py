@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from edge_ad.core.preprocess import preprocess
+from edge_ad.core.preprocess import shown
 from edge_ad.images import read_image, write_png
 from edge_ad.pictures import panel
 from trainer.evaluate import Scored, Subject, is_labelled, mask_of, verdict
@@ -68,12 +68,12 @@ def _groups(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
 def _write_panels(folder: Path, subject: Subject, group: str, images: Sequence[Scored]) -> list[str]:
     names = []
     for place, s in enumerate(images):
-        batch = preprocess(read_image(s.image.path), subject.roi, subject.height, subject.width)
+        seen = shown(read_image(s.image.path), subject.roi, subject.graph.layout)
         mask = mask_of(s, subject.roi) if s.image.mask else None
         found = verdict(s, subject.thresholds)
         caption = f"{s.image.label}/{s.image.path.name}  score {s.score:.4f} {found}".rstrip()
         names.append(f"{group}-{place:02d}.png")
-        write_png(folder / names[-1], panel(batch, s.output, caption, mask))
+        write_png(folder / names[-1], panel(seen, s.output, caption, mask))
     return names
 
 
@@ -98,8 +98,8 @@ def _rankings(labelled: Sequence[Scored], subject: Subject) -> dict[str, Ranking
         return {}
     rankings = {"images": rank(defect, np.array([s.score for s in labelled]))}
     if all(s.image.mask is not None for s in labelled if s.image.defect):
-        masks = np.stack([mask_of(s, subject.roi) for s in labelled])
-        rankings["pixels"] = rank(masks.ravel(), np.concatenate([s.output.anomaly_map for s in labelled]).ravel())
+        masks = np.concatenate([mask_of(s, subject.roi).ravel() for s in labelled])
+        rankings["pixels"] = rank(masks, np.concatenate([s.output.anomaly_map.ravel() for s in labelled]))
     return rankings
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from trainer.config import OptimConfig
-from trainer.data.folder import load_inputs, load_textures
+from trainer.data.folder import load_canvases, load_textures
 from trainer.data.samples import Batch, Samples, stream
 from trainer.methods.base import Method, build_method
 from trainer.run import Run, load_checkpoint, save_checkpoint, train_paths
@@ -129,15 +129,11 @@ def _phases(run: Run) -> list[Phase]:
     config = run.config
     paths, textures = train_paths(run), load_textures(config.synthesis.textures)
     roi = config.data.roi.record() if config.data.roi else None
-    plan = [(config.optim.half_size, 2), (1.0, 1)]
+    layout, half = config.input.frame_layout(), config.optim.half_size
+    plan = [(half, layout.halved())] if half > 0 else []
     return [
-        Phase(
-            until,
-            Samples(load_inputs(paths, roi, size.height // divisor, size.width // divisor), textures, config, run.seed),
-        )
-        for until, divisor in plan
-        for size in (config.input,)
-        if until > 0
+        Phase(until, Samples(load_canvases(paths, roi, size, run.path), textures, config, run.seed, size))
+        for until, size in [*plan, (1.0, layout)]
     ]
 
 

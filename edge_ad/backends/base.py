@@ -35,7 +35,10 @@ class Backend(Protocol):
 
 @runtime_checkable
 class TakesFrames(Protocol):
-    """What a back-end may offer beside `run`: to prepare frames where its engine is, exactly as `core.preprocess`."""
+    """What a back-end may offer beside `run`: to prepare frames where its engine is, exactly as `core.preprocess`.
+
+    It knows the layout of its bundle.
+    """
 
     def load(self, frame: NDArray[np.uint8], roi: Roi | None) -> None:
         """Take over a frame, (H, W, 3) uint8 BGR.
@@ -46,7 +49,7 @@ class TakesFrames(Protocol):
         """
 
     def run_loaded(self) -> RawOutput:
-        """Run the graph on the frame that was loaded last.
+        """Run the graph on the tiles of the frame that was loaded last.
 
         Raises:
             BackendError: the engine failed.

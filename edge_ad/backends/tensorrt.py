@@ -1,8 +1,9 @@
 """TensorRT: runs an engine that `edge-ad build` made on this device, whichever builder made it.
 
-The engine is for one image, the case of a camera; a batch runs row by row. Everything is allocated once, at fixed
-addresses, and queued on one stream of its own: the frame's way to the GPU, the kernel that prepares it, the engine, the
-way back. That is recorded as a CUDA graph, so a frame costs the CPU one launch and one wait. torch is not loaded.
+The engine is for the tiles of one frame, the case of a camera: N is fixed, and other numbers of images run in batches
+of it. Everything is allocated once, at fixed addresses, and queued on one stream of its own: the frame's way to the
+GPU, the kernel that prepares it, the engine, the way back. That is recorded as a CUDA graph, so a frame costs the CPU
+one launch and one wait. torch is not loaded.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ OUTPUTS: Mapping[Builder, tuple[str, str, str]] = {
 
 
 class TensorRTBackend:
-    """One TensorRT engine for one image, on CUDA device 0 (implements `Backend` and `TakesFrames`).
+    """One TensorRT engine for one frame's tiles, on CUDA device 0 (implements `Backend` and `TakesFrames`).
 
     Attributes:
         name: of the builder.
@@ -54,15 +55,16 @@ class TensorRTBackend:
         """
         self.name: str = builder
         self.precision: Precision = precision
-        self._size = (bundle.manifest.input.height, bundle.manifest.input.width)
+        self._layout = bundle.manifest.input.frame_layout()
+        batch = (self._layout.tiles, self._layout.height, self._layout.width)
         self._cubin = cubin
         trt = load_tensorrt()
         self._context = PrimaryContext()
         self._open = True
         with self._using_gpu():
             self._stream = self._context.stream()
-            self._image = Buffer(self._context, (1, *self._size, 3))
-            shapes = ((1, *self._size), (1,), (1, *self._size, 3))
+            self._image = Buffer(self._context, (*batch, 3))
+            shapes = (batch, batch[:1], (*batch, 3))
             self._outputs = [Buffer(self._context, shape, np.float32) for shape in shapes]
             self._engine = _Engine(trt, plan)
             self._engine.bind(self._image, dict(zip(OUTPUTS[builder], self._outputs, strict=True)))
@@ -72,12 +74,13 @@ class TensorRTBackend:
 
     def run(self, image: NDArray[np.uint8]) -> RawOutput:
         """See `Backend.run`."""
-        check_input(image, *self._size)
-        rows = [self._run_row(row) for row in image]
+        check_input(image, self._layout.height, self._layout.width)
+        n = self._layout.tiles
+        found = [self._run_batch(image[first : first + n]) for first in range(0, len(image), n)]
         return RawOutput(
-            np.concatenate([row.anomaly_map for row in rows]),
-            np.concatenate([row.score for row in rows]),
-            np.concatenate([row.reconstruction for row in rows]),
+            np.concatenate([part.anomaly_map for part in found]),
+            np.concatenate([part.score for part in found]),
+            np.concatenate([part.reconstruction for part in found]),
         )
 
     def load(self, frame: NDArray[np.uint8], roi: Roi | None) -> None:
@@ -86,7 +89,7 @@ class TensorRTBackend:
         with self._using_gpu():
             frames = self._frame_input(part.shape[0], part.shape[1])
         if frames is None:
-            np.copyto(self._image.host, preprocess(part, None, *self._size))
+            np.copyto(self._image.host, preprocess(part, None, self._layout))
             self._loaded = self._of_image
         else:
             np.copyto(frames.pixels.host, part)
@@ -124,11 +127,14 @@ class TensorRTBackend:
         except self._context.driver.Error as error:
             raise BackendError(f"the GPU failed: {' '.join(str(error).split())}") from error
 
-    def _run_row(self, row: NDArray[np.uint8]) -> RawOutput:
+    def _run_batch(self, images: NDArray[np.uint8]) -> RawOutput:
+        """At most as many images as the engine takes; its other places keep what was there."""
+        used = len(images)
         with self._using_gpu():
-            np.copyto(self._image.host[0], row)
+            np.copyto(self._image.host[:used], images)
             self._loaded = self._of_image
-        return self.run_loaded()
+        found = self.run_loaded()
+        return RawOutput(found.anomaly_map[:used], found.score[:used], found.reconstruction[:used])
 
     def _queue_image(self) -> None:
         self._image.upload(self._stream)
@@ -140,8 +146,12 @@ class TensorRTBackend:
             output.download(self._stream)
 
     def _frame_input(self, height: int, width: int) -> _FrameInput | None:
-        """The way of such frames over the GPU; None where the CPU prepares them: there is no kernel, or they grow."""
-        if self._cubin is None or height < self._size[0] or width < self._size[1]:
+        """The way of such frames over the GPU; None where the CPU prepares them.
+
+        There is no kernel, or it cannot do it: it only shrinks, and fills the whole canvas.
+        """
+        least_height, least_width = self._layout.canvas
+        if self._cubin is None or self._layout.fit != "stretch" or height < least_height or width < least_width:
             return None
         if self._frames is None or self._frames.size != (height, width):
             self._close_frames()
@@ -150,7 +160,7 @@ class TensorRTBackend:
 
     def _open_frames(self, size: tuple[int, int], cubin: bytes) -> _FrameInput:
         pixels = Buffer(self._context, (*size, 3))
-        resize = AreaResize(self._context, cubin, size, self._size)
+        resize = AreaResize(self._context, cubin, size, self._layout)
 
         def queue() -> None:
             pixels.upload(self._stream)

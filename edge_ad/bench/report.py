@@ -56,7 +56,7 @@ def report(
 ) -> Report:
     """Sum up what was measured."""
     reference = next(iter(measured.samples.values()))
-    macs = bundle.manifest.macs
+    macs = bundle.manifest.frame_macs
     found = {precision: find_ceiling(rates) for precision, rates in measured.rates.items()}
     ceilings = {precision: ceiling for precision, ceiling in found.items() if ceiling is not None}
     figures = {
@@ -76,7 +76,8 @@ def as_json(report: Report) -> dict[str, Any]:
             "method": manifest.method,
             "profile": manifest.profile,
             "input": [manifest.input.height, manifest.input.width],
-            "macs": manifest.macs,
+            "tiles": [manifest.input.tiles.rows, manifest.input.tiles.columns],
+            "macs": manifest.frame_macs,
             "params": manifest.params,
             "bytes": {name: entry.bytes for name, entry in manifest.files.items() if name in MODEL_FILE.values()},
         },
@@ -95,8 +96,11 @@ def as_json(report: Report) -> dict[str, Any]:
 def as_lines(report: Report) -> Iterator[str]:
     """For people."""
     manifest = report.bundle.manifest
-    size = f"{manifest.input.width}x{manifest.input.height}"
-    yield f"{manifest.method}/{manifest.profile} {report.bundle.digest[:12]}: {manifest.macs / 1e9:.2f} GMACs at {size}"
+    size, tiles = f"{manifest.input.width}x{manifest.input.height}", manifest.input.frame_layout().tiles
+    if tiles > 1:
+        size = f"{tiles} tiles of {size}"
+    name = f"{manifest.method}/{manifest.profile} {report.bundle.digest[:12]}"
+    yield f"{name}: {manifest.frame_macs / 1e9:.2f} GMACs at {size}"
     yield f"{report.rounds} rounds of {report.frames} frames, {FRAME_WIDTH}x{FRAME_HEIGHT}; ms, medians where not said"
     yield from _table([HEADER, *(_row(engine, figures) for engine, figures in report.figures.items())])
     yield f"speed: of the engine alone, against {label(next(iter(report.figures)))}, median (range) over the rounds"
@@ -154,7 +158,7 @@ def _medians(figures: Figures) -> dict[str, float]:
 
 def _draw_legend(canvas: NDArray[np.uint8], report: Report) -> None:
     manifest = report.bundle.manifest
-    title = f"{manifest.profile}, {manifest.macs / 1e9:.2f} GMACs: median ms a frame"
+    title = f"{manifest.profile}, {manifest.frame_macs / 1e9:.2f} GMACs: median ms a frame"
     _write(canvas, title, 10, 22)
     for place, (stage, colour) in enumerate(COLOURS.items()):
         left = _LABEL_PX + 100 * place

@@ -19,13 +19,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.backends.base import Backend, open_backend
+from edge_ad.backends.base import open_backend
 from edge_ad.bench.figures import STAGES
-from edge_ad.bundle import Bundle, InputSpec, open_bundle
+from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig, RegionConfig
 from edge_ad.console import say
-from edge_ad.core.preprocess import preprocess
 from edge_ad.errors import EdgeAdError
+from edge_ad.frames import FrameGraph, frame_graph
 from edge_ad.pipeline import Pipeline
 from edge_ad.records import Frame, Thresholds
 
@@ -50,19 +50,18 @@ def measure(bundle: Bundle, engine: BackendConfig, frames: int) -> dict[str, Any
     Raises:
         EdgeAdError: the engine does not serve this bundle.
     """
-    return measure_steps(open_backend(bundle, engine), bundle.manifest.input, bundle.golden().image[-1], frames)
+    return measure_steps(frame_graph(open_backend(bundle, engine), bundle.manifest), bundle.golden().image[-1], frames)
 
 
 def measure_steps(
-    backend: Backend, size: InputSpec, image: NDArray[np.uint8], frames: int, warm_up: int = WARM_UP_FRAMES
+    graph: FrameGraph, image: NDArray[np.uint8], frames: int, warm_up: int = WARM_UP_FRAMES
 ) -> dict[str, Any]:
     """Run frames that show `image`, (H, W, 3) RGB; otherwise as `measure`."""
-    pipeline = Pipeline(backend, size, None, RegionConfig())
+    pipeline = Pipeline(graph, None, RegionConfig())
     image = full_frame(image)
     pipeline.step(_captured(0, image))
     first_result_ns = time.monotonic_ns()
-    output = backend.run(preprocess(image, None, size.height, size.width))
-    pipeline.thresholds = always_a_defect(output.anomaly_map[0])
+    pipeline.thresholds = always_a_defect(graph.run(image, None).anomaly_map())
     for number in range(warm_up):
         pipeline.step(_captured(number, image))
     ms: dict[str, list[float]] = {stage: [] for stage in STAGES}

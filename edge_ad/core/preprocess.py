@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad.core.layout import Layout
 from edge_ad.errors import DataError
 from edge_ad.records import Roi
 
@@ -38,16 +39,40 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
     return cv2.resize(image, (width, height), interpolation=method).astype(np.uint8, copy=False)
 
 
-def preprocess(image: NDArray[np.uint8], roi: Roi | None, height: int, width: int) -> NDArray[np.uint8]:
-    """Crop, resize and reorder a frame for the graph.
+def preprocess(image: NDArray[np.uint8], roi: Roi | None, layout: Layout) -> NDArray[np.uint8]:
+    """Crop, fit to the canvas, reorder and cut into tiles: a frame for the graph.
 
     Args:
         image: (H, W, 3) uint8, BGR.
         roi: in pixels of `image`, or None for all of it.
-        height, width: the graph's input size, pixels.
+        layout: the graph's canvas and tiles.
 
     Returns:
-        (1, height, width, 3) uint8, RGB, contiguous. Scaling to 0..1 happens inside the graph.
+        (layout.tiles, layout.height, layout.width, 3) uint8, RGB, contiguous. Scaling to 0..1 happens inside the graph.
     """
-    resized = resize(crop(image, roi), height, width)
-    return np.ascontiguousarray(resized[None, :, :, ::-1])
+    canvas = on_canvas(image, roi, layout)
+    if layout.tiles == 1:
+        return np.ascontiguousarray(canvas[None, :, :, ::-1])
+    return np.stack([canvas[box.slices][:, :, ::-1] for box in layout.boxes()])
+
+
+def on_canvas(image: NDArray[np.uint8], roi: Roi | None, layout: Layout) -> NDArray[np.uint8]:
+    """The ROI of an (H, W, 3) image, in the image's order of colours, on the canvas, `layout.canvas` + (3,).
+
+    Padding repeats the outermost pixels: a constant would put an edge beside the part that no part has.
+    """
+    part = crop(image, roi)
+    content = layout.content(*part.shape[:2])
+    resized = resize(part, content.height, content.width)
+    height, width = layout.canvas
+    if (content.height, content.width) == (height, width):
+        return resized
+    below, right = height - content.top - content.height, width - content.left - content.width
+    padded = cv2.copyMakeBorder(resized, content.top, below, content.left, right, cv2.BORDER_REPLICATE)
+    return padded.astype(np.uint8, copy=False)
+
+
+def shown(image: NDArray[np.uint8], roi: Roi | None, layout: Layout) -> NDArray[np.uint8]:
+    """What the graph sees of a BGR image, padding left out: (1, h, w, 3) uint8 RGB, the pixels of the stitched map."""
+    content = layout.content(*crop(image, roi).shape[:2])
+    return np.ascontiguousarray(on_canvas(image, roi, layout)[content.slices][None, :, :, ::-1])

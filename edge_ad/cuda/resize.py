@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from edge_ad.core.layout import Layout
 from edge_ad.cuda.device import PrimaryContext
 from edge_ad.errors import BackendError
 
@@ -21,7 +22,7 @@ NVCC_OF_JETPACK = "/usr/local/cuda/bin/nvcc"  # on no PATH there
 # No fused multiply-add: it rounds once where OpenCV rounds twice.
 NVCC_OPTIONS = ("-cubin", "-O3", "--fmad=false")
 SPAN_BYTES = 20  # sizeof(struct Span)
-TILE = (32, 8, 1)  # threads of a block: x, y
+BLOCK = (32, 8, 1)  # its threads: x, y
 LINE = (128, 1, 1)
 
 
@@ -83,9 +84,9 @@ def compile_kernel(sm: str) -> bytes:
 class AreaResize:
     """The kernel, ready for frames of one size; all methods want the context to be current."""
 
-    def __init__(self, context: PrimaryContext, cubin: bytes, source: tuple[int, int], target: tuple[int, int]) -> None:
-        """Load it for frames of `source` (height, width) and a graph of `target`; neither axis may grow."""
-        driver = context.driver
+    def __init__(self, context: PrimaryContext, cubin: bytes, source: tuple[int, int], layout: Layout) -> None:
+        """Load it for frames of `source` (height, width); neither axis may grow. The canvas is filled: no letterbox."""
+        driver, target = context.driver, layout.canvas
         module = driver.module_from_buffer(cubin)
         self._rows, self._columns = (driver.mem_alloc(SPAN_BYTES * size) for size in target)
         axes = [axis(*sizes) for sizes in zip(source, target, strict=True)]
@@ -95,16 +96,23 @@ class AreaResize:
         driver.Context.synchronize()  # the tables are filled before another stream reads them
         self._boxes = [of.box if all(other.box for other in axes) else 0 for of in axes]
         self._pitch = 3 * source[1]
-        self._target = target
+        self._layout = layout
         self._kernel = module.get_function("area_resize").prepare("PiPPiiPii")
 
     def launch(self, source: int, target: int, stream: Any) -> None:
-        """Queue it: from the address of (h, w, 3) BGR to the address of (H, W, 3) RGB, both uint8 and contiguous."""
-        height, width = self._target
-        grid = (math.ceil(width / TILE[0]), math.ceil(height / TILE[1]))
-        rows, columns = self._rows, self._columns
-        sizes = (source, self._pitch, rows, columns, *self._boxes, target, height, width)
-        self._kernel.prepared_async_call(grid, TILE, stream, *sizes)
+        """Queue it, tile by tile: from the address of (h, w, 3) BGR to that of (N, H, W, 3) RGB, uint8, contiguous.
+
+        A tile is the same resize, begun further down the tables of spans; boxes begin further on in the source instead.
+        """
+        height, width = self._layout.height, self._layout.width
+        grid = (math.ceil(width / BLOCK[0]), math.ceil(height / BLOCK[1]))
+        box_y, box_x = self._boxes
+        for index, tile in enumerate(self._layout.boxes()):
+            corner = source + tile.top * box_y * self._pitch + 3 * tile.left * box_x
+            spans = (int(self._rows) + SPAN_BYTES * tile.top, int(self._columns) + SPAN_BYTES * tile.left)
+            place = target + 3 * height * width * index
+            sizes = (corner, self._pitch, *spans, box_y, box_x, place, height, width)
+            self._kernel.prepared_async_call(grid, BLOCK, stream, *sizes)
 
     def close(self) -> None:
         """Free the tables; the kernel must not be running."""

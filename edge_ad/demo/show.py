@@ -23,11 +23,12 @@ from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig, MqttConfig
 from edge_ad.console import say, write_json
 from edge_ad.core.messages import Message
-from edge_ad.core.preprocess import preprocess
+from edge_ad.core.preprocess import shown
 from edge_ad.demo.broker import embedded_broker
 from edge_ad.demo.cells import defective_cells, good_cells, list_cells
 from edge_ad.demo.summary import Summary
 from edge_ad.errors import DataError, EdgeAdError
+from edge_ad.frames import frame_graph
 from edge_ad.images import read_image, sha256_file, write_png
 from edge_ad.mqtt import Listener, Subscription
 from edge_ad.pictures import panel, sheet
@@ -190,12 +191,12 @@ def _draw(folder: Path, bundle: Bundle, camera: Path, ledger: Ledger) -> Path:
     folder.mkdir()
     found = sorted((r for r in ledger.results.values() if r["verdict"] == "defect"), key=lambda r: -r["score"])
     backend = open_backend(bundle, BackendConfig())
-    size = bundle.manifest.input
+    graph = frame_graph(backend, bundle.manifest)
     pictures = []
     for result in found[:N_PICTURES]:
-        batch = preprocess(read_image(camera / result["part_id"]), None, size.height, size.width)
+        frame = read_image(camera / result["part_id"])
         caption = f"{result['part_id']}  score {result['score']:.3f}"
-        pictures.append(panel(batch, backend.run(batch), caption))
+        pictures.append(panel(shown(frame, None, graph.layout), graph.run(frame, None).joined(), caption))
         write_png(folder / f"{Path(result['part_id']).stem}.png", pictures[-1])
     backend.close()
     if pictures:

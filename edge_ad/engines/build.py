@@ -64,7 +64,7 @@ def run_build(request: Request, say: Callable[[str], None]) -> EngineRecord:
     facts = device_facts()
     folder = store.engines_dir(request.state_dir)
     say(f"GPU: {facts}")
-    say(provide_kernel(folder, (bundle.manifest.input.height, bundle.manifest.input.width)))
+    say(provide_kernel(folder, bundle.manifest.input.frame_layout()))
     key = current_key(bundle, builder, request.precision, facts)
     with store.building(folder, key):
         found = _in_service(folder, key, say, again=request.again)
@@ -94,13 +94,13 @@ def current_key(bundle: Bundle, builder: Builder, precision: Precision, facts: D
     Raises:
         BackendError: TensorRT does not load.
     """
-    size = bundle.manifest.input
+    layout = bundle.manifest.input.frame_layout()
     with_torch = builder == "torch_tensorrt"
     return EngineKey(
         bundle=bundle.digest,
         builder=builder,
         precision=precision,
-        shape=(1, size.height, size.width, 3),
+        shape=(layout.tiles, layout.height, layout.width, 3),
         device=facts.name,
         sm=facts.sm,
         cuda=facts.driver_version,

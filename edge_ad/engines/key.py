@@ -35,7 +35,7 @@ class EngineKey:
         bundle: digest.
         builder: who builds it; also the name of the back-end that runs it.
         precision: of the graph that the builder was given; none other is ever chosen by the builder.
-        shape: of the input, (N, H, W, 3); N is fixed.
+        shape: of the input, (N, H, W, 3); N is fixed: the tiles of one frame.
         device: the GPU's name.
         sm: its architecture, "sm_87".
         cuda: newest CUDA version of the driver, "12.6".

@@ -34,7 +34,9 @@ def open_engine(bundle: Bundle, config: BackendConfig) -> TensorRTBackend:
     plan = plan_for(bundle, current_key(bundle, builder, config.precision, facts))
     kernel = cubin_path(folder, facts.sm)
     cubin = kernel.read_bytes() if kernel.exists() else None
-    if cubin is None:
+    if bundle.manifest.input.fit != "stretch":
+        logger.info("frames are prepared on the CPU: the kernel does no {}", bundle.manifest.input.fit)
+    elif cubin is None:
         logger.info("frames are prepared on the CPU: {} is not there (edge-ad build makes it, with nvcc)", kernel)
     return TensorRTBackend(bundle, builder, config.precision, plan, cubin)
 

@@ -16,6 +16,7 @@ from calibration.cli import main
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import MANIFEST, MODEL_FILE, open_bundle
 from edge_ad.config import BackendConfig, default_store, load
+from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import preprocess
 from edge_ad.images import read_image, write_png
 from edge_ad.records import Roi
@@ -87,7 +88,9 @@ def test_the_record_is_what_the_device_applies_to_this_bundle(bundle: Path, good
     assert record is not None
     assert why_not(record, open_bundle(bundle).digest, "fp32", None) is None
     backend = open_backend(open_bundle(bundle), BackendConfig())
-    scores = [float(backend.run(preprocess(read_image(p), None, 32, 32)).score[0]) for p in sorted(good.iterdir())]
+    scores = [
+        float(backend.run(preprocess(read_image(p), None, Layout(32, 32))).score[0]) for p in sorted(good.iterdir())
+    ]
     assert record.image_threshold == max(scores)
     assert record.pixel_threshold <= record.image_threshold
     assert (record.rank, record.n_images, len(record.images_sha256)) == (60, 60, 60)
@@ -236,7 +239,9 @@ def test_a_calibration_of_int8_is_made_from_the_scores_of_int8(tmp_path: Path, g
     both = make_bundle(tmp_path / "both", int8=True)
     backend = open_backend(open_bundle(both), BackendConfig(precision="int8"))
     assert run("fit", both, "--good", good, *WISH, "--precision", "int8") == 0
-    scores = [float(backend.run(preprocess(read_image(p), None, 32, 32)).score[0]) for p in sorted(good.iterdir())]
+    scores = [
+        float(backend.run(preprocess(read_image(p), None, Layout(32, 32))).score[0]) for p in sorted(good.iterdir())
+    ]
     record = in_force(default_store(both))
     assert record is not None
     assert record.image_threshold == max(scores)

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from calibration.scores import GoodImage, distinct, held_out, kth_largest_pixel, refuse_training_images, score_images
+from calibration.scores import GoodImage, distinct, held_out, refuse_training_images, score_images
 from edge_ad.backends.base import Backend, open_backend
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig
+from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import preprocess
+from edge_ad.core.stitch import FrameOutput
 from edge_ad.errors import BackendError, CalibrationError, DataError
 from edge_ad.images import read_image, write_png
 from edge_ad.records import RawOutput, Roi
@@ -41,7 +43,7 @@ def test_the_scores_are_those_of_the_daemons_path(
     images = distinct(make_good(tmp_path / "good", 5))
     found = score_images(images, backend, bundle.manifest, roi)
     for i, image in enumerate(images):
-        output = backend.run(preprocess(read_image(image.path), roi, 32, 32))
+        output = backend.run(preprocess(read_image(image.path), roi, Layout(32, 32)))
         assert found.scores[i] == output.score[0]
         assert found.kth_largest[i] == np.sort(output.anomaly_map, axis=None)[-bundle.manifest.top_k]
 
@@ -54,7 +56,9 @@ def test_k_or_more_pixels_are_marked_just_below_the_kth_largest(
     anomaly_map: NDArray[np.float32], data: st.DataObject
 ) -> None:
     k = data.draw(st.integers(1, anomaly_map.size))
-    kth = kth_largest_pixel(anomaly_map, k)
+    layout = Layout(*anomaly_map.shape)
+    output = RawOutput(anomaly_map[None], np.zeros(1, np.float32), np.zeros((1, *anomaly_map.shape, 3), np.float32))
+    kth = FrameOutput(output, layout, layout.content(*anomaly_map.shape), k).kth_largest()
     assert (anomaly_map > kth).sum() < k <= (anomaly_map >= kth).sum()
 
 

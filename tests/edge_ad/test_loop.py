@@ -12,6 +12,7 @@ from edge_ad.bundle import open_bundle
 from edge_ad.calibration_watch import CalibrationWatch
 from edge_ad.cameras.capture import Capture
 from edge_ad.core.messages import Health, StationContext
+from edge_ad.frames import frame_graph
 from edge_ad.loop import SignsOfLife, Station
 from edge_ad.notify import Notifier
 from edge_ad.pipeline import Pipeline
@@ -46,7 +47,7 @@ def station(tmp_path: Path, manager: ServiceManager) -> Iterator[Station]:
     publisher.start()
     yield Station(
         Capture(stationed.camera),
-        Pipeline(backend, bundle.manifest.input, None, stationed.regions),
+        Pipeline(frame_graph(backend, bundle.manifest), None, stationed.regions),
         publisher,
         CalibrationWatch(tmp_path / "store", bundle.digest, "fp32", None),
         None,

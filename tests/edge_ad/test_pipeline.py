@@ -10,6 +10,7 @@ import pytest
 from edge_ad.backends.base import Backend, open_backend
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig, RegionConfig
+from edge_ad.frames import frame_graph
 from edge_ad.pipeline import Pipeline
 from edge_ad.records import Decision, Frame, Missed, Region, Roi, Scored, Thresholds, Trigger
 from tests.bundles import make_bundle
@@ -34,7 +35,7 @@ def backend(bundle: Bundle) -> Iterator[Backend]:
 def pipeline_of(bundle: Bundle, backend: Backend, roi: Roi | None = None, start_ns: int = 0) -> Pipeline:
     """A pipeline whose clock moves on by 1 ms each time it is read."""
     ticks = iter(range(start_ns, start_ns + 10**9, 10**6))
-    pipeline = Pipeline(backend, bundle.manifest.input, roi, RegionConfig(), lambda: next(ticks))
+    pipeline = Pipeline(frame_graph(backend, bundle.manifest), roi, RegionConfig(), lambda: next(ticks))
     pipeline.thresholds = CALIBRATED
     return pipeline
 

@@ -14,13 +14,12 @@ import pytest
 from edge_ad import snapshots
 from edge_ad.core.messages import StationContext
 from edge_ad.core.orders import Done, TakeSnapshot
-from edge_ad.records import Decision, Event, Frame, Missed, RawOutput
+from edge_ad.records import Decision, Event, Frame, Missed
 from edge_ad.snapshots import FRAME_WITHIN_S, WAITING, Snapshots
 
 CONTEXT = StationContext("press-3", "boot", "digest", simulated=False)
 IMAGE = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-MAP = np.random.default_rng(2).random((1, 32, 32), np.float32)
-OUTPUT = RawOutput(MAP, np.array([0.25], np.float32), np.zeros((1, 32, 32, 3), np.float32))
+MAP = np.random.default_rng(2).random((32, 32), np.float32)
 CAPTURED_NS = 1_763_787_600_123_000_000
 
 
@@ -33,17 +32,17 @@ class Taker:
         self.done: list[Done] = []
         self.snapshots = Snapshots(folder, 1, CONTEXT, self.done.append, lambda: self.now_s)
 
-    def take(self, number: int, image: Any = IMAGE, output: RawOutput | None = OUTPUT) -> Done:
+    def take(self, number: int, image: Any = IMAGE, anomaly_map: Any = MAP) -> Done:
         """Order a snapshot, and show it its frame; what came of it."""
         self.snapshots.order(TakeSnapshot(f"a-{number}", "anna"))
-        self.offer(number, image, output)
+        self.offer(number, image, anomaly_map)
         assert self.snapshots.stop(20.0)
         return self.done[-1]
 
-    def offer(self, number: int, image: Any = IMAGE, output: RawOutput | None = OUTPUT) -> None:
+    def offer(self, number: int, image: Any = IMAGE, anomaly_map: Any = MAP) -> None:
         captured_ns = CAPTURED_NS + number * 1_000_000
         event = Event("top", number, None, None, captured_ns, Decision("ok", None, 0.25, 0.5, calibration=3))
-        self.snapshots.offer(Frame("top", number, image, captured_ns, 0), output, event)
+        self.snapshots.offer(Frame("top", number, image, captured_ns, 0), anomaly_map, event)
 
 
 @pytest.fixture
@@ -59,25 +58,25 @@ def test_a_snapshot_has_the_frame_and_the_map_to_the_last_bit_and_says_what_it_w
     assert done.details["files"] == {path.name: path.stat().st_size for path in folder.iterdir()}
     assert (done.refusal, done.details["width"], done.details["height"]) == ("", 64, 48)
     np.testing.assert_array_equal(cv2.imread(str(folder / "frame.png")), IMAGE)
-    np.testing.assert_array_equal(cv2.imread(str(folder / "map.tiff"), cv2.IMREAD_UNCHANGED), MAP[0])
+    np.testing.assert_array_equal(cv2.imread(str(folder / "map.tiff"), cv2.IMREAD_UNCHANGED), MAP)
     facts = json.loads((folder / "snapshot.json").read_text())
     assert (facts["station"], facts["asked_by"], facts["frame_id"]) == ("press-3", "anna", 7)
     assert (facts["decision"]["score"], facts["decision"]["calibration"]) == (0.25, 3)
 
 
 def test_the_frame_is_kept_as_it_was_although_its_memory_is_used_again(taker: Taker) -> None:
-    image, output = IMAGE.copy(), RawOutput(MAP.copy(), OUTPUT.score, OUTPUT.reconstruction)
+    image, anomaly_map = IMAGE.copy(), MAP.copy()
     taker.snapshots.order(TakeSnapshot("a-1", None))
-    taker.offer(1, image, output)
-    image[:], output.anomaly_map[:] = 0, 0
+    taker.offer(1, image, anomaly_map)
+    image[:], anomaly_map[:] = 0, 0
     assert taker.snapshots.stop(20.0)
     (folder,) = taker.folder.iterdir()
     np.testing.assert_array_equal(cv2.imread(str(folder / "frame.png")), IMAGE)
-    np.testing.assert_array_equal(cv2.imread(str(folder / "map.tiff"), cv2.IMREAD_UNCHANGED), MAP[0])
+    np.testing.assert_array_equal(cv2.imread(str(folder / "map.tiff"), cv2.IMREAD_UNCHANGED), MAP)
 
 
 def test_where_the_model_did_not_run_there_is_no_map(taker: Taker) -> None:
-    done = taker.take(1, output=None)
+    done = taker.take(1, anomaly_map=None)
     assert done.details is not None
     assert set(done.details["files"]) == {"frame.png", "snapshot.json"}  # type: ignore[call-overload]
 

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from edge_ad.core.layout import Layout
 from edge_ad.errors import ConfigError
 from tests.trainer.tiny import TINY, make_dataset, part, tiny_config
 from trainer import config as configs
 from trainer.config import TrainConfig
-from trainer.data.folder import load_inputs
+from trainer.data.folder import load_canvases
 from trainer.data.samples import Batch, Samples, stream
 from trainer.distributed import open_fabric
 from trainer.methods.base import build_method
@@ -105,7 +106,7 @@ def _by_hand(run_path: Path, processes: int) -> dict[str, torch.Tensor]:
     """The weights after training in one process on the mean of the losses of what all processes see in a step."""
     run = open_run(run_path)
     method = build_method(run.config, run.seed).train().to(memory_format=torch.channels_last)
-    samples = Samples(load_inputs(train_paths(run), None, 32, 32), [], run.config, run.seed)
+    samples = Samples(load_canvases(train_paths(run), None, Layout(32, 32), run.path), [], run.config, run.seed)
     batches = [_batches(samples, STEPS, rank, processes) for rank in range(processes)]
     optimizer = torch.optim.AdamW(method.parameter_groups(), lr=0.0, weight_decay=0.0)
     for step in range(STEPS):

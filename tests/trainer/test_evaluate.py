@@ -10,6 +10,7 @@ import pytest
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import open_bundle
 from edge_ad.config import BackendConfig
+from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import preprocess
 from edge_ad.images import read_image
 from tests.trainer.tiny import make_dataset, one_process, part, tiny_config
@@ -70,7 +71,7 @@ def test_scores_are_those_of_the_frame_path(root: Path, tmp_path: Path) -> None:
     backend = open_backend(open_bundle(root / "bundle"), BackendConfig())
     with (tmp_path / "s.csv").open() as stream:
         for row in csv.DictReader(stream):
-            batch = preprocess(read_image(Path(row["file"])), None, 32, 32)
+            batch = preprocess(read_image(Path(row["file"])), None, Layout(32, 32))
             assert float(row["score"]) == float(backend.run(batch).score[0])
             assert row["verdict"] == ""  # uncalibrated
 

@@ -11,6 +11,7 @@ import pytest
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import Bundle
 from edge_ad.config import BackendConfig
+from edge_ad.core.layout import Layout
 from edge_ad.errors import BackendError, DataError
 from edge_ad.images import sha256_file
 from edge_ad.records import RawOutput
@@ -18,7 +19,7 @@ from tests.trainer.tiny import make_dataset, one_process, tiny_config
 from trainer import quantise as module
 from trainer.cli import main
 from trainer.config import SynthesisConfig
-from trainer.data.folder import load_inputs, split_good
+from trainer.data.folder import load_tiles, split_good
 from trainer.export import export
 from trainer.golden import golden_images
 from trainer.qdq import convolutions
@@ -65,7 +66,7 @@ def fp32(bundle: Bundle) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def tuning(run: Run) -> Tuning:
-    good = load_inputs(sorted((run.path / "calibration_split").iterdir()), None, 32, 32)
+    good = load_tiles(sorted((run.path / "calibration_split").iterdir()), None, Layout(32, 32))
     return make_tuning(good, run.config.synthesis, 0)
 
 

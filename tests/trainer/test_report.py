@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from edge_ad.core.layout import Layout
+from edge_ad.frames import FrameGraph
 from edge_ad.records import RawOutput, Thresholds
 from tests.trainer.tiny import make_dataset
 from trainer.evaluate import Scored, Subject, TorchBackend, evaluate, list_any
@@ -22,7 +24,8 @@ SIZE = 48
 def _subject(thresholds: Thresholds | None) -> Subject:
     facts = {"method": "diffusionad", "profile": "<tiny>", "backend": "torch", "precision": "fp32", "seed": 0}
     size = {"macs": None, "params": 1_234_567}
-    return Subject(TorchBackend(torch.nn.Identity(), torch.device("cpu")), facts | size, SIZE, SIZE, None, thresholds)
+    backend = TorchBackend(torch.nn.Identity(), torch.device("cpu"))
+    return Subject(FrameGraph(backend, Layout(SIZE, SIZE), 1), facts | size, None, thresholds)
 
 
 def _scored(data: Path) -> list[Scored]:

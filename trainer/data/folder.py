@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import os
+import tempfile
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.core.preprocess import crop, preprocess
+from edge_ad.core.layout import Layout
+from edge_ad.core.preprocess import crop, on_canvas, preprocess
 from edge_ad.errors import DataError
 from edge_ad.images import SUFFIXES, list_images, read_image, refuse_mixed, sha256_file
 from edge_ad.records import Roi
+
+IN_MEMORY_BYTES = 8 << 30  # of the training images at their canvas' size
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +90,48 @@ def unseen_good(data: Path, trained_on: Collection[str]) -> dict[Path, str]:
     return dict(sorted(unseen.items()))
 
 
-def load_inputs(paths: Iterable[Path], roi: Roi | None, height: int, width: int) -> NDArray[np.uint8]:
-    """Read images as the daemon would see them: (N, height, width, 3) uint8 RGB.
+def load_canvases(paths: Sequence[Path], roi: Roi | None, layout: Layout, scratch: Path) -> NDArray[np.uint8]:
+    """Read images and fit them to the canvas as the daemon would: (N, *layout.canvas, 3) uint8 RGB.
+
+    Canvases of more than IN_MEMORY_BYTES lie in a file in `scratch` that has no name and is gone with the process: what
+    of it is in memory is the system's to decide.
+
+    Raises:
+        DataError: an unreadable image, a ROI that leaves one, or no room for the file.
+    """
+    canvases = _room((len(paths), *layout.canvas, 3), scratch)
+    for canvas, path in zip(canvases, paths, strict=True):
+        canvas[:] = on_canvas(read_image(path), roi, layout)[:, :, ::-1]
+    return canvases
+
+
+def _room(shape: tuple[int, ...], scratch: Path) -> NDArray[np.uint8]:
+    """An array in memory, or, if it is large, in a file."""
+    size = prod(shape)
+    if size <= IN_MEMORY_BYTES:
+        return np.empty(shape, np.uint8)
+    try:
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows here, not as a signal later
+            return np.asarray(np.memmap(file, np.uint8, "r+", shape=shape))
+    except OSError as error:
+        raise DataError(
+            f"the images need {size / 1e9:.0f} GB at their canvas' size, and {scratch} cannot take them "
+            f"({error.strerror}): make room, or choose fewer input.tiles"
+        ) from error
+
+
+def load_tiles(paths: Sequence[Path], roi: Roi | None, layout: Layout) -> NDArray[np.uint8]:
+    """Read images as the graph would see them: all their tiles, (N x layout.tiles, height, width, 3) uint8 RGB.
+
+    They come in an order in which any first few of them are of many images and of many places.
 
     Raises:
         DataError: an unreadable image, or a ROI that leaves one.
     """
-    return np.concatenate([preprocess(read_image(path), roi, height, width) for path in paths])
+    cut = np.stack([preprocess(read_image(path), roi, layout) for path in paths])
+    images, turns = np.arange(len(paths)), layout.tiles
+    return np.concatenate([cut[images, (images + turn) % turns] for turn in range(turns)])
 
 
 def list_test(data: Path) -> list[TestImage]:

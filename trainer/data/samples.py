@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from edge_ad.core.layout import Box, Layout
 from trainer.config import DataConfig, TrainConfig
 from trainer.synthesis.paste import anomalous
 from trainer.synthesis.sources import LEVELS, by_level
@@ -39,8 +40,8 @@ class Batch:
         return Batch(*move)
 
 
-def vary(image: NDArray[np.uint8], config: DataConfig, rng: Generator) -> NDArray[np.uint8]:
-    """One way a good (H, W, 3) image may also look: small motion and light changes."""
+def vary(image: NDArray[np.uint8], config: DataConfig, rng: Generator, box: Box) -> NDArray[np.uint8]:
+    """One way a good (H, W, 3) image may also look, of which only a box is made: small motion and light changes."""
     height, width = image.shape[:2]
     angle, zoom = rng.uniform(-1, 1) * config.rotate_deg, 1 + rng.uniform(-1, 1) * config.zoom
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, zoom)
@@ -48,14 +49,41 @@ def vary(image: NDArray[np.uint8], config: DataConfig, rng: Generator) -> NDArra
     gain, offset = 1 + rng.uniform(-1, 1) * config.contrast, 255 * rng.uniform(-1, 1) * config.brightness
     flips = rng.integers(0, 2, 2) * config.flip
     if not np.allclose(matrix, [[1, 0, 0], [0, 1, 0]]):
-        image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE).astype(np.uint8)
+        matrix[:, 2] -= (box.left, box.top)
+        size = (box.width, box.height)
+        image = cv2.warpAffine(image, matrix, size, borderMode=cv2.BORDER_REPLICATE).astype(np.uint8)
+    else:
+        image = image[box.slices]
     if gain != 1 or offset != 0:
         image = by_level(image, (LEVELS - 127.5) * gain + 127.5 + offset)
     return np.ascontiguousarray(image[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1])
 
 
+class Tiles(Sequence[NDArray[np.uint8]]):
+    """The tiles of canvases, (N, *layout.canvas, 3), as one sequence; cut when asked for."""
+
+    def __init__(self, canvases: NDArray[np.uint8], layout: Layout) -> None:
+        self._canvases = canvases
+        self._boxes = layout.boxes()
+
+    def __len__(self) -> int:
+        return len(self._canvases) * len(self._boxes)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:  # type: ignore[override]  # nobody asks for slices
+        canvas, box = self.place(index)
+        return np.asarray(canvas[box.slices])
+
+    def place(self, index: int) -> tuple[NDArray[np.uint8], Box]:
+        """The canvas of a tile, and where it lies there."""
+        image, tile = divmod(index, len(self._boxes))
+        return self._canvases[image], self._boxes[tile]
+
+
 class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Random access into the stream: (clean, image, mask) as uint8 tensors."""
+    """Random access into the stream: (clean, image, mask) as uint8 tensors.
+
+    Each turn through the data shows every tile of every image once, moved by up to half the overlap within the canvas.
+    """
 
     def __init__(
         self,
@@ -63,10 +91,12 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         textures: Sequence[NDArray[np.uint8]],
         config: TrainConfig,
         seed: int,
+        layout: Layout | None = None,
     ) -> None:
-        """`good` is (N, H, W, 3) uint8 RGB."""
-        self._good = good
-        self._grey = bool((good == good[..., :1]).all())
+        """`good` is (N, *layout.canvas, 3) uint8 RGB; without a layout each image is one tile."""
+        self._layout = layout or Layout(*good.shape[1:3])
+        self._tiles = Tiles(good, self._layout)
+        self._grey = all(bool((image == image[..., :1]).all()) for image in good)
         self._textures = textures
         self._config = config
         self._seed = seed
@@ -74,12 +104,13 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng([self._seed, 2, index])
-        epoch, place = divmod(index, len(self._good))
-        order = np.random.default_rng([self._seed, 3, epoch]).permutation(len(self._good))
-        clean = vary(self._good[order[place]], self._config.data, rng)
+        epoch, place = divmod(index, len(self._tiles))
+        order = np.random.default_rng([self._seed, 3, epoch]).permutation(len(self._tiles))
+        canvas, box = self._tiles.place(int(order[place]))
+        clean = vary(canvas, self._config.data, rng, self._moved(box, rng))
         image, mask = clean, np.zeros(clean.shape[:2], bool)
         if self._is_anomalous(index):
-            image, mask = anomalous(list(self._good), clean, self._textures, self._grey, self._config.synthesis, rng)
+            image, mask = anomalous(self._tiles, clean, self._textures, self._grey, self._config.synthesis, rng)
         return torch.from_numpy(clean), torch.from_numpy(image), torch.from_numpy(mask.astype(np.uint8))
 
     def anomalous_indices(self, count: int) -> list[int]:
@@ -88,6 +119,15 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
             return []
         batches = -(-count // self._anomalous)
         return [i for i in range(batches * self._config.optim.batch) if self._is_anomalous(i)][:count]
+
+    def _moved(self, box: Box, rng: Generator) -> Box:
+        """A tile moved at random, by up to half the overlap, within the canvas."""
+        if self._layout.tiles == 1:
+            return box
+        reach, (height, width) = self._layout.overlap // 2, self._layout.canvas
+        down, right = (int(step) for step in rng.integers(-reach, reach + 1, 2))
+        top, left = max(0, min(box.top + down, height - box.height)), max(0, min(box.left + right, width - box.width))
+        return Box(top, left, box.height, box.width)
 
     def _is_anomalous(self, index: int) -> bool:
         """A fixed share of every batch."""

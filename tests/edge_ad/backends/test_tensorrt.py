@@ -13,8 +13,10 @@ from edge_ad.backends.base import TakesFrames, max_errors
 from edge_ad.backends.tensorrt import TensorRTBackend
 from edge_ad.bundle import MODEL_FILE, Bundle, open_bundle
 from edge_ad.config import RegionConfig
+from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import preprocess
 from edge_ad.errors import BackendError, DataError
+from edge_ad.frames import frame_graph
 from edge_ad.pipeline import Pipeline
 from edge_ad.records import Frame, RawOutput, Roi
 from tests.bundles import make_bundle
@@ -66,13 +68,13 @@ def test_a_frame_over_the_gpu_gives_what_its_preprocessed_image_gives(
     for seed in range(3):
         frame = noise(*size, seed)
         backend.load(frame, None)
-        assert same(backend.run_loaded(), backend.run(preprocess(frame, None, SIZE, SIZE)))
+        assert same(backend.run_loaded(), backend.run(preprocess(frame, None, Layout(SIZE, SIZE))))
 
 
 def test_a_region_of_interest_is_cut_first(backend: TensorRTBackend) -> None:
     frame, roi = noise(90, 120), Roi(7, 9, 100, 70)
     backend.load(frame, roi)
-    assert same(backend.run_loaded(), backend.run(preprocess(frame, roi, SIZE, SIZE)))
+    assert same(backend.run_loaded(), backend.run(preprocess(frame, roi, Layout(SIZE, SIZE))))
 
 
 def test_a_region_outside_the_frame_is_refused_as_everywhere(backend: TensorRTBackend) -> None:
@@ -83,7 +85,7 @@ def test_a_region_outside_the_frame_is_refused_as_everywhere(backend: TensorRTBa
 def test_a_frame_that_must_grow_goes_over_the_cpu(backend: TensorRTBackend) -> None:
     frame = noise(20, 100)
     backend.load(frame, None)
-    assert same(backend.run_loaded(), backend.run(preprocess(frame, None, SIZE, SIZE)))
+    assert same(backend.run_loaded(), backend.run(preprocess(frame, None, Layout(SIZE, SIZE))))
 
 
 def test_frames_of_changing_size_are_told_apart(backend: TensorRTBackend, gpu: FakeGpu) -> None:
@@ -93,7 +95,7 @@ def test_frames_of_changing_size_are_told_apart(backend: TensorRTBackend, gpu: F
     for size in ((64, 64), (20, 20), (96, 80)):
         frame = noise(*size)
         backend.load(frame, None)
-        assert same(backend.run_loaded(), backend.run(preprocess(frame, None, SIZE, SIZE)))
+        assert same(backend.run_loaded(), backend.run(preprocess(frame, None, Layout(SIZE, SIZE))))
     assert gpu.live() == before
 
 
@@ -101,7 +103,7 @@ def test_without_the_kernel_frames_go_over_the_cpu(gpu: FakeGpu, bundle: Bundle)
     backend = TensorRTBackend(bundle, "tensorrt", "fp32", plan_of(bundle), None)
     frame = noise(96, 80)
     backend.load(frame, None)
-    assert same(backend.run_loaded(), backend.run(preprocess(frame, None, SIZE, SIZE)))
+    assert same(backend.run_loaded(), backend.run(preprocess(frame, None, Layout(SIZE, SIZE))))
     backend.close()
 
 
@@ -112,7 +114,7 @@ def test_where_no_graph_can_be_recorded_the_result_is_the_same(gpu: FakeGpu, bun
         frame = noise(96, 80)
         backend.load(frame, None)
         found = backend.run_loaded()
-        expected = backend.run(preprocess(frame, None, SIZE, SIZE))
+        expected = backend.run(preprocess(frame, None, Layout(SIZE, SIZE)))
         backend.close()
     finally:
         gpu.driver.fake_refuse_capture(0)
@@ -121,11 +123,11 @@ def test_where_no_graph_can_be_recorded_the_result_is_the_same(gpu: FakeGpu, bun
 
 def test_the_frame_path_hands_it_whole_frames(backend: TensorRTBackend, bundle: Bundle) -> None:
     assert isinstance(backend, TakesFrames)
-    pipeline = Pipeline(backend, bundle.manifest.input, Roi(10, 10, 64, 64), RegionConfig())
+    pipeline = Pipeline(frame_graph(backend, bundle.manifest), Roi(10, 10, 64, 64), RegionConfig())
     pipeline.warm_up()
     frame = noise(96, 80)
     event = pipeline.step(Frame("top", 1, frame, captured_ns=0, captured_monotonic_ns=0))
-    expected = backend.run(preprocess(frame, Roi(10, 10, 64, 64), SIZE, SIZE))
+    expected = backend.run(preprocess(frame, Roi(10, 10, 64, 64), Layout(SIZE, SIZE)))
     assert event.decision.score == float(expected.score[0])
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_ad import cuda
+from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import preprocess
 from edge_ad.cuda.resize import NVCC_OPTIONS, SPAN_BYTES, axis, compile_kernel, cubin_path, find_nvcc, source_code
 from edge_ad.errors import BackendError
@@ -77,7 +78,7 @@ def test_frames_shrink_to_the_pixels_of_opencv(
     shrink: Shrink, source: tuple[int, int], target: tuple[int, int]
 ) -> None:
     frame = noise(*source)
-    assert np.array_equal(shrink(frame, *target), preprocess(frame, None, *target))
+    assert np.array_equal(shrink(frame, *target), preprocess(frame, None, Layout(*target)))
 
 
 @settings(max_examples=60)
@@ -89,7 +90,7 @@ def test_any_frame_that_shrinks_gets_the_pixels_of_opencv(
     shrink: Shrink, target: tuple[int, int], more: tuple[int, int]
 ) -> None:
     frame = noise(target[0] + more[0], target[1] + more[1])
-    assert np.array_equal(shrink(frame, *target), preprocess(frame, None, *target))
+    assert np.array_equal(shrink(frame, *target), preprocess(frame, None, Layout(*target)))
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 254, 255])
@@ -102,7 +103,7 @@ def test_a_region_of_interest_is_read_in_place(shrink: Shrink) -> None:
     """Rows of a part of a frame lie further apart than they are long."""
     frame, roi = noise(300, 400), Roi(37, 21, 200, 150)
     part = frame[roi.y : roi.y + roi.h, roi.x : roi.x + roi.w]
-    assert np.array_equal(shrink(part, 64, 64), preprocess(frame, roi, 64, 64))
+    assert np.array_equal(shrink(part, 64, 64), preprocess(frame, roi, Layout(64, 64)))
 
 
 @pytest.mark.parametrize("sm", ["sm_87", "sm_89", "sm_110", "sm_120"])

@@ -14,12 +14,14 @@ from edge_ad.bench.figures import quantiles
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig, Precision, RegionConfig
 from edge_ad.console import say
+from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import preprocess
 from edge_ad.cuda.device import PrimaryContext
 from edge_ad.cuda.resize import compile_kernel
 from edge_ad.engines import store
 from edge_ad.engines.build import Request, run_build
 from edge_ad.engines.kernel import prove_kernel
+from edge_ad.frames import frame_graph
 from edge_ad.pipeline import Pipeline
 from edge_ad.records import Frame
 
@@ -63,7 +65,7 @@ def test_the_engine_agrees_with_onnxruntime_beyond_the_golden_images(bundle: Bun
 
 def test_the_kernel_gives_opencvs_pixels_on_this_gpu(bundle: Bundle) -> None:
     context = PrimaryContext()
-    prove_kernel(context, compile_kernel(context.facts.sm), (256, 256))
+    prove_kernel(context, compile_kernel(context.facts.sm), Layout(256, 256, rows=2, columns=2, overlap=32))
     context.close()
 
 
@@ -71,13 +73,13 @@ def test_the_kernel_gives_opencvs_pixels_on_this_gpu(bundle: Bundle) -> None:
 def test_times_of_a_full_hd_frame(bundle: Bundle, precision: Precision) -> None:
     """Prints ms (pytest -s shows them); docs/jetson.md says what to compare them with."""
     backend = open_backend(bundle, BackendConfig(name="tensorrt", precision=precision))
-    pipeline = Pipeline(backend, bundle.manifest.input, None, RegionConfig())
+    pipeline = Pipeline(frame_graph(backend, bundle.manifest), None, RegionConfig())
     image = np.random.default_rng(5).integers(0, 256, (1080, 1920, 3), dtype=np.uint8)
     steps = []
     for number in range(REPEATS):
         event = pipeline.step(Frame("top", number, image, 0, time.monotonic_ns()))
         steps.append(sum(event.latency_ms.values()))
     say(f"{precision}: {quantiles(steps[REPEATS // 10 :])}")
-    expected = backend.run(preprocess(image, None, bundle.manifest.input.height, bundle.manifest.input.width))
+    expected = backend.run(preprocess(image, None, bundle.manifest.input.frame_layout()))
     assert event.decision.score == float(expected.score[0])
     backend.close()
