@@ -64,13 +64,15 @@ def marked(image: NDArray[np.uint8], regions: Sequence[Region]) -> Picture:
 
 
 def sheet(pictures: Sequence[Picture], columns: int) -> Picture:
-    """Pictures of one size in rows of `columns`; missing places are white.
+    """Pictures in rows of `columns`, smaller ones and missing places filled up with white.
 
     Raises:
         ValueError: there is no picture.
     """
     if not pictures:
         raise ValueError("a sheet needs at least one picture")
-    blank = np.full_like(pictures[0], 255)
-    padded = [*pictures, *[blank] * (-len(pictures) % columns)]
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    padded = [np.full((height, width, 3), 255, np.uint8) for _ in range(len(pictures) + -len(pictures) % columns)]
+    for place, picture in zip(padded, pictures, strict=False):
+        place[: picture.shape[0], : picture.shape[1]] = picture
     return np.vstack([np.hstack(padded[i : i + columns]) for i in range(0, len(padded), columns)])

@@ -17,11 +17,20 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_ad.backends.onnxruntime import OUTPUTS
 from edge_ad.bundle import GOLDEN, GOLDEN_PREFIX, MANIFEST, MODEL_FILE, SCHEMA, SCHEMA_VERSION, manifest_digest
+from edge_ad.core.layout import Layout
 
 STALL_PIXEL = 255  # with `stalls`, an image whose first red pixel is so bright keeps the engine busy for hours
 
 
-def make_bundle(path: Path, size: int = 32, top_k: int = 4, *, stalls: bool = False, int8: bool = False) -> Path:
+def make_bundle(
+    path: Path,
+    size: int = 32,
+    top_k: int = 4,
+    *,
+    stalls: bool = False,
+    int8: bool = False,
+    layout: Layout | None = None,
+) -> Path:
     """Write a bundle with square input to `path`.
 
     Args:
@@ -30,13 +39,14 @@ def make_bundle(path: Path, size: int = 32, top_k: int = 4, *, stalls: bool = Fa
         top_k: of the score.
         stalls: plant a loop that one image can start.
         int8: with a graph in which brightness has 127 steps.
+        layout: says fit and tiles; without one the manifest is of a time before there were tiles.
     """
     path.mkdir(parents=True)
     onnx.save(darkness_graph(size, top_k, stalls=stalls), path / MODEL_FILE["fp32"])
     if int8:
         onnx.save(darkness_graph(size, top_k, stalls=stalls, int8=True), path / MODEL_FILE["int8"])
     _write_golden(path, size)
-    _write_manifest(path, size, top_k)
+    _write_manifest(path, size, top_k, layout)
     return path
 
 
@@ -139,7 +149,7 @@ def golden_images(size: int) -> NDArray[np.uint8]:
     return np.random.default_rng(7).integers(0, 200, (2, size, size, 3), dtype=np.uint8)
 
 
-def _write_manifest(path: Path, size: int, top_k: int) -> None:
+def _write_manifest(path: Path, size: int, top_k: int, layout: Layout | None) -> None:
     files = {file.name: file.read_bytes() for file in sorted(path.iterdir())}
     tolerance = {"anomaly_map": 1e-4, "reconstruction": 1e-4, "score_relative": 1e-4}
     int8 = {"anomaly_map": 0.009, "reconstruction": 0.009, "score_relative": 0.02}  # a step: engines round their way
@@ -156,7 +166,8 @@ def _write_manifest(path: Path, size: int, top_k: int) -> None:
             "dtype": "uint8",
             "layout": "NHWC",
             "colour": "RGB",
-            "fit": "stretch",
+            "fit": layout.fit if layout else "stretch",
+            **({"tiles": {name: getattr(layout, name) for name in ("rows", "columns", "overlap")}} if layout else {}),
         },
         "diffusion": {
             "t_s": 1,

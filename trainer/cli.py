@@ -126,6 +126,7 @@ def _train(arguments: argparse.Namespace) -> int:
     import torch
 
     from trainer.data.folder import split_good
+    from trainer.detail import detail
     from trainer.distributed import open_fabric
     from trainer.run import create, open_run
     from trainer.train import train
@@ -139,7 +140,11 @@ def _train(arguments: argparse.Namespace) -> int:
     fabric = open_fabric(_device(arguments.device), arguments.processes, arguments.nodes)
     if fabric.is_global_zero and not arguments.resume:
         config = _config(arguments).model_copy(update={"method": arguments.method})
-        create(arguments.out, config, split_good(arguments.data, config.data.hold_out, arguments.seed), arguments.seed)
+        split = split_good(arguments.data, config.data.hold_out, arguments.seed)
+        roi = config.data.roi.record() if config.data.roi else None
+        said = detail(next(iter(split.train)), roi, config.input.frame_layout())
+        create(arguments.out, config, split, arguments.seed)
+        say(said)
     fabric.launch()  # the other processes pass it when the run is there
     run = open_run(arguments.out)
     torch.set_float32_matmul_precision("highest")
@@ -172,8 +177,8 @@ def _preview(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
     if round(config.optim.anomalous * config.optim.batch) == 0:
         raise ConfigError("this configuration has no synthetic defects: optim.anomalous x optim.batch rounds to 0")
-    preview(arguments.data, config, arguments.seed, arguments.count, arguments.out)
-    say(f"look at {arguments.out}")
+    for picture in preview(arguments.data, config, arguments.seed, arguments.count, arguments.out):
+        say(f"look at {picture}")
     return 0
 
 

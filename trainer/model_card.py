@@ -16,7 +16,7 @@ def model_card(manifest: dict[str, Any]) -> str:
 | --- | --- |
 | method, profile | {manifest["method"]}, {manifest["profile"]} |
 | made by | edge-ad {manifest["edge_ad_version"]}, {manifest["created_at"]} |
-| input | {size["width"]} x {size["height"]} pixels, RGB; a frame of another shape is stretched to it |
+| input | {size["width"]} x {size["height"]} pixels, RGB; {_fit(size)} |
 | size | {manifest["params"]:,} parameters, {manifest["macs"] / 1e9:.2f} GMACs an image |
 | noise scales | t_s = {diffusion["t_s"]}, t_b = {diffusion["t_b"]} of {diffusion["timesteps"]}, w = {diffusion["w"]} |
 | score | mean of the {manifest["top_k"]} largest pixels of the anomaly map |
@@ -36,6 +36,15 @@ lighting that it has not seen. It has no threshold: calibrate it on site, with g
 Defects that are smaller than about two pixels of the input, and changes of light within the range that training
 varies (see the profile), are not found. The golden images are procedural and show nothing of the training data.
 """
+
+
+def _fit(size: dict[str, Any]) -> str:
+    """How a frame gets there."""
+    how = "keeps its shape, padded (letterbox)" if size["fit"] == "letterbox" else "is stretched to it"
+    rows, columns, overlap = (size["tiles"][name] for name in ("rows", "columns", "overlap"))
+    if rows * columns == 1:
+        return f"a frame of another shape {how}"
+    return f"{rows} x {columns} tiles of a frame that share {overlap} pixels; a frame of another shape {how}"
 
 
 def _int8_section(int8: dict[str, Any]) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_ad.console import tracked
+from edge_ad.core.layout import Layout
 from edge_ad.images import write_png
 from edge_ad.pictures import Picture, captioned, outlined, sheet
 from trainer.config import TrainConfig
@@ -14,10 +17,13 @@ from trainer.data.folder import load_canvases, load_textures, split_good
 from trainer.data.samples import Samples
 
 COLUMNS = 4
+COLOURS = ((0, 220, 0), (0, 128, 255))  # BGR
 
 
-def preview(data: Path, config: TrainConfig, seed: int, count: int, out: Path) -> None:
+def preview(data: Path, config: TrainConfig, seed: int, count: int, out: Path) -> list[Path]:
     """Draw the first `count` synthetic defects that a training with this seed would see, outlined in green.
+
+    Where an image is cut into tiles or padded, the grid is drawn on the first one too, beside `out`. Returns the files.
 
     Raises:
         DataError: as in training: no images, an unreadable one, grey mixed with colour.
@@ -29,6 +35,20 @@ def preview(data: Path, config: TrainConfig, seed: int, count: int, out: Path) -
     samples = Samples(good, load_textures(config.synthesis.textures), config, seed, layout)
     indices = samples.anomalous_indices(count)
     write_png(out, sheet([_drawn(samples, index) for index in tracked(indices, "preview")], COLUMNS))
+    if layout == Layout(layout.height, layout.width, overlap=layout.overlap):
+        return [out]
+    grid = out.with_name(f"{out.stem}-grid.png")
+    write_png(grid, _grid(good[0], layout))
+    return [out, grid]
+
+
+def _grid(canvas: NDArray[np.uint8], layout: Layout) -> Picture:
+    """A canvas, RGB, with its tiles outlined, neighbours in different colours."""
+    picture = np.ascontiguousarray(canvas[:, :, ::-1])
+    for place, box in enumerate(layout.boxes()):
+        colour = COLOURS[(place // layout.columns + place % layout.columns) % 2]
+        cv2.rectangle(picture, (box.left, box.top), (box.left + box.width - 1, box.top + box.height - 1), colour, 1)
+    return picture
 
 
 def _drawn(samples: Samples, index: int) -> Picture:

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from calibration.scores import GoodImage, distinct, held_out, refuse_training_images, score_images
 from edge_ad.backends.base import Backend, open_backend
 from edge_ad.bundle import Bundle, open_bundle
-from edge_ad.config import BackendConfig
-from edge_ad.core.layout import Layout
+from edge_ad.config import BackendConfig, RegionConfig
+from edge_ad.core.layout import Fit, Layout
 from edge_ad.core.preprocess import preprocess
 from edge_ad.core.stitch import FrameOutput
 from edge_ad.errors import BackendError, CalibrationError, DataError
+from edge_ad.frames import frame_graph
 from edge_ad.images import read_image, write_png
-from edge_ad.records import RawOutput, Roi
+from edge_ad.pipeline import Pipeline
+from edge_ad.records import Frame, RawOutput, Roi
 from tests.bundles import make_bundle
 from tests.calibration.site import make_good, set_training
 
@@ -46,6 +48,22 @@ def test_the_scores_are_those_of_the_daemons_path(
         output = backend.run(preprocess(read_image(image.path), roi, Layout(32, 32)))
         assert found.scores[i] == output.score[0]
         assert found.kth_largest[i] == np.sort(output.anomaly_map, axis=None)[-bundle.manifest.top_k]
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_with_tiles_they_are_those_of_the_daemons_path_too_and_the_kth_pixel_is_of_one_tile(
+    tmp_path: Path, fit: Fit
+) -> None:
+    layout = Layout(32, 32, fit, 2, 3, 8)
+    bundle = open_bundle(make_bundle(tmp_path / "tiled", layout=layout))
+    backend = open_backend(bundle, BackendConfig())
+    images = distinct(make_good(tmp_path / "good", 4))
+    found = score_images(images, backend, bundle.manifest, None)
+    pipeline = Pipeline(frame_graph(backend, bundle.manifest), None, RegionConfig())
+    for score, kth, image in zip(found.scores, found.kth_largest, images, strict=True):
+        event = pipeline.step(Frame("top", 1, read_image(image.path), 0, 0))
+        assert event.decision.score == score
+        assert kth <= score
 
 
 @given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,41 @@ def test_a_frame_over_the_gpu_gives_what_its_preprocessed_image_gives(
         frame = noise(*size, seed)
         backend.load(frame, None)
         assert same(backend.run_loaded(), backend.run(preprocess(frame, None, Layout(SIZE, SIZE))))
+
+
+TILES = Layout(SIZE, SIZE, "stretch", 2, 3, 8)
+
+
+@pytest.fixture(params=[TILES, replace(TILES, fit="letterbox")], ids=["stretch", "letterbox"])
+def tiled(gpu: FakeGpu, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TensorRTBackend]:
+    """An engine for six tiles."""
+    bundle = open_bundle(make_bundle(tmp_path / "tiled", SIZE, layout=request.param))
+    opened = TensorRTBackend(bundle, "tensorrt", "fp32", plan_of(bundle), KERNEL)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("size", [(112, 240), (56, 80), (57, 103), (168, 160), (200, 90), (40, 300), (20, 20)], ids=str)
+def test_the_tiles_of_a_frame_are_those_of_the_cpu_whoever_cuts_them(
+    tiled: TensorRTBackend, size: tuple[int, int]
+) -> None:
+    """Boxes, fractions, the canvas as it is, an axis that grows; stretched over the GPU, letterbox over the CPU."""
+    frame = noise(*size)
+    tiled.load(frame, None)
+    found = tiled.run_loaded()
+    assert found.score.shape == (TILES.tiles,)
+    assert same(found, tiled.run(preprocess(frame, None, tiled._layout)))
+    assert (tiled._frames is not None) == (tiled._layout.fit == "stretch" and size[0] >= 56 and size[1] >= 80)
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 7, 13])
+def test_any_number_of_images_runs_on_an_engine_of_a_fixed_one(
+    tiled: TensorRTBackend, bundle: Bundle, gpu: FakeGpu, count: int
+) -> None:
+    images = np.stack([noise(SIZE, SIZE, seed) for seed in range(count)])
+    one_by_one = TensorRTBackend(bundle, "tensorrt", "fp32", plan_of(bundle), None)
+    assert same(tiled.run(images), one_by_one.run(images))
+    one_by_one.close()
 
 
 def test_a_region_of_interest_is_cut_first(backend: TensorRTBackend) -> None:

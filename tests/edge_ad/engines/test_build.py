@@ -11,19 +11,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
-from edge_ad.backends.base import open_backend
+from edge_ad.backends.base import max_errors, open_backend
 from edge_ad.bundle import GOLDEN, MODEL_FILE, Bundle, open_bundle
 from edge_ad.cli import main
 from edge_ad.config import BackendConfig
+from edge_ad.core.layout import Fit, Layout
 from edge_ad.cuda.resize import find_nvcc
 from edge_ad.engines import build, kernel, store
 from edge_ad.engines import torch_tensorrt as torch_builder
 from edge_ad.engines.build import choose, current_key
 from edge_ad.engines.store import EngineRecord
 from edge_ad.errors import BackendError, BundleError
+from edge_ad.frames import frame_graph
 from tests.bundles import make_bundle
 from tests.fake_gpu import FakeGpu
 
@@ -147,6 +150,27 @@ def test_a_new_engine_is_proved_recorded_and_in_service(
     assert record.golden_errors.keys() == {"anomaly_map", "reconstruction", "score_relative"}
     assert json.loads((state.parent / "engine.json").read_text()) == record.model_dump(by_alias=True, mode="json")
     assert (state / "engines" / "timing-sm_87-10.3.0.bin").read_bytes() == b"timings"
+
+
+@pytest.mark.parametrize(("fit", "who"), [("stretch", "frames are prepared on the GPU"), ("letterbox", "on the CPU")])
+def test_an_engine_takes_the_tiles_of_a_frame_at_a_time(
+    fake_gpu: FakeGpu, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fit: Fit, who: str
+) -> None:
+    bundle = open_bundle(make_bundle(tmp_path / "tiled", layout=Layout(32, 32, fit, 2, 3, 8)))
+    if fit == "stretch" and find_nvcc() is None:
+        who = "frames are prepared on the CPU: there is no nvcc"
+    assert main(["build", str(bundle.path), "--precision", "fp32", "--backend", "tensorrt"]) == 0
+    assert who in capsys.readouterr().out
+    (record,) = served(state)
+    assert record.key.shape == (6, 32, 32, 3)
+    backend = open_backend(bundle, BackendConfig(name="tensorrt"))
+    frame = np.random.default_rng(0).integers(0, 256, (90, 200, 3), dtype=np.uint8)
+    on_gpu, on_cpu = (
+        frame_graph(engine, bundle.manifest).run(frame, None).joined()
+        for engine in (backend, open_backend(bundle, BackendConfig()))
+    )
+    backend.close()
+    assert max(max_errors(on_gpu, on_cpu).values()) <= 1e-6
 
 
 def test_an_engine_that_fits_is_not_built_again_unless_asked(run: Build, state: Path) -> None:
