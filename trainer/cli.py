@@ -62,6 +62,7 @@ def _add_train(commands: _Commands) -> None:
     train.add_argument("--nodes", type=int, default=1, help="machines that run this command together")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a value: diffusion.w=0")
     train.add_argument("--resume", action="store_true", help="continue the run in --out")
+    train.add_argument("--snapshots", type=int, default=0, metavar="N", help="keep N states to draw a curve from")
 
 
 def _add_preview(commands: _Commands) -> None:
@@ -149,7 +150,7 @@ def _train(arguments: argparse.Namespace) -> int:
     run = open_run(arguments.out)
     torch.set_float32_matmul_precision("highest")
     try:
-        train(run, fabric, arguments.max_minutes, arguments.resume)
+        train(run, fabric, arguments.max_minutes, arguments.resume, snapshots=arguments.snapshots)
     except KeyboardInterrupt:
         if fabric.is_global_zero:
             say(f"stopped; continue with: {_again(arguments)}")
@@ -164,6 +165,8 @@ def _again(arguments: argparse.Namespace) -> str:
     words = ["edge-ad-train train", f"--data {arguments.data}", f"--out {arguments.out}", "--resume"]
     if arguments.max_minutes:
         words.append(f"--max-minutes {arguments.max_minutes:g}")
+    if arguments.snapshots:
+        words.append(f"--snapshots {arguments.snapshots}")
     if arguments.processes * arguments.nodes > 1:
         words.append(f"--processes {arguments.processes} --nodes {arguments.nodes}")
     return " ".join(words)

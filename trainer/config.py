@@ -51,6 +51,9 @@ class DataConfig(Strict):
     brightness: Fraction = Field(0.03, description="offset, of full scale")
     contrast: Fraction = Field(0.05, description="relative change around mid grey")
     flip: bool = Field(False, description="mirror in both axes; only for parts whose mirror image is as good")
+    symmetry: Literal["given", "found"] = Field(
+        "given", description="found: also mirror and turn as the good images show to be as good (data/symmetry.py)"
+    )
 
 
 class DiffusionConfig(Strict):

@@ -25,6 +25,7 @@ from trainer.data.folder import Split
 from trainer.provenance import source_version
 
 CHECKPOINT = "checkpoint.pt"
+SNAPSHOTS = "snapshots"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +98,34 @@ def train_paths(run: Run) -> list[Path]:
 
 def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint; an interrupted write leaves the old one."""
-    temporary = run / f"{CHECKPOINT}.new"
+    _save(run / CHECKPOINT, state)
+
+
+def save_snapshot(run: Path, state: dict[str, Any], step: int) -> None:
+    """Keep what a checkpoint of this step would hold to evaluate it: the averaged weights, the step, the seconds."""
+    (run / SNAPSHOTS).mkdir(exist_ok=True)
+    _save(run / SNAPSHOTS / f"{step:08d}.pt", {key: state[key] for key in ("average", "step", "seconds")})
+
+
+def snapshots(run: Path) -> list[Path]:
+    """The snapshots of a run, in the order of its training.
+
+    Raises:
+        DataError: it has none.
+    """
+    found = sorted((run / SNAPSHOTS).glob("*.pt"))
+    if not found:
+        raise DataError(f"{run} has no snapshots: train it with --snapshots 20")
+    return found
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    temporary = path.with_name(f"{path.name}.new")
     with temporary.open("wb") as stream:
         torch.save(state, stream)
         stream.flush()
         os.fsync(stream.fileno())
-    temporary.replace(run / CHECKPOINT)
+    temporary.replace(path)
 
 
 def load_checkpoint(run: Path) -> dict[str, Any]:
@@ -114,6 +137,15 @@ def load_checkpoint(run: Path) -> dict[str, Any]:
     path = run / CHECKPOINT
     if not path.is_file():
         raise DataError(f"{run} has no {CHECKPOINT} yet: train it first")
+    return load_weights(path)
+
+
+def load_weights(path: Path) -> dict[str, Any]:
+    """Read a checkpoint or a snapshot.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, zip and runtime errors without a common base

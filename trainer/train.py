@@ -18,7 +18,7 @@ from trainer.config import OptimConfig
 from trainer.data.folder import load_canvases, load_textures
 from trainer.data.samples import Batch, Samples, stream
 from trainer.methods.base import Method, build_method
-from trainer.run import Run, load_checkpoint, save_checkpoint, train_paths
+from trainer.run import Run, load_checkpoint, save_checkpoint, save_snapshot, train_paths
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -138,10 +138,15 @@ def _phases(run: Run) -> list[Phase]:
 
 
 class Journal:
-    """Checkpoints, log lines and the progress bar of a training, each at its own pace; the first process writes it."""
+    """Checkpoints, log lines and the progress bar of a training, each at its own pace; the first process writes it.
 
-    def __init__(self, trainer: Trainer) -> None:
+    `snapshots` are kept beside the checkpoint, evenly over the training, the last at its end.
+    """
+
+    def __init__(self, trainer: Trainer, snapshots: int, progress: float) -> None:
         self._trainer = trainer
+        self._snapshots = snapshots
+        self._next_snapshot = math.floor(progress * snapshots) + 1
         self._writes = trainer.fabric.is_global_zero
         self._saved, self._logged = time.monotonic(), 0.0
         form = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
@@ -158,6 +163,9 @@ class Journal:
         if now - self._saved > _SAVE_EVERY_S:
             self._saved = now
             self.save()
+        if self._snapshots and progress * self._snapshots >= self._next_snapshot:
+            self._next_snapshot = math.floor(progress * self._snapshots) + 1
+            save_snapshot(self._trainer.run.path, self._trainer.state(), self._trainer.step)
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -183,7 +191,9 @@ class Journal:
             self._bar.set_postfix_str(text)
 
 
-def train(run: Run, fabric: Fabric, max_minutes: float | None, resume: bool, workers: int = 1) -> None:
+def train(
+    run: Run, fabric: Fabric, max_minutes: float | None, resume: bool, workers: int = 1, snapshots: int = 0
+) -> None:
     """Train until the configured steps or `max_minutes` are used up; the last averaged weights are the result.
 
     Ctrl-C saves a checkpoint before it is passed on. Time spent counts over resumptions. With several processes, each
@@ -199,8 +209,10 @@ def train(run: Run, fabric: Fabric, max_minutes: float | None, resume: bool, wor
     if fabric.is_global_zero:
         where = f"{torch.get_num_threads()} threads, {fabric.device}, processes: {fabric.world_size}"
         logger.info("training on {} images, {}", len(run.train_sha256), where)
+        logger.info("symmetry of the parts: {}", phases[-1].samples.symmetry)
     trainer.model.train()
-    journal, started = Journal(trainer), time.monotonic() - trainer.seconds
+    journal = Journal(trainer, snapshots, trainer.progress(max_minutes))
+    started = time.monotonic() - trainer.seconds
     try:
         for phase in phases:
             batches = _batches(trainer, phase, workers)
@@ -210,7 +222,7 @@ def train(run: Run, fabric: Fabric, max_minutes: float | None, resume: bool, wor
                 trainer.waited_s += time.monotonic() - asked
                 losses = _train_step(trainer, batch, run.config.optim, progress)
                 trainer.seconds = fabric.broadcast(time.monotonic() - started)
-                journal.note(losses, progress)
+                journal.note(losses, trainer.progress(max_minutes))
     finally:
         journal.close()
     if fabric.is_global_zero:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from edge_ad.core.layout import Box, Layout
 from trainer.config import DataConfig, TrainConfig
+from trainer.data.symmetry import Symmetry, find_symmetry
 from trainer.synthesis.paste import anomalous
 from trainer.synthesis.sources import LEVELS, by_level
 
@@ -40,18 +41,25 @@ class Batch:
         return Batch(*move)
 
 
-def vary(image: NDArray[np.uint8], config: DataConfig, rng: Generator, box: Box) -> NDArray[np.uint8]:
-    """One way a good (H, W, 3) image may also look, of which only a box is made: small motion and light changes."""
+def vary(
+    image: NDArray[np.uint8], config: DataConfig, rng: Generator, box: Box, symmetry: Symmetry
+) -> NDArray[np.uint8]:
+    """One way a good (H, W, 3) image may also look, of which only a box is made: small motion and light changes.
+
+    Where the parts' `symmetry` allows it, also any turn, and their mirror image.
+    """
     height, width = image.shape[:2]
-    angle, zoom = rng.uniform(-1, 1) * config.rotate_deg, 1 + rng.uniform(-1, 1) * config.zoom
+    reach = 180.0 if symmetry.any_angle else config.rotate_deg
+    angle, zoom = rng.uniform(-1, 1) * reach, 1 + rng.uniform(-1, 1) * config.zoom
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, zoom)
     matrix[:, 2] += rng.uniform(-1, 1, 2) * config.shift * np.array([width, height])
     gain, offset = 1 + rng.uniform(-1, 1) * config.contrast, 255 * rng.uniform(-1, 1) * config.brightness
-    flips = rng.integers(0, 2, 2) * config.flip
+    may_flip = (config.flip or symmetry.top_bottom, config.flip or symmetry.left_right)
+    flips = rng.integers(0, 2, 2) * may_flip
     if not np.allclose(matrix, [[1, 0, 0], [0, 1, 0]]):
         matrix[:, 2] -= (box.left, box.top)
         size = (box.width, box.height)
-        image = cv2.warpAffine(image, matrix, size, borderMode=cv2.BORDER_REPLICATE).astype(np.uint8)
+        image = cv2.warpAffine(image, matrix, size, borderMode=cv2.BORDER_REFLECT_101).astype(np.uint8)
     else:
         image = image[box.slices]
     if gain != 1 or offset != 0:
@@ -96,6 +104,7 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         """`good` is (N, *layout.canvas, 3) uint8 RGB; without a layout each image is one tile."""
         self._layout = layout or Layout(*good.shape[1:3])
         self._tiles = Tiles(good, self._layout)
+        self.symmetry = find_symmetry(good) if config.data.symmetry == "found" else Symmetry()
         self._grey = all(bool((image == image[..., :1]).all()) for image in good)
         self._textures = textures
         self._config = config
@@ -107,7 +116,7 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         epoch, place = divmod(index, len(self._tiles))
         order = np.random.default_rng([self._seed, 3, epoch]).permutation(len(self._tiles))
         canvas, box = self._tiles.place(int(order[place]))
-        clean = vary(canvas, self._config.data, rng, self._moved(box, rng))
+        clean = vary(canvas, self._config.data, rng, self._moved(box, rng), self.symmetry)
         image, mask = clean, np.zeros(clean.shape[:2], bool)
         if self._is_anomalous(index):
             image, mask = anomalous(self._tiles, clean, self._textures, self._grey, self._config.synthesis, rng)
