@@ -39,15 +39,16 @@ class Faded:
     covered: bool
 
 
-def make(data: Path, out: Path, cells: int, frames: int, seed: int) -> None:
-    """Lay out the set: `frames` good ones to train on, a third as many to test, and one for each small defect."""
+def make(data: Path, out: Path, cells: int, frames: int, defects: int, seed: int) -> None:
+    """Lay out the set: `frames` good ones to train on, a third as many to test, and `defects` of the small defects."""
     rng = np.random.default_rng(seed)
     train, test = list_images(data / "train" / "good"), list_images(data / "test" / "good")
     for folder, paths, count in (("train/good", train, frames), ("test/good", test, frames // 3)):
         (out / folder).mkdir(parents=True)
         for number in range(count):
             write_png(out / folder / f"{number:04d}.png", mosaic(paths, cells, rng))
-    for image in (i for i in list_test(data) if i.mask is not None and i.label not in EASY):
+    small = [image for image in list_test(data) if image.mask is not None and image.label not in EASY]
+    for image in small[:: max(1, len(small) // defects)]:
         _write_defective(out, image, mosaic(test, cells, rng), rng)
 
 
@@ -116,13 +117,14 @@ def main() -> None:
     making.add_argument("out", type=Path)
     making.add_argument("--cells", type=int, default=4)
     making.add_argument("--frames", type=int, default=150)
+    making.add_argument("--defects", type=int, default=70)
     making.add_argument("--seed", type=int, default=0)
     fading = commands.add_parser("fade")
     fading.add_argument("data", type=Path)
     fading.add_argument("--tiles", type=int, nargs="+", default=[1, 2, 4])
     arguments = parser.parse_args()
     if arguments.command == "make":
-        make(arguments.data, arguments.out, arguments.cells, arguments.frames, arguments.seed)
+        make(arguments.data, arguments.out, arguments.cells, arguments.frames, arguments.defects, arguments.seed)
     else:
         fade(arguments.data, arguments.tiles)
 

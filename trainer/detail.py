@@ -74,4 +74,4 @@ def _smallest(height: int, width: int, layout: Layout) -> str:
     least = SMALLEST * max(1.0, *scale(height, width, better))
     cost = better.tiles / layout.tiles
     grid = f"input.tiles: {{rows: {better.rows}, columns: {better.columns}}}"
-    return f"{said} {grid} would find {least:.0f} px, at {cost:.2g} x the compute."
+    return f"{said} {grid} would keep {least:.0f} px, at {cost:.2g} x the compute."

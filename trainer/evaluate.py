@@ -51,16 +51,19 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One image and what the graph said about it, N = 1, padding left out; `seconds` is the engine's time."""
+    """One image and what the graph said about it; its reconstruction is not kept: it is three times as large.
+
+    Attributes:
+        image: the image.
+        anomaly_map: (h, w) in 0..1, padding left out.
+        score: raw units.
+        seconds: the engine's time.
+    """
 
     image: TestImage
-    output: RawOutput
+    anomaly_map: NDArray[np.float32]
+    score: float
     seconds: float
-
-    @property
-    def score(self) -> float:
-        """Raw units."""
-        return float(self.output.score[0])
 
 
 class TorchBackend:
@@ -171,7 +174,7 @@ def score_images(subject: Subject, images: Sequence[TestImage]) -> list[Scored]:
         started = time.perf_counter()
         output = subject.graph.run_loaded()
         seconds = time.perf_counter() - started
-        scored.append(Scored(image, output.joined(), seconds))
+        scored.append(Scored(image, output.anomaly_map().copy(), output.score(), seconds))
     return scored
 
 
@@ -214,7 +217,7 @@ def _pixel_figures(scored: Sequence[Scored], roi: Roi | None) -> dict[str, float
     """Figures over all pixels; empty where a defect image has no mask."""
     if any(s.image.defect and s.image.mask is None for s in scored) or not any(s.image.defect for s in scored):
         return {}
-    found = pixel_metrics([mask_of(s, roi) for s in scored], [s.output.anomaly_map[0] for s in scored])
+    found = pixel_metrics([mask_of(s, roi) for s in scored], [s.anomaly_map for s in scored])
     return {
         "pixel_auroc": found.auroc,
         "pixel_ap": found.ap,
@@ -226,7 +229,7 @@ def _pixel_figures(scored: Sequence[Scored], roi: Roi | None) -> dict[str, float
 
 def mask_of(scored: Scored, roi: Roi | None) -> NDArray[np.bool_]:
     """The mask of an image in the pixels of its map; (h, w)."""
-    height, width = scored.output.anomaly_map.shape[1:]
+    height, width = scored.anomaly_map.shape
     if not scored.image.defect:
         return np.zeros((height, width), bool)
     return area_mask(load_mask(scored.image, roi), height, width)
@@ -242,8 +245,8 @@ def verdict(scored: Scored, thresholds: Thresholds | None) -> str:
     """What the station would say; empty where it is uncalibrated."""
     if thresholds is None:
         return ""
-    height, width = scored.output.anomaly_map.shape[1:]
-    found = decide(scored.score, scored.output.anomaly_map[0], thresholds, Roi(0, 0, width, height), 1, 1)
+    height, width = scored.anomaly_map.shape
+    found = decide(scored.score, scored.anomaly_map, thresholds, Roi(0, 0, width, height), 1, 1)
     return found.verdict
 
 

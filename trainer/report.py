@@ -68,12 +68,13 @@ def _groups(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
 def _write_panels(folder: Path, subject: Subject, group: str, images: Sequence[Scored]) -> list[str]:
     names = []
     for place, s in enumerate(images):
-        seen = shown(read_image(s.image.path), subject.roi, subject.graph.layout)
+        frame = read_image(s.image.path)
+        seen = shown(frame, subject.roi, subject.graph.layout)
         mask = mask_of(s, subject.roi) if s.image.mask else None
         found = verdict(s, subject.thresholds)
         caption = f"{s.image.label}/{s.image.path.name}  score {s.score:.4f} {found}".rstrip()
         names.append(f"{group}-{place:02d}.png")
-        write_png(folder / names[-1], panel(seen, s.output, caption, mask))
+        write_png(folder / names[-1], panel(seen, subject.graph.run(frame, subject.roi).joined(), caption, mask))
     return names
 
 
@@ -99,7 +100,7 @@ def _rankings(labelled: Sequence[Scored], subject: Subject) -> dict[str, Ranking
     rankings = {"images": rank(defect, np.array([s.score for s in labelled]))}
     if all(s.image.mask is not None for s in labelled if s.image.defect):
         masks = np.concatenate([mask_of(s, subject.roi).ravel() for s in labelled])
-        rankings["pixels"] = rank(masks, np.concatenate([s.output.anomaly_map.ravel() for s in labelled]))
+        rankings["pixels"] = rank(masks, np.concatenate([s.anomaly_map.ravel() for s in labelled]))
     return rankings
 
 

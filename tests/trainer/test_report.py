@@ -8,35 +8,45 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 
 from edge_ad.core.layout import Layout
 from edge_ad.frames import FrameGraph
 from edge_ad.records import RawOutput, Thresholds
 from tests.trainer.tiny import make_dataset
-from trainer.evaluate import Scored, Subject, TorchBackend, evaluate, list_any
+from trainer.evaluate import Scored, Subject, evaluate, list_any
 from trainer.metrics import rank
 from trainer.report import POINTS, _thinned, write_report
 
 SIZE = 48
 
 
+class Blank:
+    """A back-end that finds nothing (implements `Backend`)."""
+
+    name, precision = "torch", "fp32"
+
+    def run(self, image: NDArray[np.uint8]) -> RawOutput:
+        maps = np.zeros(image.shape[:3], np.float32)
+        return RawOutput(maps, np.zeros(len(image), np.float32), image / np.float32(255))
+
+    def close(self) -> None: ...
+
+
 def _subject(thresholds: Thresholds | None) -> Subject:
     facts = {"method": "diffusionad", "profile": "<tiny>", "backend": "torch", "precision": "fp32", "seed": 0}
     size = {"macs": None, "params": 1_234_567}
-    backend = TorchBackend(torch.nn.Identity(), torch.device("cpu"))
-    return Subject(FrameGraph(backend, Layout(SIZE, SIZE), 1), facts | size, None, thresholds)
+    return Subject(FrameGraph(Blank(), Layout(SIZE, SIZE), 1), facts | size, None, thresholds)
 
 
 def _scored(data: Path) -> list[Scored]:
     """As a perfect model would: the map is the mask."""
     found = []
     for image in list_any(data):
-        anomaly_map = np.zeros((1, SIZE, SIZE), np.float32)
+        anomaly_map = np.zeros((SIZE, SIZE), np.float32)
         if image.mask is not None:
-            anomaly_map[0] = cv2.imread(str(image.mask), cv2.IMREAD_GRAYSCALE) / np.float32(255)
-        score = np.array([anomaly_map.max()], np.float32)
-        found.append(Scored(image, RawOutput(anomaly_map, score, np.zeros((1, SIZE, SIZE, 3), np.float32)), 0.01))
+            anomaly_map[:] = cv2.imread(str(image.mask), cv2.IMREAD_GRAYSCALE) / np.float32(255)
+        found.append(Scored(image, anomaly_map, float(anomaly_map.max()), 0.01))
     return found
 
 

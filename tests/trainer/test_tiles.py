@@ -104,12 +104,12 @@ def test_a_run_scores_as_its_bundle_does(root: Path) -> None:
 def test_masks_go_the_way_of_the_image_and_padding_is_no_pixel_of_the_figures(root: Path) -> None:
     subject = open_subject(root / "bundle", "onnxruntime", "fp32", None)
     scored = [s for s in evaluate_images(subject, list_test(root / "data")) if s.image.defect]
-    shapes = [s.output.anomaly_map.shape[1:] for s in scored]
+    shapes = [s.anomaly_map.shape for s in scored]
     assert shapes == [(85, 160), (56, 160), (112, 124)]  # none is the canvas, 112 x 160
     for s, shape in zip(scored, shapes, strict=True):
         mask = cv2.imread(str(s.image.mask), cv2.IMREAD_GRAYSCALE)
         assert np.array_equal(mask_of(s, None), area_mask(mask, *shape))  # type: ignore[arg-type]
-    figures = pixel_metrics([mask_of(s, None) for s in scored], [s.output.anomaly_map[0] for s in scored])
+    figures = pixel_metrics([mask_of(s, None) for s in scored], [s.anomaly_map for s in scored])
     assert figures.aupro is not None
 
 

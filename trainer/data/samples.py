@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from edge_ad.core.layout import Box, Layout
 from trainer.config import DataConfig, TrainConfig
-from trainer.data.symmetry import Symmetry, find_symmetry
+from trainer.data.symmetry import STRAIGHT, Symmetry, find_symmetry
 from trainer.synthesis.paste import anomalous
 from trainer.synthesis.sources import LEVELS, by_level
 
@@ -42,13 +42,18 @@ class Batch:
 
 
 def vary(
-    image: NDArray[np.uint8], config: DataConfig, rng: Generator, box: Box, symmetry: Symmetry
+    image: NDArray[np.uint8],
+    config: DataConfig,
+    rng: Generator,
+    box: Box | None = None,
+    symmetry: Symmetry = STRAIGHT,
 ) -> NDArray[np.uint8]:
-    """One way a good (H, W, 3) image may also look, of which only a box is made: small motion and light changes.
+    """One way a good (H, W, 3) image may also look: small motion and light changes; of it all, or only a box.
 
     Where the parts' `symmetry` allows it, also any turn, and their mirror image.
     """
     height, width = image.shape[:2]
+    box = box or Box(0, 0, height, width)
     reach = 180.0 if symmetry.any_angle else config.rotate_deg
     angle, zoom = rng.uniform(-1, 1) * reach, 1 + rng.uniform(-1, 1) * config.zoom
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, zoom)
@@ -104,7 +109,7 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         """`good` is (N, *layout.canvas, 3) uint8 RGB; without a layout each image is one tile."""
         self._layout = layout or Layout(*good.shape[1:3])
         self._tiles = Tiles(good, self._layout)
-        self.symmetry = find_symmetry(good) if config.data.symmetry == "found" else Symmetry()
+        self.symmetry = find_symmetry(good) if config.data.symmetry == "found" else STRAIGHT
         self._grey = all(bool((image == image[..., :1]).all()) for image in good)
         self._textures = textures
         self._config = config

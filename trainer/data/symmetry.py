@@ -8,7 +8,7 @@ turned: where turning brings it no further from the others, it may be turned in 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import cv2
@@ -35,14 +35,17 @@ class Symmetry:
 
     def __str__(self) -> str:
         names = ("mirrored left to right", "mirrored top to bottom", "at any angle")
-        found = [name for name, holds in zip(names, (self.left_right, self.top_bottom, self.any_angle)) if holds]
+        found = [name for name, holds in zip(names, astuple(self), strict=True) if holds]
         return ", ".join(found) or "none"
+
+
+STRAIGHT = Symmetry()  # none at all
 
 
 def find_symmetry(good: NDArray[np.uint8]) -> Symmetry:
     """The symmetry of a set of good images, (N, H, W, 3) uint8; none where there are too few to tell."""
     if len(good) < FEWEST:
-        return Symmetry()
+        return STRAIGHT
     chosen = good[:: -(-len(good) // OTHERS)]
     others = _shrunk(chosen, SIDE)
     own = np.linspace(0, len(others) - 1, min(len(others), QUERIES)).astype(int)

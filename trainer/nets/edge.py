@@ -43,9 +43,7 @@ class _Pyramid(nn.Module):
     level, which is the dearest, is its stem alone.
     """
 
-    def __init__(
-        self, channels_in: int, widths: Sequence[int], joining: Mapping[int, int], finest_block: bool
-    ) -> None:
+    def __init__(self, channels_in: int, widths: Sequence[int], joining: Mapping[int, int], finest_block: bool) -> None:
         super().__init__()
         self.stem = _conv(channels_in, widths[0])
         self.join = nn.ModuleDict(

@@ -1,0 +1,86 @@
+"""What a set of good images says of its own symmetry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from edge_ad.core.layout import Box
+from trainer.config import DataConfig
+from trainer.data.samples import vary
+from trainer.data.symmetry import FEWEST, Symmetry, find_symmetry
+
+SIZE = 96
+Image = NDArray[np.uint8]
+
+
+def _part(rng: Generator, angle: float, inscription: str) -> Image:
+    """A disc with an inscription, at an angle, with grain."""
+    image = np.full((SIZE, SIZE, 3), 60, np.uint8)
+    cv2.circle(image, (48, 48), 36, (170, 160, 150), -1)
+    cv2.putText(image, inscription, (26, 58), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (40, 40, 40), 2)
+    turn = cv2.getRotationMatrix2D((47.5, 47.5), angle, 1.0)
+    turned = cv2.warpAffine(image, turn, (SIZE, SIZE), borderMode=cv2.BORDER_REFLECT)
+    return np.clip(turned + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+
+
+def _aligned(rng: Generator) -> Image:
+    return np.roll(_part(rng, 0, "R7"), tuple(rng.integers(-3, 4, 2)), (0, 1))
+
+
+def _anyhow(rng: Generator) -> Image:
+    return _part(rng, rng.uniform(0, 360), "R7")
+
+
+def _texture(rng: Generator) -> Image:
+    noise = cv2.GaussianBlur(rng.normal(128, 60, (SIZE, SIZE, 3)), (0, 0), 1.5)
+    return np.clip(noise, 0, 255).astype(np.uint8)
+
+
+def _even_sides(rng: Generator) -> Image:
+    """Stripes across, lighter at the top: its left and right are alike."""
+    column = np.linspace(200, 40, SIZE) + 30 * np.sin(np.arange(SIZE) / 3)
+    image = np.repeat(column[:, None], SIZE, axis=1)[..., None] + rng.normal(0, 6, (SIZE, SIZE, 3))
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("draw", "expected"),
+    [
+        (_aligned, Symmetry()),
+        (_anyhow, Symmetry(any_angle=True)),
+        (_texture, Symmetry(left_right=True, top_bottom=True, any_angle=True)),
+        (_even_sides, Symmetry(left_right=True)),
+    ],
+)
+def test_only_what_the_good_images_show_is_a_symmetry(draw: Callable[[Generator], Image], expected: Symmetry):
+    """Parts with an inscription may never be mirrored, and turned only where the set shows them turned."""
+    good = np.stack([draw(np.random.default_rng(seed)) for seed in range(100)])
+    assert find_symmetry(good) == expected
+
+
+def test_few_images_have_no_symmetry():
+    good = np.stack([_texture(np.random.default_rng(seed)) for seed in range(FEWEST - 1)])
+    assert find_symmetry(good) == Symmetry()
+
+
+def test_a_part_without_symmetry_keeps_its_place_and_one_with_it_is_turned():
+    """Seen at a mark in one corner: it stays there, or turns up in others."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[4:20, 4:20] = 255
+    where = {
+        symmetry: {
+            np.unravel_index(int(cv2.resize(seen, (2, 2), interpolation=cv2.INTER_AREA)[..., 0].argmax()), (2, 2))
+            for seed in range(20)
+            for seen in [vary(image, DataConfig(), np.random.default_rng(seed), Box(0, 0, 64, 64), symmetry)]
+        }
+        for symmetry in (Symmetry(), Symmetry(any_angle=True), Symmetry(left_right=True))
+    }
+    assert where[Symmetry()] == {(0, 0)}
+    assert where[Symmetry(any_angle=True)] == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert where[Symmetry(left_right=True)] == {(0, 0), (0, 1)}
