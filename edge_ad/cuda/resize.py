@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.core.layout import Layout
+from edge_ad.core.preprocess import halvings
 from edge_ad.cuda.device import PrimaryContext
 from edge_ad.errors import BackendError
 
@@ -87,17 +88,19 @@ class AreaResize:
     def __init__(self, context: PrimaryContext, cubin: bytes, source: tuple[int, int], layout: Layout) -> None:
         """Load it for frames of `source` (height, width); neither axis may grow. The canvas is filled: no letterbox."""
         driver, target = context.driver, layout.canvas
+        self._pitch = 3 * source[1]
         module = driver.module_from_buffer(cubin)
         self._rows, self._columns = (driver.mem_alloc(SPAN_BYTES * size) for size in target)
+        self._halvings = halvings(source, target)
+        source = (source[0] >> self._halvings, source[1] >> self._halvings)
         axes = [axis(*sizes) for sizes in zip(source, target, strict=True)]
         for spans, of, source_size, target_size in zip((self._rows, self._columns), axes, source, target, strict=True):
             kernel = module.get_function("area_spans").prepare("Piid")
             kernel.prepared_call((math.ceil(target_size / LINE[0]), 1), LINE, spans, target_size, source_size, of.scale)
         driver.Context.synchronize()  # the tables are filled before another stream reads them
         self._boxes = [of.box if all(other.box for other in axes) else 0 for of in axes]
-        self._pitch = 3 * source[1]
         self._layout = layout
-        self._kernel = module.get_function("area_resize").prepare("PiPPiiPii")
+        self._kernel = module.get_function("area_resize").prepare("PiiPPiiPii")
 
     def launch(self, source: int, target: int, stream: Any) -> None:
         """Queue it, tile by tile: from the address of (h, w, 3) BGR to that of (N, H, W, 3) RGB, uint8, contiguous.
@@ -108,10 +111,10 @@ class AreaResize:
         grid = (math.ceil(width / BLOCK[0]), math.ceil(height / BLOCK[1]))
         box_y, box_x = self._boxes
         for index, tile in enumerate(self._layout.boxes()):
-            corner = source + tile.top * box_y * self._pitch + 3 * tile.left * box_x
+            corner = source + ((tile.top * box_y * self._pitch + 3 * tile.left * box_x) << self._halvings)
             spans = (int(self._rows) + SPAN_BYTES * tile.top, int(self._columns) + SPAN_BYTES * tile.left)
             place = target + 3 * height * width * index
-            sizes = (corner, self._pitch, *spans, box_y, box_x, place, height, width)
+            sizes = (corner, self._pitch, self._halvings, *spans, box_y, box_x, place, height, width)
             self._kernel.prepared_async_call(grid, BLOCK, stream, *sizes)
 
     def close(self) -> None:

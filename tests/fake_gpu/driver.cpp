@@ -35,11 +35,11 @@ static int give(void *memory) {
     return 0;
 }
 
-static void resize(const Byte *source, int pitch, const Span *rows, const Span *columns, int box_y, int box_x,
-                   Byte *target, int height, int width) {
+static void resize(const Byte *source, int pitch, int halvings, const Span *rows, const Span *columns, int box_y,
+                   int box_x, Byte *target, int height, int width) {
     for (int y = 0; y < height; ++y)
         for (int x = 0; x < width; ++x)
-            area_pixel(source, pitch, rows, columns, box_y, box_x, target, width, y, x);
+            area_pixel(source, pitch, halvings, rows, columns, box_y, box_x, target, width, y, x);
 }
 
 extern "C" {
@@ -138,7 +138,14 @@ int cuFuncSetSharedSize(void *, unsigned) { return 0; }
 int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned, unsigned block_x, unsigned block_y,
                    unsigned, unsigned, void *, void **, void **extra) {
     struct Spans { Span *spans; int target, source; double scale; };
-    struct Resize { Byte *source; int pitch; Span *rows, *columns; int box_y, box_x; Byte *target; int height, width; };
+    struct Resize {
+        Byte *source;
+        int pitch, halvings;
+        Span *rows, *columns;
+        int box_y, box_x;
+        Byte *target;
+        int height, width;
+    };
     const size_t bytes = *(size_t *)extra[3];
     if (function == (void *)1) {
         const Spans given = *(Spans *)extra[1];
@@ -151,7 +158,7 @@ int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned, u
     if (bytes != sizeof given || grid_x * block_x < (unsigned)given.width || grid_y * block_y < (unsigned)given.height)
         return 1;
     return queue([=] {
-        resize(given.source, given.pitch, given.rows, given.columns, given.box_y, given.box_x, given.target,
+        resize(given.source, given.pitch, given.halvings, given.rows, given.columns, given.box_y, given.box_x, given.target,
                given.height, given.width);
     }), 0;
 }

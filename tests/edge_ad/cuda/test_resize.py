@@ -1,4 +1,4 @@
-"""Rules of the fused kernel: its arithmetic is OpenCV's, bit for bit, from one source on the host and on the GPU."""
+"""Rules of the fused kernel: its pixels are those of the CPU's preparation, from one source on host and GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge_ad import cuda
 from edge_ad.core.layout import Layout
-from edge_ad.core.preprocess import preprocess
+from edge_ad.core.preprocess import halvings, preprocess
 from edge_ad.cuda.resize import NVCC_OPTIONS, SPAN_BYTES, axis, compile_kernel, cubin_path, find_nvcc, source_code
 from edge_ad.errors import BackendError
 from edge_ad.records import Roi
@@ -42,11 +42,13 @@ def shrink(tmp_path_factory: pytest.TempPathFactory) -> Shrink:
         return found
 
     def run(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-        rows, columns = axis(frame.shape[0], height), axis(frame.shape[1], width)
+        times = halvings(frame.shape[:2], (height, width))
+        source = (frame.shape[0] >> times, frame.shape[1] >> times)
+        rows, columns = axis(source[0], height), axis(source[1], width)
         boxes = (rows.box, columns.box) if rows.box and columns.box else (0, 0)
         found = np.zeros((1, height, width, 3), np.uint8)
-        tables = (_pointer(spans(height, frame.shape[0])), _pointer(spans(width, frame.shape[1])))
-        host.area_resize(_pointer(frame), frame.strides[0], *tables, *boxes, _pointer(found), height, width)
+        tables = (_pointer(spans(height, source[0])), _pointer(spans(width, source[1])))
+        host.area_resize(_pointer(frame), frame.strides[0], times, *tables, *boxes, _pointer(found), height, width)
         return found
 
     return run
@@ -63,10 +65,14 @@ def noise(height: int, width: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize(
     ("source", "target"),
     [
-        ((1080, 1920), (256, 256)),  # a fraction in both directions
+        ((1080, 1920), (256, 256)),  # halved twice, then a fraction in both directions
+        ((1081, 1920), (256, 256)),  # a fraction in both directions
+        ((2048, 2048), (256, 256)),  # halved three times, and no more to do
+        ((4096, 3072), (256, 256)),  # halved three times, then boxes
         ((1000, 1000), (256, 256)),
-        ((512, 512), (256, 256)),  # 2 x 2: ties round up
-        ((768, 1024), (256, 256)),  # 3 x 4: ties round to even
+        ((512, 512), (256, 256)),  # halved once: ties round up
+        ((768, 1025), (256, 205)),  # 3 x 5: ties round to even
+        ((514, 514), (257, 257)),
         ((256, 512), (256, 256)),  # one axis as it is
         ((257, 300), (256, 256)),
         ((480, 640), (192, 192)),
