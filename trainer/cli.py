@@ -43,7 +43,7 @@ def _dispatch(argv: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="edge-ad-train", description="Learn from good images; export a bundle.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_train, _add_preview, _add_evaluate, _add_export, _add_ablation, _add_results):
+    for add in (_add_train, _add_preview, _add_evaluate, _add_export, _add_ablation, _add_curve, _add_results):
         add(commands)
     return parser
 
@@ -115,6 +115,13 @@ def _add_ablation(commands: _Commands) -> None:
     ablation.add_argument("--out", type=Path, required=True, help="folder for table, plots and pictures")
     ablation.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), help="ways to reconstruct")
     ablation.add_argument("--device", default="auto", help="as for train")
+
+
+def _add_curve(commands: _Commands) -> None:
+    curve = commands.add_parser("curve", help="figures over a training that kept its states (train --snapshots)")
+    curve.add_argument("run", type=Path)
+    curve.add_argument("--data", type=Path, required=True, help="MVTec layout; better not the test images")
+    curve.add_argument("--out", type=Path, required=True, help="folder for curve.json and curve.png")
 
 
 def _add_results(commands: _Commands) -> None:
@@ -290,6 +297,14 @@ def _ablation(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _curve(arguments: argparse.Namespace) -> int:
+    from trainer.curve import curve
+    from trainer.run import open_run
+
+    say(f"look at {curve(open_run(arguments.run), arguments.data, arguments.out)}")
+    return 0
+
+
 def _results(arguments: argparse.Namespace) -> int:
     from trainer.results import read_results
     from trainer.results_page import write_page
@@ -307,5 +322,6 @@ COMMANDS = {
     "evaluate": _evaluate,
     "export": _export,
     "ablation": _ablation,
+    "curve": _curve,
     "results": _results,
 }

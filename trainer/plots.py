@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -70,6 +70,17 @@ def draw_weights(path: Path, results: Sequence[Result]) -> None:
         if isinstance(variant, NormGuided) and (variant.t_s, variant.t_b) == (own["t_s"], own["t_b"]):
             points.append((variant.w, group))
     _draw_lines(path, {"norm-guided": points}, "guidance weight w")
+
+
+def draw_curve(path: Path, states: Sequence[tuple[float, Mapping[str, float | None]]]) -> None:
+    """Figures over the minutes of a training."""
+    panels = _panels(path, 3.0)
+    for axes, name in zip(panels.axes, FIGURES, strict=True):
+        known = [(minutes, value) for minutes, figures in states if (value := figures[name]) is not None]
+        axes.plot([minutes for minutes, _ in known], [value for _, value in known], "o-")
+        axes.set(title=FIGURES[name], xlabel="minutes")
+        axes.grid(alpha=0.3)
+    panels.savefig(path, dpi=110)
 
 
 def _draw_lines(path: Path, lines: dict[str, list[Point]], xlabel: str) -> None:
