@@ -9,7 +9,7 @@ Parts lie in any orientation and anywhere on a larger, even ground. The pixels a
 | --- | --- |
 | `small` | a real defect of the source set, where it was on its part, shrunk to 0.1 to 0.3 % of the frame |
 | `faint` | likewise, 0.3 to 0.8 % of the frame, with 4 to 10 grey levels left of its contrast |
-| `hair_crack` | a real crack's course (--cracks: ground-truth masks, of magnetic_tile as a rule), one to two pixels wide, of low contrast |
+| `hair_crack` | a real crack's course (--cracks: ground-truth masks), one to two pixels wide, of low contrast |
 
 A real defect is lifted to the brightness of the place that it comes to and blended over a soft border, so no seam is
 left around it. The same seed makes the same files. Pictures made of a set stay under that set's licence.
