@@ -1,15 +1,17 @@
 # One command per task, the same for a person and for CI.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+TORCHVISION ?= torchvision==0.28.0
 BUNDLE ?= edge_ad/demo/bundle
 VENV := .venv
 DEMO_VENV := .venv-demo
 ENGINES_VENV := .venv-engines
+PEERS_VENV := .venv-peers
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu engines engines-venv check bench results roofline setup system-packages \
-  demo-bundle clean
+.PHONY: help demo test test-slow test-gpu engines engines-venv check bench results peers peers-venv roofline setup \
+  system-packages demo-bundle clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -44,6 +46,9 @@ bench: $(VENV)/.installed ## timings, as ratios measured side by side (never ass
 results: $(VENV)/.installed ## tables and plots from benchmarks/results, in build/results
 	$(BIN)/edge-ad-train results benchmarks/results --out build/results
 
+peers: $(PEERS_VENV)/.installed ## other methods on DATA=set, same images, masks and machine (docs/experiments.md)
+	$(PEERS_VENV)/bin/python -m benchmarks.peers --data $(DATA) --results benchmarks/results $(ARGS)
+
 roofline: $(VENV)/.installed ## what GRAPH=bundle|profile should run like on a Jetson (docs/jetson.md)
 	$(BIN)/python -m benchmarks.roofline $(or $(GRAPH),edge) $(ARGS)
 
@@ -77,6 +82,21 @@ $(ENGINES_VENV)/.installed: pyproject.toml tests/fake_gpu/install_pycuda.sh
 	tests/fake_gpu/install_pycuda.sh $(ENGINES_VENV)/bin/python
 	@touch $@
 
+peers-venv: $(PEERS_VENV)/.installed
+
+# anomalib without its own OpenCV, which would lie in the same folder as ours; so what it imports is named here.
+# torchvision without its requirements: they would bring a second torch.
+$(PEERS_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/pip install --quiet --upgrade pip
+	$(PEERS_VENV)/bin/pip install --quiet $(TORCH)
+	$(PEERS_VENV)/bin/pip install --quiet -e ".[train]" pytest pytest-timeout hypothesis
+	$(PEERS_VENV)/bin/pip install --quiet --no-deps $(TORCHVISION) anomalib==2.7.0 timm==1.0.31
+	$(PEERS_VENV)/bin/pip install --quiet docstring-parser einops freia huggingface-hub imagecodecs \
+	  "jsonargparse[signatures]<4.47" kornia "lightning>=2.6,!=2.6.2,!=2.6.3" omegaconf pandas platformdirs rich \
+	  rich-argparse safetensors scikit-image scikit-learn tifffile torchmetrics
+	@touch $@
+
 # libgl1 and libglib2.0-0 for OpenCV; the rest is what the tests of the line talk to. Tests without them are skipped.
 system-packages: ## what the tests use of Debian or Ubuntu (as root)
 	apt-get update -q
@@ -88,4 +108,5 @@ demo-bundle: $(VENV)/.installed ## train the bundle of the demo anew (about 25 m
 	$(BIN)/python -m benchmarks.demo_bundle --work $(or $(WORK),build/demo)
 
 clean: ## remove what the other targets made
-	rm -rf build dist *.egg-info $(VENV) $(DEMO_VENV) $(ENGINES_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info $(VENV) $(DEMO_VENV) $(ENGINES_VENV) $(PEERS_VENV) \
+	  .pytest_cache .mypy_cache .ruff_cache .hypothesis

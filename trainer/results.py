@@ -57,6 +57,7 @@ class Figures(BaseModel):
     macs: int | None
     params: int | None
     latency_ms: dict[str, float]
+    memory_mb: float | None = Field(None, description="growth of the process from before opening to the first image")
 
 
 class Result(Strict):

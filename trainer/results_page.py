@@ -12,7 +12,8 @@ from trainer.results import Result
 
 NOTE = (
     "Mean and sample standard deviation over seeds, where there are several. Figures are fractions; AUPRO to FPR 0.3;\n"
-    "waited: share of the training that the cores waited for samples."
+    "waited: share of the training that the cores waited for samples; ms: median of the engine's time, one image; MB:\n"
+    "memory that the model takes with one image (benchmarks.peers), without libraries."
 )
 
 

@@ -87,15 +87,28 @@ def as_trained(result: Result) -> bool:
 
 def summary(results: Sequence[Result]) -> str:
     """One row for each thing compared on a set: the mean and the spread over its seeds."""
-    header = ["method", "config", "engine", "seeds", "minutes", "waited", *FIGURES.values(), *MORE.values()]
+    costs = ["minutes", "waited", "ms", "MB"]
+    header = ["method", "config", "engine", "seeds", *costs, *FIGURES.values(), *MORE.values()]
     rows = []
     for (method, config, engine), group in grouped(results, _compared).items():
         figures = [spread([figure(r, name) for r in group]) for name in (*FIGURES, *MORE)]
-        minutes = f"{statistics.fmean(r.training.minutes for r in group):.0f}"
-        waits = [r.training.waited for r in group if r.training.waited is not None]
-        waited = f"{statistics.fmean(waits):.1%}" if waits else "-"
-        rows.append([method, config, engine, str(len({r.seed for r in group})), minutes, waited, *figures])
+        rows.append([method, config, engine, str(len({r.seed for r in group})), *_costs(group), *figures])
     return markdown(header, rows)
+
+
+def _costs(results: Sequence[Result]) -> list[str]:
+    """Minutes of training, share of them that the cores waited, milliseconds an image, MB of memory: means."""
+    return [
+        _mean([r.training.minutes for r in results], "{:.3g}"),
+        _mean([r.training.waited for r in results], "{:.1%}"),
+        _mean([r.figures.latency_ms["p50"] for r in results], "{:.3g}"),
+        _mean([r.figures.memory_mb for r in results], "{:.0f}"),
+    ]
+
+
+def _mean(values: Sequence[float | None], form: str) -> str:
+    known = [value for value in values if value is not None]
+    return form.format(statistics.fmean(known)) if known else "-"
 
 
 def _compared(result: Result) -> tuple[str, str, str]:

@@ -1,0 +1,1 @@
+"""Other methods beside ours: same images, same masks, same machine (docs/experiments.md, "Peers")."""
