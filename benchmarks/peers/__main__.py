@@ -41,9 +41,7 @@ def _parser() -> Parser:
     parser.add_argument("--backend", default="onnxruntime", help="for bundles of ours (default: onnxruntime)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hold-out", type=float, default=hold_out, help=f"of the good images (default: {hold_out})")
-    parser.add_argument(
-        "--coreset", type=float, default=0.1, help="share of patches that PatchCore keeps (default: 0.1)"
-    )
+    parser.add_argument("--coreset", type=float, default=0.01, help="share of patches that PatchCore keeps (0.01)")
     parser.add_argument("--minutes", type=float, default=0.0, help="of DRAEM's training")
     parser.add_argument("--textures", type=Path, metavar="DIR", help="photographs of textures, for DRAEM")
     parser.add_argument("--note", default="", help="a remark that the results keep")
