@@ -21,14 +21,16 @@ from benchmarks.peers.memory import grown_mb, start_mb
 from benchmarks.peers.methods import PEERS, Settings
 from benchmarks.peers.reference import load_anomalib
 from edge_ad.bundle import MANIFEST, open_bundle
-from trainer.data.folder import list_test, load_inputs, split_good
+from edge_ad.core.layout import Layout
+from edge_ad.frames import FrameGraph
+from trainer.data.folder import list_test, load_tiles, split_good
 from trainer.evaluate import Subject, TorchBackend, evaluate, open_subject, score_images
 from trainer.provenance import source_version
 from trainer.results import FACTS, Result, result_of_bundle, result_of_run
 from trainer.run import open_run
 
 T = TypeVar("T")
-SIZE = 256  # pixels, both sides: the input of profile edge
+LAYOUT = Layout(256, 256)  # pixels: the input of profile edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,16 @@ def apart(function: Callable[..., T], *arguments: object) -> T:
 def fit(task: Task) -> Training:
     """Fit a peer to the good images that ours trains on, and keep its graph. The time is the fit's alone."""
     split = split_good(task.data, task.hold_out, task.settings.seed)
-    images = load_inputs(split.train, None, SIZE, SIZE)
+    images = load_tiles(list(split.train), None, LAYOUT)
     started = time.monotonic()
     fitted = PEERS[task.method].fit(images, task.settings)
     minutes = (time.monotonic() - started) / 60
     torch.save(fitted.graph, task.model)
-    facts = {"hold_out": task.hold_out, "input": {"height": SIZE, "width": SIZE}, "anomalib": version("anomalib")}
+    facts = {
+        "hold_out": task.hold_out,
+        "input": {"height": LAYOUT.height, "width": LAYOUT.width},
+        "anomalib": version("anomalib"),
+    }
     return Training(len(images), fitted.steps, round(minutes, 3), fitted.config | facts)
 
 
@@ -91,8 +97,8 @@ def measure(task: Task, training: Training, note: str) -> Result:
         "macs": None,
         "params": sum(value.numel() for value in graph.state_dict().values()),
     }
-    subject = Subject(TorchBackend(graph, torch.device("cpu")), facts, SIZE, SIZE, None, None)
-    evaluation = measured(subject, task.data, start)
+    frames = FrameGraph(TorchBackend(graph, torch.device("cpu")), LAYOUT, top_k=1)  # the score is the graph's own
+    evaluation = measured(Subject(frames, facts, None, None), task.data, start)
     now = datetime.datetime.now(datetime.timezone.utc)
     return Result.model_validate(
         {
@@ -112,7 +118,7 @@ def measure(task: Task, training: Training, note: str) -> Result:
 
 def measured(subject: Subject, data: Path, start: float | None) -> dict[str, Any]:
     """The evaluation JSON, and the memory that the model has taken since `start` when it has seen one image."""
-    subject.backend.run(np.zeros((1, subject.height, subject.width, 3), np.uint8))
+    subject.graph.warm_up()
     memory = grown_mb(start)
     return evaluate(subject, score_images(subject, list_test(data))) | {"memory_mb": memory}
 
