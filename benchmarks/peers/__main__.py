@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.peers.measure import Task, apart, fit, measure, measure_ours
-from benchmarks.peers.methods import PEERS, Settings
+from benchmarks.peers.methods import LAYERS, PATCHCORE_STRIDES, PEERS, Settings
 from edge_ad.console import Parser, run_command, say
 from edge_ad.errors import ConfigError
 from trainer.config import DataConfig
@@ -42,6 +42,14 @@ def _parser() -> Parser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hold-out", type=float, default=hold_out, help=f"of the good images (default: {hold_out})")
     parser.add_argument("--coreset", type=float, default=0.01, help="share of patches that PatchCore keeps (0.01)")
+    parser.add_argument(
+        "--strides",
+        type=int,
+        nargs="+",
+        choices=list(LAYERS),
+        default=PATCHCORE_STRIDES,
+        help="of the features that PatchCore takes (default: 4 8)",
+    )
     parser.add_argument("--minutes", type=float, default=0.0, help="of DRAEM's training")
     parser.add_argument("--textures", type=Path, metavar="DIR", help="photographs of textures, for DRAEM")
     parser.add_argument("--note", default="", help="a remark that the results keep")
@@ -70,7 +78,8 @@ def _methods(arguments: argparse.Namespace) -> list[str]:
 
 
 def _peer(name: str, arguments: argparse.Namespace) -> Result:
-    settings = Settings(arguments.seed, arguments.coreset, arguments.minutes, arguments.textures)
+    strides = tuple(sorted(set(arguments.strides)))
+    settings = Settings(arguments.seed, arguments.coreset, arguments.minutes, arguments.textures, strides)
     with tempfile.TemporaryDirectory() as folder:
         task = Task(name, arguments.data, arguments.hold_out, settings, Path(folder) / "model.pt")
         training = apart(fit, task)

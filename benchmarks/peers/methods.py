@@ -19,8 +19,9 @@ from edge_ad.errors import ConfigError
 from trainer.nets.pretrained import MEAN, STD
 
 BATCH = 16
-# At strides 4 and 8, and 4, 8 and 16. PatchCore's were chosen on a validation set (docs/experiments.md).
-PATCHCORE_LAYERS, PADIM_LAYERS = ("blocks.1", "blocks.2"), ("blocks.1", "blocks.2", "blocks.4")
+LAYERS = {4: "blocks.1", 8: "blocks.2", 16: "blocks.4"}  # stride, pixels -> timm's name
+PATCHCORE_STRIDES = (4, 8)  # chosen on a validation set (docs/experiments.md)
+PADIM_LAYERS = tuple(LAYERS.values())
 NEIGHBOURS = 9
 PADIM_FEATURES = 100  # of 176: what the paper keeps of ResNet-18
 DRAEM_BATCH, DRAEM_RATE = 8, 1e-4
@@ -37,6 +38,7 @@ class Settings:
         coreset: share of the patches that PatchCore keeps.
         minutes: DRAEM's training time.
         textures: folder of texture photographs for DRAEM.
+        strides: of the features that PatchCore takes, finest first.
         max_steps: ends DRAEM's training earlier.
     """
 
@@ -44,6 +46,7 @@ class Settings:
     coreset: float
     minutes: float
     textures: Path | None
+    strides: tuple[int, ...] = PATCHCORE_STRIDES
     max_steps: int | None = None
 
 
@@ -83,14 +86,15 @@ def fit_patchcore(images: NDArray[np.uint8], settings: Settings) -> Fitted:
     The coreset is chosen among the features themselves: anomalib's random projection has more dimensions than they.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    model = reference.patchcore(PATCHCORE_LAYERS, NEIGHBOURS)
+    layers = tuple(LAYERS[stride] for stride in settings.strides)
+    model = reference.patchcore(layers, NEIGHBOURS)
     graph = _shown(model, images)
     patches = torch.vstack(model.embedding_store)
     model.embedding_store.clear()
     count = max(1, int(settings.coreset * len(patches)))
     first = int(torch.randint(len(patches), (1,), generator=generator))
     model.memory_bank = patches[greedy_coreset(patches, count, first)].clone()
-    return Fitted(graph.eval(), 0, _config(PATCHCORE_LAYERS, coreset=settings.coreset, neighbours=NEIGHBOURS))
+    return Fitted(graph.eval(), 0, _config(layers, coreset=settings.coreset, neighbours=NEIGHBOURS))
 
 
 def fit_padim(images: NDArray[np.uint8], settings: Settings) -> Fitted:
