@@ -10,12 +10,13 @@ from edge_ad.config import StationConfig
 from edge_ad.core import messages
 from edge_ad.core.commands import Request
 from edge_ad.core.orders import Done
-from edge_ad.core.replay import MAX_SPANS, ReplayLane, Span, count, gone, refusal
+from edge_ad.core.replay import MAX_REPLAYS, Replay, ReplayLane, count, gone, refusal
+from edge_ad.core.spans import Span
 from edge_ad.errors import CalibrationError
 from edge_ad.outbox import Outbox
 from edge_ad.thresholds import CalibrationRecord, why_not
 
-TOLD_RUNS = 100  # of parts that are gone, in a reply
+TOLD_RUNS = 100  # of numbers that are gone, in a reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +63,25 @@ def set_threshold(request: Request, site: Site) -> Done:
 
 
 def send_again(request: Request, site: Site, outbox: Outbox) -> Done:
-    """Ask for the rows of some parts once more, and tell which parts have none."""
+    """Ask for the rows of some parts or alarm events once more, and tell which have none."""
     if request.span is None:
         raise ValueError("a replay command without its span")
-    wanted, last_seq = Span(*request.span), outbox.last_seq()
-    refused = f"{MAX_SPANS} replays wait already" if site.replays.full else refusal(wanted, last_seq)
+    wanted, of, last = request.span, request.of, outbox.last_number(request.of)
+    refused = f"{MAX_REPLAYS} replays wait already" if site.replays.full else refusal(wanted, last, of)
     if refused:
         return Done(request.correlation_id, refused)
-    wanted = Span(wanted.first, min(wanted.last, last_seq))
-    ids = outbox.ids_of(wanted)
-    rows = outbox.kept_parts(ids)
-    site.replays.ask(ids)
+    wanted = Span(wanted.first, min(wanted.last, last))
+    ids = outbox.ids_of(wanted, of)
+    rows = outbox.kept_rows(ids, of)
+    site.replays.ask(Replay(ids, of))
     missing = list(gone(wanted, rows))
     details = {
+        "of": of,
         "from": wanted.first,
         "to": wanted.last,
         "sent_again": count(wanted, [row for row in rows if row.sent]),
         "unsent": count(wanted, [row for row in rows if not row.sent]),
-        "gone": sum(run.last - run.first + 1 for run in missing),
+        "gone": sum(map(len, missing)),
         "gone_runs": [{"from": run.first, "to": run.last} for run in missing[:TOLD_RUNS]],
     }
     return Done(request.correlation_id, details=details)

@@ -38,15 +38,16 @@ from edge_ad.core.alarms import AlarmInput
 from edge_ad.core.commands import OTHER_COMMAND, Outcome, Request, execute
 from edge_ad.core.messages import AlarmEventBody, GapBody, OutboxFigures, ReplyBody, StationContext
 from edge_ad.core.orders import Order, SetMode
-from edge_ad.core.replay import COPY_ROWS, KeptRow, Span
+from edge_ad.core.replay import COPY_ROWS, KeptRow, Numbered, Replay
 from edge_ad.core.rows import Row
+from edge_ad.core.spans import Span
 from edge_ad.errors import OutboxError
 from edge_ad.outbox_dropping import drop_least
-from edge_ad.outbox_file import DiskFullError, Journalled, OutboxFile, Position
+from edge_ad.outbox_file import DiskFullError, Journalled, Memory, OutboxFile, Position
 from edge_ad.records import NO_FRAME, Decision, Event, Mode, Trigger
 from edge_ad.room import Room, RoomKeeper
 
-JOURNAL_COMMANDS = 1000  # whose repetition is known as one
+JOURNAL = Memory(least=1000, most=10_000, ms=600_000)  # commands whose repetition is known as one
 MARK_ROWS = 64  # marked as sent in one transaction
 DROP_ROWS = 64  # dropped in one transaction
 DROP_TURNS = 8  # such transactions in a row; then the part in hand has its turn, whatever room there is
@@ -215,7 +216,8 @@ class Outbox:
             if outcome.order is not None:
                 self._keep_order(draft, outcome.order)
             reply = messages.to_json(self._reply(draft, camera, request, outcome, at_ns)).decode("ascii")
-            self._file.journal(Journalled(request.correlation_id, _asked(request), reply), JOURNAL_COMMANDS)
+            done = Journalled(request.correlation_id, _asked(request), reply, at_ns // 1_000_000)
+            self._file.journal(done, JOURNAL)
             return reply
 
         return Answer(self._commit(write).encode("ascii"), outcome.order)
@@ -244,21 +246,21 @@ class Outbox:
         """The id of the last row; 0 before the first."""
         return self._head.next_id - 1
 
-    def last_seq(self) -> int:
-        """The number of the last part; 0 before the first."""
-        return self._head.next_seq - 1
+    def last_number(self, of: Numbered) -> int:
+        """The number of the last part or alarm event; 0 before the first."""
+        return (self._head.next_seq if of == "parts" else self._head.next_event) - 1
 
-    def ids_of(self, parts: Span) -> Span:
-        """The ids among which are all rows that speak of these parts."""
-        return self._file.ids_of(parts)
+    def ids_of(self, numbers: Span, of: Numbered) -> Span:
+        """The ids among which are all rows that speak of these parts or alarm events."""
+        return self._file.ids_of(numbers, of)
 
-    def kept_parts(self, ids: Span) -> list[KeptRow]:
-        """What the rows among these ids speak of, in order."""
-        return self._file.kept_parts(ids)
+    def kept_rows(self, ids: Span, of: Numbered) -> list[KeptRow]:
+        """Which parts or alarm events the rows among these ids speak of, in order."""
+        return self._file.kept_rows(ids, of)
 
-    def copies(self, ids: Span) -> list[Row]:
-        """The first COPY_ROWS rows among these ids that the broker has acknowledged, in order."""
-        return self._file.sent(ids, COPY_ROWS)
+    def copies(self, replay: Replay) -> list[Row]:
+        """The first COPY_ROWS rows of a replay that the broker has acknowledged, in order."""
+        return self._file.sent(replay, COPY_ROWS)
 
     def mark_sent(self, ids: Sequence[int], at_ms: int) -> None:
         """Note that the broker has acknowledged all messages of these rows, and drop rows that were kept long enough.
@@ -289,7 +291,8 @@ class Outbox:
     def figures(self) -> OutboxFigures:
         """The outbox in figures."""
         head = self._head
-        return OutboxFigures(head.unsent, head.full_parts, head.gap_parts, head.dropped_parts)
+        counts = (head.unsent, head.full_parts, head.gap_parts, head.dropped_parts)
+        return OutboxFigures(*counts, self.last_number("parts"), self.last_number("events"))
 
     def close(self) -> None:
         """Close the file.

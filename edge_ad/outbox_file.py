@@ -18,17 +18,23 @@ from typing import Any
 from edge_ad.core.alarm_board import NO_ALARMS, Alarms
 from edge_ad.core.alarms import AlarmState
 from edge_ad.core.dropping import Worth, worth
-from edge_ad.core.messages import GAP_SCHEMA, GapBody, ResultBody
-from edge_ad.core.replay import KeptRow, Span
+from edge_ad.core.messages import GAP_SCHEMA, AlarmEventBody, GapBody, ResultBody
+from edge_ad.core.replay import KeptRow, Numbered, Replay
 from edge_ad.core.rows import Row
+from edge_ad.core.spans import Span
 from edge_ad.errors import OutboxError
 from edge_ad.records import Trigger
 
-LAYOUT = 5
+LAYOUT = 6
 PAGE_BYTES = 4096
 _BUSY = "database is locked"
 _BEYOND = 2**63  # greater than any number
-_GAP = f'{{"schema":"{GAP_SCHEMA}"%'  # how the body of a gap record begins
+_GAP = f'{{"schema":"{GAP_SCHEMA}"'  # how the body of a gap record begins
+# What tells the numbers of a row, and which rows have any.
+_NUMBERS: dict[Numbered, tuple[str, str]] = {
+    "parts": (f"CASE WHEN body LIKE '{_GAP}%' THEN body ELSE seq END", "seq IS NOT NULL"),
+    "events": ("events", "events != '[]'"),
+}
 _FULL = "database or disk is full"  # SQLITE_FULL; Python 3.10 does not tell the code
 
 _TABLES = """
@@ -39,12 +45,14 @@ CREATE TABLE row (id INTEGER PRIMARY KEY, seq INTEGER, body TEXT NOT NULL, event
 CREATE INDEX row_unsent ON row (id) WHERE sent_ms IS NULL;
 CREATE INDEX row_worth ON row (worth, id) WHERE sent_ms IS NULL;
 CREATE INDEX row_sent ON row (sent_ms) WHERE sent_ms IS NOT NULL;
+CREATE INDEX row_events ON row (id) WHERE events != '[]';
 CREATE TABLE position (camera TEXT PRIMARY KEY, frame_id INTEGER NOT NULL, part_id TEXT NOT NULL);
 CREATE TABLE alarm (camera TEXT, alarm TEXT, state TEXT NOT NULL, PRIMARY KEY (camera, alarm));
 CREATE TABLE trigger_open (trigger_id TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE journal (
-  id INTEGER PRIMARY KEY, correlation_id TEXT NOT NULL UNIQUE, request TEXT NOT NULL, reply TEXT NOT NULL
+  id INTEGER PRIMARY KEY, correlation_id TEXT NOT NULL UNIQUE, request TEXT NOT NULL, reply TEXT NOT NULL,
+  at_ms INTEGER NOT NULL
 );
 """
 
@@ -73,11 +81,22 @@ class Journalled:
         correlation_id: names it.
         request: all that was asked for.
         reply: the payload that was answered.
+        at_ms: when, milliseconds since the epoch.
     """
 
     correlation_id: str
     request: str
     reply: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is remembered of commands: the last `least` in any case, and of the last `ms` milliseconds up to `most`."""
+
+    least: int
+    most: int
+    ms: int
 
 
 class OutboxFile:
@@ -180,15 +199,18 @@ class OutboxFile:
         found = self._execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()
         return str(found[0]) if found is not None else None
 
-    def journal(self, done: Journalled, keep: int) -> None:
-        """Note a command with its reply, and forget all but the latest `keep`."""
-        values = (done.correlation_id, done.request, done.reply)
-        self._execute("INSERT INTO journal (correlation_id, request, reply) VALUES (?, ?, ?)", values)
-        self._execute("DELETE FROM journal WHERE id <= (SELECT MAX(id) FROM journal) - ?", (keep,))
+    def journal(self, done: Journalled, memory: Memory) -> None:
+        """Note a command with its reply, and forget those that need not be remembered any more."""
+        values = (done.correlation_id, done.request, done.reply, done.at_ms)
+        self._execute("INSERT INTO journal (correlation_id, request, reply, at_ms) VALUES (?, ?, ?, ?)", values)
+        newest = int(self._one("SELECT MAX(id) FROM journal"))
+        self._execute("DELETE FROM journal WHERE id <= ?", (newest - memory.most,))
+        bounds = (newest - memory.least, done.at_ms - memory.ms)
+        self._execute("DELETE FROM journal WHERE id <= ? AND at_ms < ?", bounds)
 
     def journalled(self, correlation_id: str) -> Journalled | None:
         """The command of an id, if it was executed and is not forgotten."""
-        statement = "SELECT correlation_id, request, reply FROM journal WHERE correlation_id = ?"
+        statement = "SELECT correlation_id, request, reply, at_ms FROM journal WHERE correlation_id = ?"
         found = self._execute(statement, (correlation_id,)).fetchone()
         return Journalled(*found) if found is not None else None
 
@@ -221,39 +243,35 @@ class OutboxFile:
         after = self._rows("sent_ms IS NULL AND id > ? ORDER BY id LIMIT 1", (row_id,))
         return (before[0] if before else None, after[0] if after else None)
 
-    def sent(self, ids: Span, limit: int) -> list[Row]:
-        """The first acknowledged rows among these ids, in order."""
-        return self._rows(
-            "sent_ms IS NOT NULL AND id BETWEEN ? AND ? ORDER BY id LIMIT ?", (ids.first, ids.last, limit)
-        )
+    def sent(self, replay: Replay, limit: int) -> list[Row]:
+        """The first acknowledged rows of a replay, in order."""
+        having = " AND events != '[]'" if replay.of == "events" else ""
+        where = f"sent_ms IS NOT NULL AND id BETWEEN ? AND ?{having} ORDER BY id LIMIT ?"
+        return self._rows(where, (replay.ids.first, replay.ids.last, limit))
 
-    def ids_of(self, parts: Span) -> Span:
-        """The ids among which are all rows that speak of these parts, and no row that speaks of others only.
+    def ids_of(self, numbers: Span, of: Numbered) -> Span:
+        """The ids among which are all rows of these parts or alarm events, and no row that speaks of others only.
 
-        Found by bisection: the numbers of parts rise with the ids of rows.
+        Found by bisection: the numbers rise with the ids of rows.
         """
         ids = range(self.next_id())
-        first = bisect_left(ids, parts.first, key=lambda row_id: self._parts_from(row_id).last)
-        beyond = bisect_left(ids, parts.last + 1, key=lambda row_id: self._parts_from(row_id).first)
+        first = bisect_left(ids, numbers.first, key=lambda row_id: self._numbers_from(row_id, of).last)
+        beyond = bisect_left(ids, numbers.last + 1, key=lambda row_id: self._numbers_from(row_id, of).first)
         return Span(first, beyond - 1)
 
-    def kept_parts(self, ids: Span) -> list[KeptRow]:
-        """What the rows of parts among these ids speak of, in order."""
-        statement = (
-            "SELECT seq, CASE WHEN body LIKE ? THEN body END, sent_ms FROM row "
-            "WHERE id BETWEEN ? AND ? AND seq IS NOT NULL ORDER BY id"
-        )
-        rows = self._execute(statement, (_GAP, ids.first, ids.last))
-        return [KeptRow(_span(seq, gap), sent_ms is not None) for seq, gap, sent_ms in rows]
+    def kept_rows(self, ids: Span, of: Numbered) -> list[KeptRow]:
+        """Which parts or alarm events the rows among these ids speak of, in order."""
+        told, having = _NUMBERS[of]
+        statement = f"SELECT {told}, sent_ms FROM row WHERE id BETWEEN ? AND ? AND {having} ORDER BY id"  # noqa: S608
+        rows = self._execute(statement, (ids.first, ids.last))
+        return [KeptRow(_span(found), sent_ms is not None) for found, sent_ms in rows]
 
-    def _parts_from(self, row_id: int) -> Span:
-        """What the first row of a part at or after an id speaks of; beyond all numbers if there is none."""
-        statement = (
-            "SELECT seq, CASE WHEN body LIKE ? THEN body END FROM row "
-            "WHERE id >= ? AND seq IS NOT NULL ORDER BY id LIMIT 1"
-        )
-        found = self._execute(statement, (_GAP, row_id)).fetchone()
-        return _span(*found) if found is not None else Span(_BEYOND, _BEYOND)
+    def _numbers_from(self, row_id: int, of: Numbered) -> Span:
+        """What the first row of a part or alarm event at or after an id tells; beyond all numbers if there is none."""
+        told, having = _NUMBERS[of]
+        statement = f"SELECT {told} FROM row WHERE id >= ? AND {having} ORDER BY id LIMIT 1"  # noqa: S608
+        found = self._execute(statement, (row_id,)).fetchone()
+        return _span(found[0]) if found is not None else Span(_BEYOND, _BEYOND)
 
     def count_unsent(self) -> int:
         """Number of unacknowledged rows."""
@@ -404,9 +422,16 @@ def _row(row_id: int, body: str, events: str) -> Row:
     return Row(row_id, json.loads(body), tuple(json.loads(events)))
 
 
-def _span(seq: int, gap: str | None) -> Span:
-    """The parts that a row speaks of; `gap` is its body if it is a gap record."""
-    return Span(seq, seq if gap is None else json.loads(gap)["seq_to"])
+def _span(told: int | str) -> Span:
+    """The numbers of a row, of what tells them: the number of a part, else a gap record or alarm events as JSON."""
+    if isinstance(told, int):
+        return Span(told, told)
+    body = json.loads(told)
+    return Span(body["seq_from"], body["seq_to"]) if "seq_from" in body else _numbers_of(body)
+
+
+def _numbers_of(events: list[AlarmEventBody]) -> Span:
+    return Span(events[0]["event_no"], events[-1]["event_no"])
 
 
 def _alarm_state(stored: dict[str, Any]) -> AlarmState:

@@ -334,7 +334,7 @@ def every_message() -> list[Message]:
         messages.alarm_event(messages.alarm_event_body(CONTEXT, "top", 1, raised, event), 0, 1),
         messages.alarm_state(CONTEXT, "top", DEFECT, AlarmState(), AlarmRules()),
         messages.camera(CONTEXT, CameraState("top", "online", "", 0)),
-        messages.health(CONTEXT, health, OutboxFigures(0, 0, 0, 0), CommandFigures(), TriggerFigures(), ""),
+        messages.health(CONTEXT, health, OutboxFigures(0, 0, 0, 0, 0, 0), CommandFigures(), TriggerFigures(), ""),
         messages.reply("press-3", "reset", messages.to_json(refused)),
         messages.probe("press-3"),
     ]

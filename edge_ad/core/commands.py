@@ -19,6 +19,8 @@ from edge_ad.core.alarm_board import ALARMS, Alarms, Announcement, Rules, take
 from edge_ad.core.alarms import AlarmInput, AlarmRules, AlarmState, InputKind, target
 from edge_ad.core.alarms import Trigger as AlarmTrigger
 from edge_ad.core.orders import Order, SetMode
+from edge_ad.core.replay import Numbered
+from edge_ad.core.spans import Span
 from edge_ad.records import Mode, Trigger
 
 CommandName = Literal[
@@ -34,6 +36,7 @@ OTHER_COMMAND = "another command had this correlation_id"
 NAMES: tuple[CommandName, ...] = get_args(CommandName)
 ERRANDS: tuple[CommandName, ...] = ("threshold", "snapshot", "replay")  # take more than `execute` and the outbox
 MODES: tuple[Mode, ...] = get_args(Mode)
+NUMBERED: tuple[Numbered, ...] = get_args(Numbered)
 ANSWERABLE_NAME = re.compile(r"[a-z_]{1,32}")  # fit for a topic of our own, whether we know it or not
 CORRELATION_ID = re.compile(r"[!-~]{1,64}")
 CAMERA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -56,7 +59,8 @@ class Request:
         mode: of "mode": which.
         trigger: of "trigger": what is asked for; when it came is not in it yet.
         threshold: of "threshold": the image threshold, raw units.
-        span: of "replay": the first and the last part's number.
+        span: of "replay": the numbers that are asked for.
+        of: of "replay": what these are numbers of.
     """
 
     name: CommandName
@@ -68,7 +72,8 @@ class Request:
     mode: Mode | None = None
     trigger: Trigger | None = None
     threshold: float | None = None
-    span: tuple[int, int] | None = None
+    span: Span | None = None
+    of: Numbered = "parts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +209,8 @@ def _is_number(value: object, least: float, most: float) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
 
 
-def _is_seq(value: object) -> bool:
-    """A part's number; for JSON, 7.0 is a whole number too."""
+def _is_number_of(value: object) -> bool:
+    """The number of a part or of an alarm event; for JSON, 7.0 is a whole number too."""
     return _is_number(value, 1, MAX_SEQ) and (isinstance(value, int) or cast(float, value).is_integer())
 
 
@@ -253,7 +258,12 @@ _THRESHOLD = {
     ),
     "by": replace(_COMMON["by"], required=True),  # the record names him
 }
-_SPAN = {key: _Field(_is_seq, "the number of a part") for key in ("from", "to")}
+_SPAN: dict[str, _Field] = {
+    **dict.fromkeys(("from", "to"), _Field(_is_number_of, "the number of a part or of an alarm event")),
+    "of": _Field(
+        lambda value: isinstance(value, str) and value in NUMBERED, f"one of {', '.join(NUMBERED)}", required=False
+    ),
+}
 # Command -> its fields; edge_ad/schemas/cmd-*.json say the same, and a test compares.
 FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "acknowledge": {**_COMMON, **_ALARM},
@@ -291,7 +301,8 @@ def _request(name: CommandName, fields: Mapping[str, object]) -> Request:
         cast("Mode | None", fields.get("mode")),
         _trigger(fields) if name == "trigger" else None,
         float(cast(float, fields["threshold"])) if "threshold" in fields else None,
-        (int(cast(float, fields["from"])), int(cast(float, fields["to"]))) if "from" in fields else None,
+        Span(int(cast(float, fields["from"])), int(cast(float, fields["to"]))) if "from" in fields else None,
+        cast(Numbered, fields.get("of", "parts")),
     )
 
 

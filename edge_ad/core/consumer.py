@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import cast, get_args
 
 from edge_ad.core import messages
@@ -30,10 +30,15 @@ from edge_ad.core.heard import (
     News,
     NewsKind,
     Part,
+    Replied,
     Report,
 )
 from edge_ad.core.messages import StatusWord
+from edge_ad.core.numbering import Numbering, Told
 from edge_ad.core.payload import Body, MalformedError, parse
+from edge_ad.core.replay import Numbered
+from edge_ad.core.signs import AlarmSigns, Heart
+from edge_ad.core.spans import Span, Spans
 from edge_ad.records import Verdict
 
 PLC_SCHEMA = f"edge-ad/plc/{messages.PLC_VERSION}"
@@ -60,58 +65,6 @@ class _Plc:
     captured_ms: int
 
 
-@dataclass(slots=True)
-class _Alarm:
-    state: str | None = None
-    state_seq: int | None = None  # the part that brought it about
-    since_ms: int = 0
-    complete: bool = True  # whether its events tell all of it
-    left_behind: str | None = None  # the state that the last event left behind
-    last_number: int = 0
-    last_ms: int = 0
-    events: Counter[str] = field(default_factory=Counter)
-
-    def happened(self, event: str, number: int, left_behind: str, at_ms: int) -> None:
-        self.events[event] += 1
-        if number >= self.last_number:
-            self.last_number, self.left_behind, self.last_ms = number, left_behind, at_ms
-
-    def agrees(self, last_seq: int | None) -> bool | None:
-        """See `AlarmView.agrees`; `last_seq` is the highest number of which a result was heard."""
-        if self.left_behind is None or self.state is None or not self.complete:
-            return None
-        ahead = self.since_ms > self.last_ms if self.state_seq is None else self.state_seq > (last_seq or 0)
-        return None if ahead else self.state == self.left_behind
-
-
-class _Heart:
-    """The heartbeat: a counter that has to change while it is due."""
-
-    def __init__(self, stall_s: float) -> None:
-        self.beats = self.stalls = 0
-        self._stall_s = stall_s
-        self._count: int | None = None
-        self._since_s: float | None = None  # of the last change; None while none is due
-
-    def due_from(self, at_s: float | None) -> None:
-        """From here on it has to change; None: it need not."""
-        self._since_s = at_s
-
-    def beat(self, count: int, at_s: float) -> None:
-        if count != self._count:
-            self._count = count
-            self.beats += 1
-            self._since_s = at_s if self._since_s is not None else None
-
-    def stalls_at(self, at_s: float) -> bool:
-        """Whether it has stood still for too long; says so again after each further such time."""
-        if self._since_s is None or at_s - self._since_s <= self._stall_s:
-            return False
-        self._since_s = at_s
-        self.stalls += 1
-        return True
-
-
 class Consumer:
     """The bookkeeping of one consumer of one station. It remembers every part, so its memory grows with them."""
 
@@ -123,15 +76,16 @@ class Consumer:
         self._parts: dict[int, Part] = {}
         self._gaps: dict[int, Gap] = {}
         self._plc: dict[int, _Plc] = {}
-        self._alarms: dict[tuple[str, str], _Alarm] = {}
+        self._alarms: dict[tuple[str, str], AlarmSigns] = {}
         self._of_triggers: dict[str, list[Part]] = {}
-        self._replies: list[tuple[str, bool]] = []
+        self._numbering = Numbering()
+        self._replies: list[Replied] = []
         self._decided_s: dict[str, float] = {}
-        self._heart = _Heart(limits.stall_s)
+        self._heart = Heart(limits.stall_s)
         self._status: StatusWord | None = None
         self._connected = False
         self._boots: set[str] = set()
-        self._messages = self._duplicates = self._historical = 0
+        self._messages = self._duplicates = self._historical = self._replayed = 0
         self._digests: dict[Hashable, bytes] = {}  # of the first copies
         self._highest: dict[str, int] = {}  # topic -> number of its last first copy
         self._last_told: dict[tuple[NewsKind, str], str] = {}
@@ -178,10 +132,18 @@ class Consumer:
         """Trigger id -> when its decision came on `plc`."""
         return self._decided_s
 
-    def take_replies(self) -> list[tuple[str, bool]]:
-        """(correlation id, whether it was done) of each reply since the last call."""
+    def take_replies(self) -> list[Replied]:
+        """The replies since the last call, to whomever."""
         replies, self._replies = self._replies, []
         return replies
+
+    def missing(self) -> dict[Numbered, Spans]:
+        """The numbers that nothing speaks of, though they were given; those on their way among them."""
+        return self._numbering.missing()
+
+    def asked(self, of: Numbered, span: Span) -> None:
+        """We have asked for these once more."""
+        self._numbering.take_replay(of, span)
 
     def known(self) -> int:
         """Parts that a result or a gap record spoke of."""
@@ -191,6 +153,7 @@ class Consumer:
         """What was heard so far; numbers that are still on their way count as missing."""
         spans = self._spans()
         last_seq = max((last for _, last in spans), default=None)
+        missing = {of: _pairs(numbers) for of, numbers in self.missing().items()}
         faults = list(self._contradictions(spans))
         alarms = tuple(
             AlarmView(*name, seen.state, dict(seen.events), seen.agrees(last_seq))
@@ -209,7 +172,9 @@ class Consumer:
             duplicates=self._duplicates,
             historical=self._historical,
             gaps=tuple(gap for _, gap in sorted(self._gaps.items())),
-            missing=tuple(_holes(spans)),
+            missing=missing["parts"],
+            missing_events=missing["events"],
+            replayed=self._replayed,
             plc_in_time=len(self._plc) - late,
             plc_late=late,
             heartbeats=self._heart.beats,
@@ -271,9 +236,11 @@ class Consumer:
             body.number("captured_ms"),
             body.text_or_none("trigger_id"),
         )
-        if not self._is_first(topic, part.seq, "result", body):
+        span = Span(part.seq, part.seq)
+        if not self._is_first(topic, part.seq, "result", body, replayed=self._numbering.is_replayed(span)):
             return False
         self._parts[part.seq] = part
+        self._numbering.take_parts(span)
         if part.trigger_id is not None:
             self._of_triggers.setdefault(part.trigger_id, []).append(part)
         shown = part.verdict if part.reason is None else f"{part.verdict} ({part.reason})"
@@ -283,8 +250,10 @@ class Consumer:
     def _take_gap(self, topic: str, body: Body) -> None:
         first = body.number("seq_from", at_least=1)
         gap = Gap(first, body.number("seq_to", at_least=first), body.text("reason"))
-        if self._is_first(topic, first, "gap record", body):
+        span = Span(gap.first, gap.last)
+        if self._is_first(topic, first, "gap record", body, replayed=self._numbering.is_replayed(span)):
             self._gaps[first] = gap
+            self._numbering.take_parts(span)
             self._tell("gap", f"parts {gap.first} to {gap.last} have no result: {gap.reason}")
 
     def _read_plc(self, arrival: Arrival) -> None:
@@ -311,15 +280,17 @@ class Consumer:
         body = self._body(arrival, SCHEMAS["event"])
         number, seq = body.number("event_no", at_least=1), body.number_or_none("seq")
         event, name = body.text("event"), (body.text("camera"), body.text("alarm"))
-        if self._is_first(arrival.topic, number, "alarm event", body):
-            seen = self._alarms.setdefault(name, _Alarm())
+        replayed = self._numbering.is_event_replayed(number, seq)
+        if self._is_first(arrival.topic, number, "alarm event", body, replayed=replayed):
+            self._numbering.events.take(Span(number, number))
+            seen = self._alarms.setdefault(name, AlarmSigns())
             seen.happened(event, number, body.text("state"), body.number("captured_ms"))
             part = f": seq {seq} {body.text_or_none('part_id') or ''}" if seq is not None else ""
             self._tell("alarm", f"{'/'.join(name)} {event}{part}".rstrip())
 
     def _read_state(self, arrival: Arrival) -> None:
         body = self._body(arrival, SCHEMAS["state"])
-        seen = self._alarms.setdefault((body.text("camera"), body.text("alarm")), _Alarm())
+        seen = self._alarms.setdefault((body.text("camera"), body.text("alarm")), AlarmSigns())
         seen.state, seen.state_seq = body.text("state"), body.number_or_none("seq")
         seen.since_ms = body.number_or_none("since_ms") or 0
         seen.complete = seen.state != "out_of_service" and body.number("withheld") == 0
@@ -331,16 +302,26 @@ class Consumer:
     def _read_health(self, arrival: Arrival) -> None:
         body = self._body(arrival, SCHEMAS["health"])
         self._boots.add(body.text("boot_id"))
+        outbox = body.inner("outbox")
+        self._numbering.take_told(Told(*(outbox.number(key) for key in ("last_seq", "last_event", "unsent"))))
         mode = "" if body.text("mode") == "run" else f"mode {body.text('mode')}"
         said = [text for text in (mode, body.text("detail"), body.text("publish_refused")) if text]
         self._tell_change("health", "", "; ".join(said) or "all right")
 
     def _read_reply(self, arrival: Arrival) -> None:
         body = self._body(arrival, SCHEMAS["reply"])
-        self._replies.append((body.text("correlation_id"), body.flag("done")))
+        reply = Replied(body.text("correlation_id"), body.flag("done"), body.text_or_none("reason") or "")
+        if reply.done and body.text("command") == "replay":
+            reply = _replay(reply, body.inner("details"))
+        if reply.replayed is not None:
+            self._numbering.take_replay(reply.of, reply.replayed)
+        self._replies.append(reply)
 
-    def _is_first(self, topic: str, number: int, what: str, body: Body) -> bool:
-        """Whether this is the first copy of a message; another one has to agree with it."""
+    def _is_first(self, topic: str, number: int, what: str, body: Body, *, replayed: bool) -> bool:
+        """Whether this is the first copy of a message; another one has to agree with it.
+
+        First copies come in order, but for those that somebody has asked for once more: for him they are copies.
+        """
         digest = body.digest(MAY_DIFFER)
         known = self._digests.setdefault((topic, number, what), digest)
         if known is not digest:
@@ -348,7 +329,8 @@ class Consumer:
             if known != digest:
                 self._fault("disagreement", f"two copies of {what} {number} disagree")
             return False
-        if number < self._highest.get(topic, 0):
+        self._replayed += replayed
+        if number < self._highest.get(topic, 0) and not replayed:
             self._fault("order", f"{topic}: {what} {number} came after {self._highest[topic]}")
         self._highest[topic] = max(number, self._highest.get(topic, 0))
         return True
@@ -366,8 +348,11 @@ class Consumer:
         return {verdict: verdicts[verdict] for verdict in get_args(Verdict)}
 
     def _contradictions(self, spans: list[tuple[int, int]]) -> Iterator[Fault]:
-        for first, last in _holes(spans):
+        missing = self.missing()
+        for first, last in _pairs(missing["parts"]):
             yield Fault("missing", f"no result for seq {first} to {last}")
+        for first, last in _pairs(missing["events"]):
+            yield Fault("missing", f"no alarm event {first} to {last}")
         for first, last in _overlaps(spans):
             yield Fault("overlap", f"seq {first} to {last}: both a gap record and something else")
         for seq, plc in self._plc.items():
@@ -427,11 +412,16 @@ def _kind(topic: str, station: str) -> str:
     raise MalformedError("no topic that a station publishes")
 
 
-def _holes(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Runs of numbers between sorted spans that none of them covers."""
-    for (_, end), (start, _) in _neighbours(spans):
-        if start > end + 1:
-            yield end + 1, start - 1
+def _pairs(numbers: Spans) -> tuple[tuple[int, int], ...]:
+    """(first, last) of each run."""
+    return tuple((run.first, run.last) for run in numbers)
+
+
+def _replay(reply: Replied, details: Body) -> Replied:
+    """What a reply tells of a replay."""
+    of = cast(Numbered, details.one_of("of", get_args(Numbered)))
+    gone = tuple(Span(run.number("from"), run.number("to")) for run in details.inner_list("gone_runs"))
+    return replace(reply, replayed=Span(details.number("from"), details.number("to")), of=of, gone=gone)
 
 
 def _overlaps(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:

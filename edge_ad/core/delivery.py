@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from edge_ad.core import messages
 from edge_ad.core.backoff import Backoff
 from edge_ad.core.messages import Message
-from edge_ad.core.replay import ReplayLane, Span
+from edge_ad.core.replay import Replay, ReplayLane
 from edge_ad.core.rows import PLC, Parcel, Piece, Row, pieces
 
 BATCH_ROWS = 64  # rows taken from the outbox at a time
@@ -314,7 +314,7 @@ class Delivery:
         """The rows to fetch from the outbox and to `rows.offer`, before `next`; None if there is no need."""
         return self.rows.wanted(now_s) if self._room_for_rows else None
 
-    def wanted_copies(self) -> Span | None:
+    def wanted_copies(self) -> Replay | None:
         """The rows to fetch once more and to `replays.offer`, before `next`; None if there is no need."""
         return self.replays.wanted() if self._room_for_rows else None
 

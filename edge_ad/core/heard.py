@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge_ad.core.messages import StatusWord
+from edge_ad.core.replay import Numbered
+from edge_ad.core.spans import Span
 from edge_ad.records import Verdict
 
 MAX_DETAILS = 100  # faults that are kept with their words; beyond, they are only counted
@@ -16,7 +18,7 @@ FaultKind = Literal[
     "disagreement",  # two copies differ in more than MAY_DIFFER
     "order",  # a first copy came after one of a higher number
     "overlap",  # a part has a result and a gap record, or two gap records
-    "missing",  # a part has neither
+    "missing",  # a part has neither, or an alarm event did not come
     "plc",  # plc and result contradict each other
     "stale",  # a verdict on plc arrived after its deadline
     "stall",  # the heartbeat stood still while the station was online
@@ -96,6 +98,25 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Replied:
+    """A reply to a command, somebody's.
+
+    Attributes:
+        correlation_id, done, reason: as it says; reason is empty if it was done.
+        replayed: of `replay`: what comes once more; None for other commands.
+        of: what these are numbers of.
+        gone: of those, what does not come: the runs that it tells.
+    """
+
+    correlation_id: str
+    done: bool
+    reason: str = ""
+    replayed: Span | None = None
+    of: Numbered = "parts"
+    gone: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AlarmView:
     """An alarm as it was told.
 
@@ -128,6 +149,8 @@ class Report:
         historical: results whose first copy was history already.
         gaps: the gap records, in order.
         missing: (first, last) of each run of numbers in between that nothing speaks of.
+        missing_events: likewise of the numbers of alarm events.
+        replayed: results, gap records and alarm events that came by a replay only.
         plc_in_time, plc_late: parts whose verdict came on `plc`, and parts of which it only said `late`.
         heartbeats, stalls: changes of the counter, and how often it stood still too long.
         alarms: every alarm heard of.
@@ -146,6 +169,8 @@ class Report:
     historical: int
     gaps: tuple[Gap, ...]
     missing: tuple[tuple[int, int], ...]
+    missing_events: tuple[tuple[int, int], ...]
+    replayed: int
     plc_in_time: int
     plc_late: int
     heartbeats: int

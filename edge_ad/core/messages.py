@@ -120,12 +120,15 @@ class OutboxFigures:
         full_parts: parts since the start that became `not_inspected`, reason `outbox_full`, for want of room.
         gap_parts: of those, parts that only a gap record speaks of.
         dropped_parts: unsent results since the start that gave way to a gap record.
+        last_seq, last_event: numbers of the last part and of the last alarm event; 0 before the first.
     """
 
     unsent: int
     full_parts: int
     gap_parts: int
     dropped_parts: int
+    last_seq: int
+    last_event: int
 
 
 @dataclass(frozen=True, slots=True)

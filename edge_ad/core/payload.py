@@ -48,6 +48,17 @@ class Body:
         value = self.fields.get(key)
         return value if isinstance(value, bool) else self._wrong(key, "true or false")
 
+    def inner(self, key: str) -> Body:
+        """A JSON object."""
+        value = self.fields.get(key)
+        return Body(value) if isinstance(value, dict) else self._wrong(key, "an object")
+
+    def inner_list(self, key: str) -> list[Body]:
+        """A list of JSON objects."""
+        value = self.fields.get(key)
+        fits = isinstance(value, list) and all(isinstance(each, dict) for each in value)
+        return [Body(each) for each in cast("list[dict[str, object]]", value)] if fits else self._wrong(key, "a list")
+
     def digest(self, without: Collection[str]) -> bytes:
         """A hash of all fields but these."""
         kept = {key: value for key, value in self.fields.items() if key not in without}

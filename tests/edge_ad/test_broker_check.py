@@ -52,7 +52,7 @@ def where(broker: Broker) -> str:
 
 def health(refusal: str, fault: ConnectionFault | None) -> Message:
     return messages.health(
-        CONTEXT, HEALTH, OutboxFigures(0, 0, 0, 0), CommandFigures(), TriggerFigures(), refusal, fault=fault
+        CONTEXT, HEALTH, OutboxFigures(0, 0, 0, 0, 0, 0), CommandFigures(), TriggerFigures(), refusal, fault=fault
     )
 
 

@@ -17,7 +17,7 @@ from edge_ad.config import default_store
 from edge_ad.core.commands import Refusal, parse
 from edge_ad.core.messages import CommandFigures, Message
 from edge_ad.core.orders import Done, LoopOrder, SetMode, TakeSnapshot
-from edge_ad.core.replay import MAX_SPANS, ReplayLane
+from edge_ad.core.replay import MAX_REPLAYS, ReplayLane
 from edge_ad.errands import Site
 from edge_ad.outbox import Outbox
 from edge_ad.thresholds import in_force
@@ -196,6 +196,7 @@ def test_a_replay_tells_what_comes_and_what_is_gone(tmp_path: Path, orders: Orde
     desk = desk_of(tmp_path, orders)
     (told,) = replies(desk, outbox, "replay", **{"from": 6, "to": 99})
     assert told["details"] == {
+        "of": "parts",
         "from": 6,
         "to": 30,
         "sent_again": 10,
@@ -203,6 +204,18 @@ def test_a_replay_tells_what_comes_and_what_is_gone(tmp_path: Path, orders: Orde
         "gone": 5,
         "gone_runs": [{"from": 6, "to": 10}],
     }
+
+
+def test_a_replay_of_alarm_events_counts_their_numbers(tmp_path: Path, outbox: Outbox, orders: Orders) -> None:
+    rows = outbox.append([part(n, "defect" if n % 3 == 0 else "ok") for n in range(1, 31)])
+    assert outbox.last_number("events") == 20 - 1  # ten raised, nine cleared
+    outbox.mark_sent([row.id for row in rows[:15]], at_ms=1)
+    desk = desk_of(tmp_path, orders)
+    (told,) = replies(desk, outbox, "replay", **{"from": 4, "to": 99, "of": "events"})
+    expected = {"of": "events", "from": 4, "to": 19, "sent_again": 6, "unsent": 10, "gone": 0, "gone_runs": []}
+    assert told["details"] == expected
+    (none,) = replies(desk, outbox, "replay", **{"correlation_id": "b", "from": 20, "to": 20, "of": "events"})
+    assert none["reason"] == "the last alarm event is 19"
 
 
 def test_a_replay_that_cannot_be_is_refused(tmp_path: Path, outbox: Outbox, orders: Orders) -> None:
@@ -213,7 +226,7 @@ def test_a_replay_that_cannot_be_is_refused(tmp_path: Path, outbox: Outbox, orde
         fields = {"correlation_id": f"r-{number}", "from": first, "to": last}
         (refused,) = replies(desk, outbox, "replay", **fields)
         assert (refused["done"], refused["reason"].startswith(reason)) == (False, True)
-    for number in range(MAX_SPANS + 1):
+    for number in range(MAX_REPLAYS + 1):
         (last_told,) = replies(desk, outbox, "replay", **{"correlation_id": f"s-{number}", "from": 1, "to": 2})
     assert last_told["reason"] == "8 replays wait already"
 

@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from edge_ad import outbox_file
 from edge_ad.config import OutboxConfig
 from edge_ad.core import messages
-from edge_ad.core.alarm_board import DEFAULT_RULES
+from edge_ad.core.alarm_board import DEFAULT_RULES, NO_ALARMS, take_part
 from edge_ad.core.alarms import AlarmInput, AlarmRules
 from edge_ad.core.commands import Request
 from edge_ad.core.messages import StationContext
 from edge_ad.core.orders import SetMode
-from edge_ad.core.replay import KeptRow, Span, count, gone
+from edge_ad.core.replay import KeptRow, Replay, count, gone
 from edge_ad.core.rows import Row
+from edge_ad.core.spans import Span
 from edge_ad.core.triggers import Lost
 from edge_ad.errors import OutboxError
 from edge_ad.outbox import Outbox
@@ -260,16 +261,20 @@ def test_a_trigger_whose_part_goes_into_a_gap_record_is_not_open_any_more(path: 
     assert outbox.open_triggers() == []
 
 
-def test_only_the_latest_commands_are_remembered(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_ad.outbox.JOURNAL_COMMANDS", 3)
+@pytest.mark.parametrize(("memory", "kept"), [((3, 3, 9), 3), ((3, 99, 2), 3), ((3, 99, 5), 6), ((3, 5, 7), 5)])
+def test_the_latest_commands_are_remembered_and_the_recent_ones(
+    path: Path, monkeypatch: pytest.MonkeyPatch, memory: tuple[int, int, int], kept: int
+) -> None:
+    """One a millisecond; `memory`: so many in any case, at most so many, so many milliseconds."""
+    monkeypatch.setattr("edge_ad.outbox.JOURNAL", outbox_file.Memory(*memory))
     outbox = opened(path)
     for number in range(10):
-        outbox.command("top", Request("status", f"a-{number}"), number, 60)
+        outbox.command("top", Request("status", f"a-{number}"), number * 1_000_000, 60)
     outbox.close()
     with sqlite3.connect(path) as database:
-        kept = database.execute("SELECT correlation_id FROM journal ORDER BY id").fetchall()
+        found = database.execute("SELECT correlation_id FROM journal ORDER BY id").fetchall()
     database.close()
-    assert kept == [("a-7",), ("a-8",), ("a-9",)]
+    assert found == [(f"a-{number}",) for number in range(10 - kept, 10)]
 
 
 def test_without_room_a_command_is_refused_and_may_be_given_again(path: Path) -> None:
@@ -340,9 +345,39 @@ def test_the_rows_of_any_parts_are_found_among_events_and_gap_records(
                 file.insert(row_of(next(ids), spans[-1]))
         file.write_numbers(len(steps) + 1, next(ids), 1, 0)
     wanted = Span(first, first + length)
-    found = [kept.parts for kept in file.kept_parts(file.ids_of(wanted))]
+    found = [kept.numbers for kept in file.kept_rows(file.ids_of(wanted, "parts"), "parts")]
     file.close()
     assert found == [span for span in spans if span.first <= wanted.last and span.last >= wanted.first]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.integers(1, 45), st.integers(0, 45))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_rows_of_any_alarm_events_are_found(tmp_path: Path, told: list[int], first: int, length: int) -> None:
+    """`told`: how many alarm events each part has caused."""
+    file = outbox_file.OutboxFile(tmp_path / f"{time.monotonic_ns()}.db", "press-3")
+    numbers = iter(range(1, 200))
+    rows: list[Row] = []
+    for seq, count_of in enumerate(told, start=1):
+        events = tuple(event_body(next(numbers)) for _ in range(count_of))
+        rows.append(Row(seq, messages.result_body(CONTEXT, seq, part(seq)), events))
+    with file.transaction():
+        for row in rows:
+            file.insert(row)
+        file.write_numbers(len(told) + 1, len(told) + 1, next(numbers), 0)
+        file.mark_sent([row.id for row in rows], 1)
+    wanted = Span(first, first + length)
+    spans = [Span(row.events[0]["event_no"], row.events[-1]["event_no"]) for row in rows if row.events]
+    expected = [span for span in spans if span.first <= wanted.last and span.last >= wanted.first]
+    ids = file.ids_of(wanted, "events")
+    assert [kept.numbers for kept in file.kept_rows(ids, "events")] == expected
+    again = file.sent(Replay(ids, "events"), 99)
+    file.close()
+    assert [row.events[0]["event_no"] for row in again] == [span.first for span in expected]
+
+
+def event_body(number: int) -> messages.AlarmEventBody:
+    announced = take_part(NO_ALARMS, 1, 0, Decision("defect", None, 0.9, 0.5), DEFAULT_RULES)[1][0]
+    return messages.alarm_event_body(CONTEXT, "top", number, announced, None)
 
 
 def row_of(row_id: int, span: Span) -> Row:
@@ -357,7 +392,7 @@ def test_what_is_kept_and_what_is_gone_are_all_that_was_asked_for(kept: set[int]
     wanted = Span(first, first + length)
     rows = [KeptRow(Span(seq, seq), sent=True) for seq in sorted(kept) if wanted.first <= seq <= wanted.last]
     missing = [seq for run in gone(wanted, rows) for seq in range(run.first, run.last + 1)]
-    assert sorted([*missing, *(row.parts.first for row in rows)]) == list(range(wanted.first, wanted.last + 1))
+    assert sorted([*missing, *(row.numbers.first for row in rows)]) == list(range(wanted.first, wanted.last + 1))
     assert count(wanted, rows) == len(rows)
 
 
@@ -365,8 +400,8 @@ def test_copies_are_of_acknowledged_rows_only(path: Path) -> None:
     outbox = opened(path)
     rows = outbox.append([part(number) for number in range(1, 31)])
     outbox.mark_sent(range(1, 25), at_ms=1)
-    assert outbox.copies(Span(5, 30)) == rows[4:20]
-    assert outbox.copies(Span(21, 30)) == rows[20:24]
+    assert outbox.copies(Replay(Span(5, 30))) == rows[4:20]
+    assert outbox.copies(Replay(Span(21, 30))) == rows[20:24]
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ def test_a_verdict_that_the_broker_kept_is_a_fault_a_kept_state_is_not() -> None
     states = [
         messages.status("press-3", "online"),
         messages.camera(CONTEXT, CameraState("top", "online", "", 0)),
-        messages.health(CONTEXT, HEALTH, OutboxFigures(0, 0, 0, 0), CommandFigures(), TriggerFigures(), ""),
+        messages.health(CONTEXT, HEALTH, OutboxFigures(0, 0, 0, 0, 0, 0), CommandFigures(), TriggerFigures(), ""),
     ]
     assert faults(states) == {}
 

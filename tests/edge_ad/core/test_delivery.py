@@ -12,7 +12,8 @@ from edge_ad.core.alarm_board import DEFECT, Announcement
 from edge_ad.core.alarms import AlarmEvent
 from edge_ad.core.delivery import Copy, Delivery, Outgoing, Reply, render
 from edge_ad.core.messages import Message, StationContext
-from edge_ad.core.replay import COPY_ROWS, Span
+from edge_ad.core.replay import COPY_ROWS, Replay
+from edge_ad.core.spans import Span
 from edge_ad.core.rows import PLC, RESULT, Parcel, Piece, Row, pieces
 from edge_ad.records import Decision, Event
 
@@ -56,7 +57,8 @@ class World:
                 self.delivery.rows.offer(later[: wanted.limit])
             copies = self.delivery.wanted_copies()
             if copies is not None:
-                kept = [row for row_id, row in self.kept.items() if copies.first <= row_id <= copies.last]
+                ids = range(copies.ids.first, copies.ids.last + 1)
+                kept = [row for row_id, row in self.kept.items() if row_id in ids]
                 self.delivery.replays.offer(kept[:COPY_ROWS])
             outgoing = self.delivery.next(self.now_s)
             if outgoing is None:
@@ -93,7 +95,7 @@ class World:
             self.delivery.states.put(Message(STATE.topic, str(value).encode(), 1, retain=True))
         elif action == "replay":
             self.kept = {seq: make_row(seq) for seq in range(1, 50)}
-            self.delivery.replays.ask(Span(value, value + 20))
+            self.delivery.replays.ask(Replay(Span(value, value + 20)))
         elif action == "connect":
             self.window = value + 1
             self.connect(self.window)
@@ -356,7 +358,7 @@ def test_copies_are_those_that_were_asked_for_in_order_and_without_their_plc(
     window: int, first: int, length: int
 ) -> None:
     world = with_kept_rows(60, alarm=True)
-    world.delivery.replays.ask(Span(first, first + length))
+    world.delivery.replays.ask(Replay(Span(first, first + length)))
     world.connect(window)
     world.feed()
     world.answer_all()
@@ -367,7 +369,7 @@ def test_copies_are_those_that_were_asked_for_in_order_and_without_their_plc(
 @given(st.integers(1, 40), st.integers(1, 30))
 def test_copies_wait_for_every_row_and_hold_up_none(window: int, rows: int) -> None:
     world = with_kept_rows(100)
-    world.delivery.replays.ask(Span(1, 100))
+    world.delivery.replays.ask(Replay(Span(1, 100)))
     world.connect(window)
     world.feed()
     assert len(world.flying) == max(1, window // 4)
@@ -385,7 +387,7 @@ def test_copies_wait_for_every_row_and_hold_up_none(window: int, rows: int) -> N
 
 def test_a_copy_that_was_on_its_way_when_the_connection_broke_is_sent_again_and_a_refused_one_is_not() -> None:
     world = with_kept_rows(6)
-    world.delivery.replays.ask(Span(1, 6))
+    world.delivery.replays.ask(Replay(Span(1, 6)))
     world.connect(8)
     world.feed()
     assert world.copies_sent() == [(1, RESULT), (2, RESULT)]
@@ -400,9 +402,18 @@ def test_a_copy_that_was_on_its_way_when_the_connection_broke_is_sent_again_and_
     assert world.delivery.refusal == ""
 
 
+def test_a_replay_of_alarm_events_sends_no_results() -> None:
+    world = with_kept_rows(30, alarm=True)
+    world.delivery.replays.ask(Replay(Span(5, 25), "events"))
+    world.connect(8)
+    world.feed()
+    world.answer_all()
+    assert world.copies_sent() == [(seq, Piece("event")) for seq in range(5, 26)]
+
+
 def test_what_is_no_longer_kept_ends_a_replay() -> None:
     world = with_kept_rows(0)
-    world.delivery.replays.ask(Span(1, 6))
+    world.delivery.replays.ask(Replay(Span(1, 6)))
     world.connect(8)
     world.feed()
     assert (world.sent, world.delivery.replays.wanted()) == ([], None)

@@ -274,10 +274,11 @@ faults = st.builds(ConnectionFault, st.sampled_from(["login_refused", "tls_faile
 def test_health_is_valid_and_retained(
     context: StationContext, state: Health, refusal: str, fault: ConnectionFault | None
 ) -> None:
-    figures = (OutboxFigures(3, 2, 1, 4), CommandFigures(5, 4), TriggerFigures(6, 5))
+    figures = (OutboxFigures(3, 2, 1, 4, 9, 8), CommandFigures(5, 4), TriggerFigures(6, 5))
     message = messages.health(context, state, *figures, refusal, fault=fault)
     body = validate("health", message.payload)
-    assert body["outbox"] == {"unsent": 3, "full_parts": 2, "gap_parts": 1, "dropped_parts": 4}
+    counts = {"unsent": 3, "full_parts": 2, "gap_parts": 1, "dropped_parts": 4}
+    assert body["outbox"] == {**counts, "last_seq": 9, "last_event": 8}
     assert (body["last_fault"] is None) == (fault is None)
     assert (body["trigger"]["waiting"], body["trigger"]["asked"]) == (6, 5)
     assert (message.topic, message.qos, message.retain) == (f"edge-ad/{context.station}/health", 1, True)
