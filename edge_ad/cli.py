@@ -194,6 +194,7 @@ def _plc_sim_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trigger-interval-s", metavar="S", type=_not_negative, default=1.0, help="between two (default: 1)"
     )
+    parser.add_argument("--replay", action="store_true", help="ask for what a broker has lost, by the command replay")
     parser.add_argument("--host", help="of the broker (default: 127.0.0.1)")
     parser.add_argument("--port", type=_positive, help="of the broker (default: 1883)")
     parser.add_argument("--protocol", choices=("5", "3.1.1"), help="of MQTT (default: 5)")
@@ -238,6 +239,7 @@ def _plc_sim(arguments: argparse.Namespace) -> int:
         arguments.json,
         arguments.triggers,
         arguments.trigger_interval_s,
+        arguments.replay,
     )
     return plc_sim.run_plc_sim(options)
 

@@ -3,7 +3,8 @@
 It does what docs/mqtt.md asks of a consumer: a session that outlives the connection, so that what the broker has
 acknowledged arrives; every part once by (station, seq); the heartbeat watched for change. `plc` alone is heard with
 QoS 0: a verdict that has waited in a broker's queue must not move an ejector. On request it triggers, too, and holds
-the station to exactly one result for each trigger that was acknowledged.
+the station to exactly one result for each trigger that was acknowledged; and it asks the station once more for what a
+broker has lost.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from edge_ad.console import say, write_json
 from edge_ad.core.consumer import Check, Consumer
 from edge_ad.core.handshake import Handshake, HandshakeReport
 from edge_ad.core.heard import HEALING, Arrival, Limits, News, Part, Report
+from edge_ad.core.mending import Mender, MendReport, Patience
 from edge_ad.core.messages import PREFIX, Message, iso8601
 from edge_ad.errors import ConfigError
 from edge_ad.mqtt import Listener, Subscription
@@ -37,6 +39,8 @@ from edge_ad.mqtt import Listener, Subscription
 SCHEMA = "edge-ad/plc-sim/1"
 TURN_S = 0.2  # a turn without a message ends after so long
 SETTLE_S = 3.0  # at the end, what is on its way may take so long
+MEND_S = 60.0  # at the end, what was asked for once more may take so long
+LOOK_S = 0.1  # so often it is looked whether anything is missing
 REPLY_S = 2.0  # without a reply for so long, a trigger is sent again
 
 FILTERS: dict[str, Literal[0, 1]] = {
@@ -49,6 +53,7 @@ FILTERS: dict[str, Literal[0, 1]] = {
     "camera/+": 1,
     "health": 1,
     "reply/trigger": 1,
+    "reply/replay": 1,
 }
 
 
@@ -67,6 +72,7 @@ class Options:
         json_path: write the report here.
         triggers: so many parts are triggered.
         trigger_interval_s: between two triggers.
+        replay: ask for what is missing.
     """
 
     station: str
@@ -79,6 +85,7 @@ class Options:
     json_path: Path | None
     triggers: int = 0
     trigger_interval_s: float = 1.0
+    replay: bool = False
 
 
 def broker(values: Mapping[str, object]) -> MqttConfig:
@@ -106,31 +113,35 @@ def run_plc_sim(options: Options) -> int:
     consumer = Consumer(options.station, options.limits, check)
     name = f"plc-sim-{uuid.uuid4().hex[:8]}"
     handshake = Handshake(name, options.triggers, options.trigger_interval_s, REPLY_S)
+    mender = Mender(f"{name}-replay", Patience()) if options.replay else None
     inbox: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
     filters = tuple((f"{PREFIX}/{options.station}/{levels}", qos) for levels, qos in FILTERS.items())
     subscription = Subscription(filters, lambda message: inbox.put(_arrival(message)), options.session_s)
     with _stop_signals() as stop, Listener(options.mqtt, options.client_id, subscription) as listener:
         _tell("start", f"listening to {options.station}; payloads are checked by {checked_by}")
-        watch = _Watch(options.station, consumer, handshake, inbox, listener)
-        watch.run(lambda: stop.is_set() or _heard(consumer, handshake, options), options.seconds)
-        watch.run(lambda: not HEALING & consumer.report().faults.keys(), SETTLE_S)
-    return _conclude(consumer, handshake, options)
+        watch = _Watch(options.station, consumer, handshake, mender, inbox, listener)
+        watch.run(lambda: stop.is_set() or _heard(consumer, handshake, mender, options), options.seconds)
+        watch.run(lambda: _nothing_heals(consumer, mender), SETTLE_S if mender is None else MEND_S)
+    return _conclude(consumer, handshake, mender, options)
 
 
 class _Watch:
-    """Feeds the consumer with messages, the state of the connection and the time; sends triggers when they are due."""
+    """Feeds the consumer with messages, the state of the connection and the time; sends commands when they are due."""
 
     def __init__(
         self,
         station: str,
         consumer: Consumer,
         handshake: Handshake,
+        mender: Mender | None,
         inbox: queue.SimpleQueue[Arrival],
         listener: Listener,
     ) -> None:
         self._station = station
         self._consumer = consumer
         self._handshake = handshake
+        self._mender = mender
+        self._look_s = 0.0
         self._inbox = inbox
         self._listener = listener
         self._broker = ""
@@ -140,13 +151,30 @@ class _Watch:
         until_s = float("inf") if seconds is None else time.monotonic() + seconds
         while not done() and time.monotonic() < until_s:
             self._follow_connection()
+            self._take_replies()
             self._trigger()
+            self._mend()
             for news in self._turn():
                 _tell(news.kind, news.text)
 
+    def _take_replies(self) -> None:
+        for reply in self._consumer.take_replies():
+            self._handshake.take_reply(reply.correlation_id, done=reply.done)
+            if self._mender is not None:
+                self._mender.take_reply(reply, time.monotonic())
+
+    def _mend(self) -> None:
+        now_s = time.monotonic()
+        if self._mender is None or now_s < self._look_s or self._broker != "online":
+            return
+        self._look_s = now_s + LOOK_S
+        question = self._mender.due(self._consumer.missing(), now_s)
+        if question is not None:
+            _tell("replay", f"asks for {question.of} {question.span.first} to {question.span.last}")
+            self._consumer.asked(question.of, question.span)
+            self._listener.publish(question.command(self._station))
+
     def _trigger(self) -> None:
-        for correlation_id, done in self._consumer.take_replies():
-            self._handshake.take_reply(correlation_id, done=done)
         for ask in self._handshake.due(time.monotonic()):
             self._listener.publish(ask.command(self._station))
 
@@ -172,34 +200,44 @@ def _arrival(message: Message) -> Arrival:
     return Arrival(message.topic, message.payload, message.retain, time.monotonic(), time.time_ns() // 1_000_000)
 
 
-def _heard(consumer: Consumer, handshake: Handshake, options: Options) -> bool:
+def _heard(consumer: Consumer, handshake: Handshake, mender: Mender | None, options: Options) -> bool:
     """Whether all that was asked for has come; without a number, there is no end."""
     if options.count is None and not options.triggers:
         return False
-    enough = options.count is None or consumer.known() >= options.count
+    gone = mender.gone_parts() if mender is not None else 0
+    enough = options.count is None or consumer.known() + gone >= options.count
     return enough and handshake.is_settled(consumer.of_triggers())
 
 
-def _conclude(consumer: Consumer, handshake: Handshake, options: Options) -> int:
+def _nothing_heals(consumer: Consumer, mender: Mender | None) -> bool:
+    """Whether nothing is wrong that may still come right."""
+    healing = HEALING & consumer.report().faults.keys()
+    lost = mender is not None and healing == {"missing"} and not mender.can_help(consumer.missing())
+    return lost or not healing
+
+
+def _conclude(consumer: Consumer, handshake: Handshake, mender: Mender | None, options: Options) -> int:
     report = consumer.report()
     triggers = handshake.report(consumer.of_triggers(), consumer.decided_s(), _gap_parts(report))
     problem = _too_little(report, options)
-    for line in (*_lines(report), *_trigger_lines(triggers)):
+    mended = mender.report() if mender is not None else None
+    for line in (*_lines(report), *_trigger_lines(triggers), *_replay_lines(mended)):
         say(line)
     if problem:
         say(problem)
     trusted = report.ok and not triggers.faults and not problem
     if options.json_path is not None:
-        body = as_json(report, triggers, consumer.parts(), trusted=trusted)
+        body = as_json(report, triggers, mended, consumer.parts(), trusted=trusted)
         write_json(options.json_path, body)
     return 0 if trusted else 1
 
 
 def as_json(
-    report: Report, triggers: HandshakeReport, parts: Mapping[int, Part], *, trusted: bool
+    report: Report, triggers: HandshakeReport, mended: MendReport | None, parts: Mapping[int, Part], *, trusted: bool
 ) -> dict[str, object]:
     """The report for programs: its figures, and each part once."""
-    heard = {**asdict(report), "triggers": asdict(triggers)}
+    asked = asdict(mended) if mended is not None else None
+    heard = {**asdict(report), "triggers": asdict(triggers), "replays": asked}
     return {"schema": SCHEMA, "ok": trusted, **heard, "parts": [asdict(part) for part in parts.values()]}
 
 
@@ -216,13 +254,15 @@ def _too_little(report: Report, options: Options) -> str:
 def _lines(report: Report) -> Iterator[str]:
     """The report for people."""
     verdicts = ", ".join(f"{verdict} {count}" for verdict, count in report.verdicts.items())
-    missing = sum(last - first + 1 for first, last in report.missing)
+    parts, alarm_events = (sum(b - a + 1 for a, b in runs) for runs in (report.missing, report.missing_events))
     span = f" (seq {report.first_seq} to {report.last_seq})" if report.first_seq is not None else ""
     yield f"station:   {report.station}, {report.status or 'unknown'}"
     yield f"parts:     {verdicts}{span}"
-    yield f"delivery:  messages {report.messages}, copies {report.duplicates}, historical results {report.historical}"
+    came = f"copies {report.duplicates}, by replay {report.replayed}, historical results {report.historical}"
+    yield f"delivery:  messages {report.messages}, {came}"
     yield f"restarts:  {max(report.boots - 1, 0)}"
-    yield f"gaps:      {_gap_parts(report)} parts in {len(report.gaps)} gap records, {missing} parts missing"
+    yield f"gaps:      {_gap_parts(report)} parts in {len(report.gaps)} gap records"
+    yield f"missing:   {parts} parts, {alarm_events} alarm events"
     yield f"plc:       {report.plc_in_time} in time, {report.plc_late} late"
     yield f"heartbeat: {report.heartbeats} beats, {report.stalls} stalls"
     for alarm in report.alarms:
@@ -245,6 +285,16 @@ def _trigger_lines(triggers: HandshakeReport) -> Iterator[str]:
         yield "           trigger to plc: " + ", ".join(f"{k} {v:g} ms" for k, v in triggers.turnaround_ms.items())
     for fault in triggers.faults:
         yield f"  {fault}"
+
+
+def _replay_lines(mended: MendReport | None) -> Iterator[str]:
+    """What was asked for once more, for people; nothing where that was not wanted."""
+    if mended is None:
+        return
+    refused = "".join(f"; refused {count}: {reason}" for reason, count in mended.refusals.items())
+    yield f"replays:   {mended.asked}, sent again {mended.again}, gone for good {mended.gone}{refused}"
+    if mended.unheard:
+        yield "  no reply: does the station take commands, and may we give them?"
 
 
 def _gap_parts(report: Report) -> int:

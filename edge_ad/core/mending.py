@@ -166,6 +166,10 @@ class Mender:
         """Whether anything is missing that is not known to be gone."""
         return any(self._books[of].wanted(numbers) for of, numbers in missing.items())
 
+    def gone_parts(self) -> int:
+        """How many parts the station has no row of any more, of those that were asked for."""
+        return self._books["parts"].gone.count()
+
     def report(self) -> MendReport:
         """What came of it so far."""
         gone = sum(book.gone.count() for book in self._books.values())

@@ -20,7 +20,7 @@ COPY_ROWS = 16  # fetched at a time
 
 
 Numbered = Literal["parts", "events"]
-"""What a replay counts: parts by `seq`, with the alarm events that they caused; or alarm events alone, by `event_no`."""
+"""What a replay counts: parts by `seq`, with the alarm events that they caused; or alarm events by `event_no`."""
 
 
 @dataclass(frozen=True, slots=True)

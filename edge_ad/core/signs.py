@@ -1,4 +1,4 @@
-"""Signs of life and alarms as one consumer hears them: does the heartbeat change, does a state agree with its events?"""
+"""Signs of life and alarms as a consumer hears them: does the heartbeat change, does a state agree with its events?"""
 
 from __future__ import annotations
 

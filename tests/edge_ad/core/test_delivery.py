@@ -13,8 +13,8 @@ from edge_ad.core.alarms import AlarmEvent
 from edge_ad.core.delivery import Copy, Delivery, Outgoing, Reply, render
 from edge_ad.core.messages import Message, StationContext
 from edge_ad.core.replay import COPY_ROWS, Replay
-from edge_ad.core.spans import Span
 from edge_ad.core.rows import PLC, RESULT, Parcel, Piece, Row, pieces
+from edge_ad.core.spans import Span
 from edge_ad.records import Decision, Event
 
 CONTEXT = StationContext("press-3", "boot", "digest", simulated=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ def numbers(of: Iterable[Span]) -> set[int]:
 
 def is_in_runs(found: Spans) -> bool:
     runs = list(found)
-    return all(a.last + 1 < b.first for a, b in zip(runs, runs[1:], strict=False)) and all(len(run) > 0 for run in runs)
+    return all(a.last + 1 < b.first for a, b in pairwise(runs)) and all(len(run) > 0 for run in runs)
 
 
 @given(st.lists(st.tuples(st.booleans(), spans), max_size=30))
