@@ -2,10 +2,11 @@
 
     python -m benchmarks.stress [--parts 100000] [--rate 200] [--seed N] [--work DIR]
 
-Plays known scores through the real daemon. At times that the seed decides, the broker is killed and started again, the
-cable is cut or delays everything, the daemon is killed with SIGKILL ten times, and its disk is filled once. What was
-fed is compared with what two consumers heard: edge-ad plc-sim, and mosquitto_sub, whose every copy is counted. Exit
-code 0 only if no promise was broken. Root, mosquitto, iproute2 and /dev/net/tun; about 10 minutes, mostly waiting.
+Plays known scores through the real daemon. At times that the seed decides, the broker is killed in the middle of the
+traffic and started again, the cable is cut or delays everything, the daemon is killed with SIGKILL ten times, and its
+disk is filled once. What was fed is compared with what two consumers heard, which both ask for what a killed broker has
+lost: edge-ad plc-sim --replay, and mosquitto_sub, whose every copy is counted. Exit code 0 only if no promise was broken.
+Root, mosquitto, iproute2 and /dev/net/tun; about 10 minutes, mostly waiting.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from tests.line.ordeal import Scale, an_ordeal, plan, write_scores
+from tests.line.ordeal import IN_FLIGHT, Scale, an_ordeal, plan, write_scores
 from tests.line.witness import Account, account
 
 
@@ -31,7 +32,7 @@ def run(folder: Path, scale: Scale, seed: int) -> tuple[Account, dict[str, Any]]
     truth = write_scores(folder / "scores.csv", scale.parts, seed)
     with an_ordeal(folder, scale, lambda line: print(line, flush=True)) as ordeal:
         ordeal.run(plan(scale, seed))
-        return account(ordeal.witness.path, truth), ordeal.plc.report()
+        return account(ordeal.witness.path, truth, scale.broker_kills * IN_FLIGHT), ordeal.plc.report()
 
 
 def show(heard: Account, report: dict[str, Any]) -> bool:
@@ -40,7 +41,9 @@ def show(heard: Account, report: dict[str, Any]) -> bool:
     copies = ", ".join(f"{kind} {count}" for kind, count in sorted(heard.copies.items()))
     print(f"parts         {verdicts}; without room {heard.outbox_full}, {heard.gap_parts} of them in gap records")
     print(f"raw copies    {copies or 'none'}; runs of the daemon {heard.boots}, alarm events {heard.events}")
-    print(f"plc           {heard.plc_in_time} in time, {heard.plc_late} late")
+    print(f"by replay     {heard.replayed} first copies at the witness, {report['replayed']} at edge-ad plc-sim")
+    print(f"questions     of edge-ad plc-sim: {json.dumps(report['replays'])}")
+    print(f"plc           {heard.plc_in_time} in time, {heard.plc_late} late, {heard.plc_lost} lost with the broker")
     print(f"plc           oldest verdict on arrival {heard.oldest_verdict_s:.2f} s after its capture")
     print(f"witness       {len(heard.faults)} broken promises")
     for fault in heard.faults[:20]:

@@ -124,6 +124,7 @@ class PlaybackConfig(_WithPaths):
     frames: Path | None = Field(None, description="a folder of images, in order of name")
     rate_hz: float = Field(1.0, gt=0, le=1000, description="parts a second")
     count: int | None = Field(None, ge=1, description="ends after so many parts, restarts included; default: never")
+    at_end: Literal["stop", "wait"] = Field("stop", description="stop: the daemon ends; wait: it stays, without parts")
 
     @model_validator(mode="after")
     def _one_of_them(self) -> PlaybackConfig:

@@ -39,11 +39,14 @@ class Playback:
 
     def read(self) -> Delivered | None:
         """See `Camera.read`."""
-        if self._config.count is not None and self._played >= self._config.count:
+        is_over = self._config.count is not None and self._played >= self._config.count
+        if is_over and self._config.at_end == "stop":
             raise EndOfFrames
         if not self._pace.wait():
             return None
         self._pace.advance()
+        if is_over:
+            return None
         recording = self._recordings[self._played % len(self._recordings)]
         self._played += 1
         return _play(recording, self._played)

@@ -5,8 +5,8 @@
     outbox on a small disk                                           +-- witness (mosquitto_sub, every copy to a file)
 
 A broker that is killed in the middle of the traffic loses what it has acknowledged and holds in memory for its
-consumers; that is its own loss, which no station can mend (docs/mqtt.md). So SIGKILL meets a broker that has delivered
-all, behind a cut cable; SIGTERM, at which it saves what it holds, meets it in the middle of the traffic.
+consumers. Both notice, and ask the station for it once more: plc-sim by `--replay`, the witness by its clerk. The station
+has it still, unless its disk is full, when there is no room for what was sent: then the broker is not killed.
 
 `plan` draws the faults from a seed, `Ordeal.run` makes them happen, and tests/line/witness.py compares what the witness
 wrote down with what was played.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import random
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,7 +27,7 @@ from tests.broker import Broker, mqtt_config
 from tests.bundles import make_bundle
 from tests.daemons import Daemon, wait_until
 from tests.disk import fill_up, free, small_disk
-from tests.line.witness import WITNESS, Witness, followers
+from tests.line.witness import Clerk, Witness
 from tests.network import Cable, two_hosts
 from tests.plc import PlcSim
 from tests.station import THRESHOLD, calibrate, write_config
@@ -38,10 +37,13 @@ PLC = "virtual-plc"  # its client id
 DISK_MB = 48
 DEFECTS = 0.05  # of all parts
 AROUND = 0.02  # of a run, at its begin and end, without faults
-LAST_RUNS = 6  # of the daemon, for the rest to arrive when all is well again
-LAST_S = 300.0  # for what is not yet played; far beyond what it takes
-PLC_S = 5.0  # for the virtual PLC to end once it has heard all
-QUIET_S = 1.0  # behind a cut cable, for the broker to deliver all
+KEPT_S = 60.0  # for so long the station keeps what it has sent
+MEND_S = 1.0  # so often the clerk looks for what is missing
+BEFORE_FULL_S = 10.0  # what was lost by then is healed before the disk is full
+AFTER_FULL_S = 3.0  # for the station to find out that there is room again
+LAST_S = 300.0  # for what is not yet played, and for all to arrive when all is well again; far beyond what it takes
+TRIES = 1000  # to find times for everything
+IN_FLIGHT = 200  # messages between station and broker
 PATIENCE = ("--stall-s", "60", "--deadline-s", "10")  # a loaded machine is no fault of the line
 
 Act = Literal[
@@ -83,10 +85,8 @@ def plan(scale: Scale, seed: int) -> list[Step]:
     steps += [Step(full_s + 0.6 * scale.disk_full_s, "kill daemon")]
     for slot in _slots(scale.daemon_kills - 1, length_s):
         steps.append(Step(chance.uniform(*slot), "kill daemon"))
-    ends: list[Act] = ["kill broker"] * scale.broker_kills + ["stop broker"] * scale.broker_stops
-    chance.shuffle(ends)
-    for act, (begin_s, end_s) in zip(ends, _slots(len(ends), length_s), strict=True):
-        at_s = chance.uniform(begin_s, (begin_s + end_s) / 2)
+    full = (full_s - BEFORE_FULL_S, full_s + scale.disk_full_s + AFTER_FULL_S)
+    for at_s, act in _ends_of_broker(scale, chance, full):
         steps += [Step(at_s, act), Step(at_s + chance.uniform(0.2, 3.0), "start broker")]
     links: list[Act] = ["cut"] * scale.cuts + ["delay"] * scale.delays
     chance.shuffle(links)
@@ -96,6 +96,18 @@ def plan(scale: Scale, seed: int) -> list[Step]:
         if until_s < full_s or at_s > full_s + scale.disk_full_s:
             steps += [Step(at_s, act, chance.uniform(0.02, 0.6)), Step(until_s, "mend")]
     return sorted(steps)
+
+
+def _ends_of_broker(scale: Scale, chance: random.Random, full: tuple[float, float]) -> list[tuple[float, Act]]:
+    """When it ends, one end in each piece of the run, and how: not killed while the disk is `full`, (from, to)."""
+    slots = _slots(scale.broker_kills + scale.broker_stops, scale.parts / scale.rate_hz)
+    for _ in range(TRIES):
+        times = [chance.uniform(begin_s, (begin_s + end_s) / 2) for begin_s, end_s in slots]
+        outside = [at_s for at_s in times if not full[0] <= at_s <= full[1]]
+        if len(outside) >= scale.broker_kills:
+            kills = chance.sample(outside, scale.broker_kills)
+            return [(at_s, "kill broker" if at_s in kills else "stop broker") for at_s in times]
+    raise ValueError("the run is too short for so much to fail in it")
 
 
 def _slots(count: int, length_s: float) -> list[tuple[float, float]]:
@@ -125,7 +137,7 @@ class Ordeal:
         folder: where everything goes but the outbox.
         disk: the small file system that the outbox is on.
         scale: how much is played.
-        broker, cable, plc, witness: what surrounds the station.
+        broker, cable, plc, witness, clerk: what surrounds the station.
         told: is called with each fault, as it happens.
         daemons: the daemon's runs, the present one last.
     """
@@ -137,6 +149,7 @@ class Ordeal:
     cable: Cable
     plc: PlcSim
     witness: Witness
+    clerk: Clerk
     inside: tuple[str, ...]
     told: Callable[[str], None]
     daemons: list[Daemon] = field(default_factory=list)
@@ -146,26 +159,27 @@ class Ordeal:
         self._start_daemon()
         begun_s = time.monotonic()
         for step in steps:
-            time.sleep(max(0.0, begun_s + step.at_s - time.monotonic()))
-            if self._act(step):
-                self.told(f"{time.monotonic() - begun_s:7.1f} s  {step.act} {step.value or ''}".rstrip())
+            self._wait_until(begun_s + step.at_s)
+            self._act(step)
+            self.told(f"{time.monotonic() - begun_s:7.1f} s  {step.act} {step.value or ''}".rstrip())
         self._end()
 
-    def _act(self, step: Step) -> bool:
-        """Do it; False if it is no longer possible."""
+    def _wait_until(self, at_s: float) -> None:
+        while time.monotonic() < at_s:
+            if at_s - time.monotonic() > MEND_S:
+                self.clerk.mend()
+            time.sleep(max(0.0, min(MEND_S, at_s - time.monotonic())))
+
+    def _act(self, step: Step) -> None:
         match step.act:
             case "kill daemon":
-                return self._kill_daemon()
+                self._kill_daemon()
             case "kill broker":
-                wait_until(lambda: followers(self.broker) >= {WITNESS, PLC})
-                self.cable.cut()
-                time.sleep(QUIET_S)
                 self.broker.kill()
             case "stop broker":
                 self.broker.stop()
             case "start broker":
                 self.broker.start()
-                self.cable.mend()
             case "cut":
                 self.cable.cut()
             case "delay":
@@ -176,37 +190,26 @@ class Ordeal:
                 fill_up(self.disk)
             case "free disk":
                 free(self.disk)
-        return True
 
     def _start_daemon(self) -> None:
         log = f".{len(self.daemons):02d}.log"
         self.daemons.append(Daemon(self.folder / "station.yaml", inside=self.inside, log=log))
 
-    def _kill_daemon(self) -> bool:
+    def _kill_daemon(self) -> None:
         daemon = self.daemons[-1]
-        if daemon.process.poll() is not None:
-            assert daemon.process.returncode == 0, daemon.logged()[-2000:]
-            return False  # all is played
+        assert daemon.process.poll() is None, daemon.logged()[-2000:]
         daemon.kill()
         self._start_daemon()
-        return True
 
     def _end(self) -> None:
-        """Wait until all is played, and start the daemon until it has delivered the rest of it."""
-        for _ in range(LAST_RUNS):
-            assert self.daemons[-1].process.wait(LAST_S) == 0, self.daemons[-1].logged()[-2000:]
-            if self._plc_has_heard_all():
-                break
-            self._start_daemon()
-        assert self._plc_has_heard_all(), f"not all has arrived\n{self.plc.said()[-2000:]}"
-        wait_until(lambda: self.witness.last_line().endswith("/status stopped"))
-
-    def _plc_has_heard_all(self) -> bool:
-        try:
-            self.plc.process.wait(PLC_S)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        """Wait until all is played and both consumers have all of it."""
+        until_s = time.monotonic() + LAST_S
+        while self.plc.process.poll() is None or not self.clerk.has_all(self.scale.parts):
+            assert time.monotonic() < until_s, f"not all has arrived\n{self.plc.said()[-2000:]}"
+            self.clerk.mend()
+            time.sleep(MEND_S)
+        assert self.daemons[-1].terminate() == 0, self.daemons[-1].logged()[-2000:]
+        wait_until(lambda: self.clerk.has_read("/status stopped"))
 
 
 @contextmanager
@@ -218,18 +221,17 @@ def an_ordeal(folder: Path, scale: Scale, told: Callable[[str], None]) -> Iterat
     with ExitStack() as stack:
         here, there, cable = stack.enter_context(two_hosts())
         disk = stack.enter_context(small_disk(folder / "disk", DISK_MB))
-        # Acknowledged is then on the wire to the consumers as well: a broker that is killed loses what it holds back.
-        options = "max_inflight_messages 0"
-        broker = Broker(folder / "broker", options=options, at=there, verbose=False)
+        broker = Broker(folder / "broker", options="autosave_interval 5", at=there, verbose=False)
         stack.callback(broker.kill)
         broker.start()
         witness = stack.enter_context(Witness(folder, broker))
-        arguments = (STATION, "--count", str(scale.parts), "--client-id", PLC, *PATIENCE)
+        arguments = (STATION, "--count", str(scale.parts), "--client-id", PLC, "--replay", *PATIENCE)
         plc = stack.enter_context(PlcSim(folder, broker, *arguments))
         wait_until(lambda: "broker   online" in plc.said())
         broker.restart()  # from here on, both sessions are on the broker's disk
         _write_station(folder, disk, broker, scale)
-        ordeal = Ordeal(folder, disk, scale, broker, cable, plc, witness, here.inside, told)
+        clerk = Clerk(witness, broker, STATION)
+        ordeal = Ordeal(folder, disk, scale, broker, cable, plc, witness, clerk, here.inside, told)
         stack.callback(lambda: [daemon.kill() for daemon in ordeal.daemons])
         yield ordeal
 
@@ -238,10 +240,12 @@ def _write_station(folder: Path, disk: Path, broker: Broker, scale: Scale) -> No
     bundle = make_bundle(folder / "bundle")
     calibrate(bundle)
     camera = {"kind": "simulated", "scores": "scores.csv", "rate_hz": scale.rate_hz, "count": scale.parts}
+    camera["at_end"] = "wait"
     sections: dict[str, Any] = {
         "station": STATION,
         "state_dir": str(disk / "state"),
-        "mqtt": mqtt_config(broker, keepalive_s=5, in_flight=200),
-        "outbox": {"max_mb": DISK_MB // 2, "keep_sent_s": 5.0, "historical_after_s": 2.0},
+        "mqtt": mqtt_config(broker, keepalive_s=5, in_flight=IN_FLIGHT),
+        "outbox": {"max_mb": DISK_MB // 2, "keep_sent_s": KEPT_S, "historical_after_s": 2.0},
+        "commands": {"enabled": True},
     }
     write_config(folder / "station.yaml", bundle, camera, sections)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.line.ordeal import Scale, an_ordeal, plan, write_scores
+from tests.line.ordeal import IN_FLIGHT, Scale, an_ordeal, plan, write_scores
 from tests.line.witness import account
 
-SHORT = Scale(6000, 200, daemon_kills=3, broker_kills=1, broker_stops=1, cuts=1, delays=2, disk_full_s=9.0)
+SHORT = Scale(9000, 200, daemon_kills=3, broker_kills=1, broker_stops=1, cuts=1, delays=2, disk_full_s=9.0)
 SEED = 20261122
 
 
@@ -21,7 +21,7 @@ def test_what_was_fed_arrives_whatever_fails_on_the_way(tmp_path: Path) -> None:
     with an_ordeal(tmp_path, SHORT, happened.append) as ordeal:
         ordeal.run(plan(SHORT, SEED))
         report = ordeal.plc.report()
-        heard = account(ordeal.witness.path, truth)
+        heard = account(ordeal.witness.path, truth, SHORT.broker_kills * IN_FLIGHT)
     assert heard.faults == (), happened
     assert (report["ok"], report["faults"]) == (True, {}), happened
     assert heard.outbox_full > 0  # the disk was really full

@@ -1,5 +1,8 @@
 """What an independent subscriber wrote down, every copy of it, against what a station was fed.
 
+A broker that is killed loses what it holds in memory. `Clerk` reads along, sees the holes, and asks the station for
+them once more, as docs/mqtt.md tells a consumer to do; what comes is written down as everything else is.
+
 Nothing here uses the package: what it says of copies, order and alarms, it says on its own account.
 """
 
@@ -7,8 +10,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,9 @@ from tests.daemons import wait_until
 
 MAY_DIFFER = ("published_ms", "historical")  # between the copies of a message
 WITNESS = "witness"  # its client id
-LINE_BYTES = 100_000  # longer than any line
+MOST_ASKED = 1000  # by one command; a station takes up to 10,000
+SETTLE_S = 2.0  # what is missing for so long is asked for
+AGAIN_S = 5.0  # and again after so long
 OUTBOX_FULL = "outbox_full"
 _INSPECTED = {"defect": True, "ok": False, "not_inspected": None}
 _RES = {"ok": 1, "defect": 2}
@@ -34,10 +41,9 @@ class Witness:
         self.path = folder / "witness.txt"
         command = [*broker.inside, "mosquitto_sub", "-h", broker.host, "-p", str(broker.port), "-V", "mqttv5"]
         command += ["-i", WITNESS, "-c", "-x", "86400", "-q", "1", "-F", "%U %t %p", "-t", "edge-ad/#"]
-        command += ["-D", "connect", "receive-maximum", "65535"]
         with self.path.open("wb") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
-        wait_until(lambda: WITNESS in followers(broker))
+        wait_until(lambda: WITNESS in _followers(broker))
 
     def __enter__(self) -> Witness:
         return self
@@ -46,14 +52,8 @@ class Witness:
         self._process.kill()
         self._process.wait(20)
 
-    def last_line(self) -> str:
-        """What it wrote down last."""
-        with self.path.open("rb") as file:
-            file.seek(max(0, self.path.stat().st_size - LINE_BYTES))
-            return file.read().decode().rstrip("\n").rpartition("\n")[2]
 
-
-def followers(broker: Broker) -> set[str]:
+def _followers(broker: Broker) -> set[str]:
     """The ids of all clients that have connected to the broker since its last start."""
     present = broker.logged().rpartition(RUNNING)[2]
     return {line.split(" as ")[1].split(" ")[0] for line in present.splitlines() if "New client connected" in line}
@@ -69,8 +69,10 @@ class Account:
         outbox_full: parts without a verdict for want of room; those of gap records included.
         gap_parts: of those, parts that only a gap record speaks of.
         copies: messages beyond the first of their number, by the last level of their topic.
+        replayed: results, gap records and alarm events whose first copy came by a replay.
         boots: runs of the daemon that were heard of.
         plc_in_time, plc_late: parts whose verdict came on `plc`, and parts of which it only said `late`.
+        plc_lost: parts that have a result and no decision: the broker has lost it, and it is not repeated.
         oldest_verdict_s: the longest time from capture to the arrival of a verdict on `plc`.
         events: events of alarms.
     """
@@ -80,9 +82,11 @@ class Account:
     outbox_full: int
     gap_parts: int
     copies: dict[str, int]
+    replayed: int
     boots: int
     plc_in_time: int
     plc_late: int
+    plc_lost: int
     oldest_verdict_s: float
     events: int
 
@@ -100,32 +104,69 @@ class _Ledger:
     ages_s: list[float] = field(default_factory=lambda: [0.0])
     faults: list[str] = field(default_factory=list)
     highest: Counter[str] = field(default_factory=Counter)
+    asked: dict[str, set[int]] = field(default_factory=lambda: {"parts": set(), "events": set()})
+    replayed: int = 0
+    counted: dict[str, int] = field(default_factory=lambda: {"parts": 0, "events": 0})
 
     def enter(self, book: dict[int, Body], topic: str, number: int, body: Body) -> None:
+        """First copies come in order, but for those that somebody has asked for once more."""
         kept = {key: value for key, value in body.items() if key not in MAY_DIFFER}
         first = book.setdefault(number, kept)
         if first is not kept:
             self.copies[topic.rpartition("/")[2]] += 1
             if first != kept:
                 self.faults.append(f"two copies of {topic} {number} disagree")
-        elif number < self.highest[topic]:
+            return
+        asked = self._was_asked_for(body)
+        self.replayed += asked
+        if number < self.highest[topic] and not asked:
             self.faults.append(f"{topic} {number} came after {self.highest[topic]}")
-        else:
-            self.highest[topic] = number
+        self.highest[topic] = max(number, self.highest[topic])
+
+    def _was_asked_for(self, body: Body) -> bool:
+        if "event_no" in body and body["event_no"] in self.asked["events"]:
+            return True
+        if body.get("seq", 0) is None:  # an alarm event between the parts
+            return bool(self.asked["parts"])
+        return not self.asked["parts"].isdisjoint(_span(body) if "seq_from" in body else [body["seq"]])
+
+    def missing(self) -> dict[str, list[int]]:
+        """What is not there, of what the station says that it has counted."""
+        told = {*self.results, *(seq for gap in self.gaps.values() for seq in _span(gap))}
+        missing_parts = [seq for seq in range(1, self.counted["parts"] + 1) if seq not in told]
+        missing_events = [number for number in range(1, self.counted["events"] + 1) if number not in self.events]
+        return {"parts": missing_parts, "events": missing_events}
 
     def read(self, at_s: float, topic: str, payload: str) -> None:
         kind = topic.rpartition("/")[2]
-        if kind == "plc":
+        if topic.endswith("/cmd/replay"):
+            body = json.loads(payload)
+            self.asked[body["of"]].update(range(body["from"], body["to"] + 1))
+        elif kind == "health":
+            outbox = json.loads(payload)["outbox"]
+            if outbox["unsent"] == 0:
+                self._count(outbox["last_seq"], outbox["last_event"])
+        elif kind == "plc":
             self._read_plc(at_s, json.loads(payload))
         elif kind == "state":
             self.states[topic.split("/")[-2]] = json.loads(payload)
         elif kind == "event":
             body = json.loads(payload)
+            self._count(0, body["event_no"])
             self.enter(self.events, topic, body["event_no"], body)
         elif kind == "result":
             body = json.loads(payload)
-            first = "seq_from" if "seq_from" in body else "seq"
+            first, last = ("seq_from", "seq_to") if "seq_from" in body else ("seq", "seq")
+            self._count(body[last], 0)
             self.enter(self.gaps if first == "seq_from" else self.results, topic, body[first], body)
+
+    def read_line(self, line: str) -> None:
+        """Of the witness's file."""
+        at, topic, payload = line.split(" ", 2)
+        self.read(float(at), topic, payload)
+
+    def _count(self, parts: int, events: int) -> None:
+        self.counted = {"parts": max(parts, self.counted["parts"]), "events": max(events, self.counted["events"])}
 
     def _read_plc(self, at_s: float, body: Body) -> None:
         if body["res"] != 0:
@@ -138,13 +179,77 @@ class _Ledger:
             self.faults.append(f"two verdicts on plc for {body['seq']}")
 
 
-def account(path: Path, truth: list[str]) -> Account:
-    """Compare what the witness wrote down with the verdicts that parts 1, 2, ... deserve."""
+class Clerk:
+    """Reads what the witness writes, and asks the station for what is missing, by a client of its own."""
+
+    def __init__(self, witness: Witness, broker: Broker, station: str) -> None:
+        self._witness = witness
+        self._broker = broker
+        self._station = station
+        self._ledger = _Ledger()
+        self._read_bytes = 0
+        self._missing: dict[tuple[str, int], float] = {}  # (kind, number) -> missing since, or asked for at
+        self._asked = 0
+        self._last_line = ""
+
+    def mend(self) -> bool:
+        """Read on, and ask for what has been missing for some time; whether nothing is missing."""
+        self._read_on()
+        missing = [(of, number) for of, numbers in self._ledger.missing().items() for number in numbers]
+        now_s = time.monotonic()
+        self._missing = {each: self._missing.get(each, now_s + SETTLE_S) for each in missing}
+        due = [each for each, due_s in self._missing.items() if due_s <= now_s]
+        for of in ("parts", "events"):
+            numbers = [number for kind, number in due if kind == of]
+            if numbers:
+                first = min(numbers)
+                last = max(number for number in numbers if number < first + MOST_ASKED)
+                self._ask(of, first, last)
+                asked = [(of, number) for number in numbers if number <= last]
+                self._missing.update(dict.fromkeys(asked, now_s + AGAIN_S))
+        return not missing
+
+    def has_all(self, parts: int) -> bool:
+        """Whether nothing is missing, of so many parts and of what the station has counted."""
+        self._read_on()
+        return self._ledger.counted["parts"] == parts and not any(self._ledger.missing().values())
+
+    def has_read(self, ending: str) -> bool:
+        """Whether the last line ends like this."""
+        self._read_on()
+        return self._last_line.endswith(ending)
+
+    def _read_on(self) -> None:
+        with self._witness.path.open("rb") as file:
+            file.seek(self._read_bytes)
+            lines = file.read()
+        whole = lines.rpartition(b"\n")[0] + b"\n" if b"\n" in lines else b""
+        self._read_bytes += len(whole)
+        for line in whole.decode().splitlines():
+            self._ledger.read_line(line)
+            self._last_line = line
+
+    def _ask(self, of: str, first: int, last: int) -> None:
+        self._asked += 1
+        body = {"correlation_id": f"clerk-{self._asked}", "from": first, "to": last, "of": of}
+        command = [*self._broker.inside, "mosquitto_pub", "-h", self._broker.host, "-p", str(self._broker.port)]
+        command += ["-q", "1", "-t", f"edge-ad/{self._station}/cmd/replay", "-m", json.dumps(body)]
+        with suppress(subprocess.TimeoutExpired):  # no broker at the moment: it is asked again later
+            subprocess.run(command, capture_output=True, timeout=2)
+
+
+def account(path: Path, truth: list[str], most_lost: int) -> Account:
+    """Compare what the witness wrote down with the verdicts that parts 1, 2, ... deserve.
+
+    `most_lost`: so many decisions at most may a broker have lost that was killed.
+    """
     ledger = _Ledger()
     for line in path.read_text().splitlines():
-        at, topic, payload = line.split(" ", 2)
-        ledger.read(float(at), topic, payload)
+        ledger.read_line(line)
+    lost = ledger.results.keys() - ledger.plc.keys()
     faults = [*ledger.faults, *_results(ledger, truth), *_alarms(ledger), *_plc(ledger, truth)]
+    if len(lost) > most_lost:
+        faults.append(f"no decision on plc for {len(lost)} parts, {min(lost)} the first")
     gap_parts = sum(len(_span(gap)) for gap in ledger.gaps.values())
     late = sum(body["rsn"] == "late" for body in ledger.plc.values())
     everything = [*ledger.results.values(), *ledger.gaps.values(), *ledger.events.values()]
@@ -154,9 +259,11 @@ def account(path: Path, truth: list[str]) -> Account:
         gap_parts + sum(result["reason"] == OUTBOX_FULL for result in ledger.results.values()),
         gap_parts,
         dict(ledger.copies),
+        ledger.replayed,
         len({body["boot_id"] for body in everything}),
         len(ledger.plc) - late,
         late,
+        len(lost),
         max(ledger.ages_s),
         len(ledger.events),
     )
@@ -216,10 +323,7 @@ def _events(signs: list[tuple[int, bool | None]]) -> Iterator[tuple[str, int]]:
 
 
 def _plc(ledger: _Ledger, truth: list[str]) -> Iterator[str]:
-    """Every part that has a result has a decision, and none has a verdict that it does not deserve."""
-    missing = ledger.results.keys() - ledger.plc.keys()
-    if missing:
-        yield f"no decision on plc for {len(missing)} parts, {min(missing)} the first"
+    """No decision has a verdict that its part does not deserve."""
     for seq, body in ledger.plc.items():
         if body["res"] != 0 and body["res"] != _RES[truth[seq - 1]]:
             yield f"plc says {body['res']} of part {seq}, which deserves {truth[seq - 1]}"

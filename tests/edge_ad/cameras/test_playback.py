@@ -51,6 +51,12 @@ def test_recorded_scores_are_played_in_order_from_the_first_again_after_the_last
     ]
 
 
+def test_it_waits_after_its_count_if_it_shall(scores: Path) -> None:
+    camera = playback(scores=scores, count=2, at_end="wait")
+    read(camera, 2)
+    assert [camera.read() for _ in range(5)] == [None] * 5
+
+
 def test_it_ends_after_its_count_restarts_included(scores: Path) -> None:
     camera = playback(scores=scores, count=2)
     read(camera, 2)
