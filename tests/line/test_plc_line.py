@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.broker import Broker, mqtt_config
+from tests.broker import Broker, Subscriber, mqtt_config
 from tests.bundles import make_bundle
 from tests.daemons import running_daemon
 from tests.plc import PlcSim
@@ -56,3 +56,33 @@ def test_the_virtual_plc_reports_what_was_fed_over_killed_daemons_and_a_killed_b
     alarm = next(alarm for alarm in report["alarms"] if alarm["alarm"] == "defect")
     assert alarm["events"]["raised"] == Counter(truth.values())["defect"]
     assert (alarm["state"], alarm["agrees"]) == ("normal", True)
+
+
+def test_what_a_killed_broker_has_lost_the_virtual_plc_asks_for_to_the_last_part(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    calibrate(bundle)
+    truth = write_parts(tmp_path / "parts", 60)
+    camera = {"kind": "folder", "path": str(tmp_path / "parts"), "at_end": "wait", "interval_s": 0.02}
+    sections = {"mqtt": mqtt_config(broker), "commands": {"enabled": True}}
+    config = write_config(tmp_path / "station.yaml", bundle, camera, sections)
+    with PlcSim(tmp_path, broker, "cell-7", "--count", "60", "--replay", *PATIENT) as plc:
+        plc.wait_until_it_said("listening")
+        broker.restart()  # from here on, its session is on the broker's disk
+        plc.wait_until_it_said("broker   online", times=2)
+        with running_daemon(config) as daemon:
+            plc.wait_until_it_said("defect raised")
+            plc.process.send_signal(signal.SIGSTOP)  # beyond twenty messages, the broker holds for it what comes
+            subscriber.wait_for(lambda results: len(results) >= 60, "/result")
+            time.sleep(QUIET_S)
+            broker.kill()
+            broker.start()
+            plc.process.send_signal(signal.SIGCONT)
+            assert plc.wait() == 0, plc.said()
+            assert daemon.terminate() == 0
+        report = plc.report()
+    assert {part["part_id"]: part["verdict"] for part in report["parts"]} == truth
+    assert (report["ok"], report["faults"], report["missing"], report["missing_events"]) == (True, {}, [], [])
+    assert report["replayed"] > 0
+    assert report["replays"]["asked"] > 0

@@ -171,6 +171,55 @@ def test_a_first_copy_out_of_order_is_a_fault(kinds: list[str], order: list[int]
     assert report.faults.get("order", 0) == behind
 
 
+def replay_reply(of: str, first: int, last: int) -> Message:
+    """The station says that it sends these once more."""
+    body = messages.refusal_body("press-3", "replay", "mes/1", "")
+    details = {"of": of, "from": first, "to": last, "sent_again": 0, "unsent": 0, "gone": 0, "gone_runs": []}
+    told = {**body, "done": True, "reason": None, "details": details}
+    return messages.reply("press-3", "replay", messages.to_json(told))
+
+
+@given(lines, st.sets(st.integers(1, 30)))
+def test_what_was_lost_and_is_replayed_is_whole_again_and_not_out_of_order(kinds: list[str], lost: set[int]) -> None:
+    line = Line(kinds)
+    numbered = list(enumerate(line.outbox, start=1))
+    live = [message for seq, row in numbered if seq not in lost for message in row]
+    copies = [_resent(message) for seq, row in numbered if seq in lost for message in row if message != row[-1]]
+    copies += [_resent(row[0]) for seq, row in numbered if seq in lost and len(row) == 1]
+    consumer = heard([*live, replay_reply("parts", 1, len(kinds)), *copies])
+    report = consumer.report()
+    assert (report.missing, report.missing_events) == ((), ())
+    assert {seq: part.verdict for seq, part in consumer.parts().items()} == line.truth
+    assert {"order", "missing", "disagreement"}.isdisjoint(report.faults), report.details
+    assert (report.replayed, report.duplicates) == (len(copies), 0)
+
+
+def test_a_lost_alarm_event_is_missing_and_a_replay_of_events_brings_it() -> None:
+    line = Line(["defect", "ok", "defect", "ok"])
+    everything = [message for row in line.outbox for message in row]
+    raised = line.outbox[2][1]
+    live = [message for message in everything if message != raised]
+    report = heard(live).report()
+    assert (report.missing_events, report.faults) == (((3, 3),), {"missing": 1})
+    assert heard([*live, raised]).report().faults == {"order": 1}
+    assert heard([*live, replay_reply("events", 3, 3), _resent(raised)]).report().ok
+
+
+def health(last_seq: int, last_event: int, unsent: int) -> Message:
+    figures = OutboxFigures(unsent, 0, 0, 0, last_seq, last_event)
+    return messages.health(CONTEXT, HEALTH, figures, CommandFigures(), TriggerFigures(), "")
+
+
+def test_the_station_tells_how_far_it_has_counted_so_that_a_lost_end_is_missing_too() -> None:
+    first, second = Line(["defect", "ok"]).outbox
+    assert heard([*first, health(2, 2, unsent=1)]).report().missing == ()  # may be on its way
+    report = heard([*first, health(2, 2, unsent=0)]).report()
+    assert (report.missing, report.missing_events) == (((2, 2),), ((2, 2),))
+    later = heard([*first, health(1, 2, unsent=1), second[0]])  # what was counted by then has been sent by now
+    assert later.report().missing_events == ((2, 2),)
+    assert heard([health(2, 2, unsent=0)]).report().ok  # nothing is missing for whoever comes later
+
+
 def faults(sent: Sequence[Message]) -> dict[str, int]:
     return dict(heard(sent).report().faults)
 
