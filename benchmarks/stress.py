@@ -5,8 +5,8 @@
 Plays known scores through the real daemon. At times that the seed decides, the broker is killed in the middle of the
 traffic and started again, the cable is cut or delays everything, the daemon is killed with SIGKILL ten times, and its
 disk is filled once. What was fed is compared with what two consumers heard, which both ask for what a killed broker has
-lost: edge-ad plc-sim --replay, and mosquitto_sub, whose every copy is counted. Exit code 0 only if no promise was broken.
-Root, mosquitto, iproute2 and /dev/net/tun; about 10 minutes, mostly waiting.
+lost: edge-ad plc-sim --replay, and mosquitto_sub, whose every copy is counted. Exit code 0 only if every promise was
+kept. Root, mosquitto, iproute2 and /dev/net/tun; about 10 minutes, mostly waiting.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ order between the parts.
 When `max_rows` or `max_mb` is reached, rows that were kept for a replay go first, then unsent results by their worth
 (core/dropping.py), a few at a time and never one that may have been sent already. When that finds no room, or the disk
 itself is full, parts are stored as `not_inspected`, reason `outbox_full`, from a reserve; and when that is used up,
-consecutive parts become one gap record that grows in place and needs no further room.
+consecutive parts become one gap record that grows in place and needs hardly any further room.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from edge_ad.core.alarm_board import (
 )
 from edge_ad.core.alarms import AlarmInput
 from edge_ad.core.commands import OTHER_COMMAND, Outcome, Request, execute
+from edge_ad.core.dropping import with_triggers
 from edge_ad.core.messages import AlarmEventBody, GapBody, OutboxFigures, ReplyBody, StationContext
 from edge_ad.core.orders import Order, SetMode
 from edge_ad.core.replay import COPY_ROWS, KeptRow, Numbered, Replay
@@ -441,14 +442,23 @@ class Outbox:
 
     def _store_in_gap(self, draft: _Head, seq: int, event: Event) -> Row:
         if draft.gap is None:
-            draft.gap = messages.gap_body(self._context, seq, seq, OUTBOX_FULL, event.captured_ns)
+            gap = messages.gap_body(self._context, seq, seq, OUTBOX_FULL, event.captured_ns)
+            draft.gap = self._naming(draft, gap, event)
             draft.gap_id = draft.next_id
             self._insert(draft, Row(draft.gap_id, draft.gap))
         else:
-            draft.gap = {**draft.gap, "seq_to": seq}
+            draft.gap = self._naming(draft, {**draft.gap, "seq_to": seq}, event)
             self._file.replace_gap(draft.gap_id, draft.gap)
         draft.gap_parts += 1
         return Row(-seq, messages.result_body(self._context, seq, event), stored=False)
+
+    def _naming(self, draft: _Head, gap: GapBody, event: Event) -> GapBody:
+        """The gap record with the trigger of its newest part; with the last room, it is only counted."""
+        if event.trigger is None:
+            return gap
+        if self._room(draft) is Room.LAST:
+            return with_triggers(gap, [], left_out=1)
+        return with_triggers(gap, [event.trigger.trigger_id])
 
     def _room_for_rows(self, unsent: int) -> Room:
         if unsent < self._config.max_rows:

@@ -206,7 +206,7 @@ def _heard(consumer: Consumer, handshake: Handshake, mender: Mender | None, opti
         return False
     gone = mender.gone_parts() if mender is not None else 0
     enough = options.count is None or consumer.known() + gone >= options.count
-    return enough and handshake.is_settled(consumer.of_triggers())
+    return enough and handshake.is_settled(consumer.of_triggers(), consumer.gaps())
 
 
 def _nothing_heals(consumer: Consumer, mender: Mender | None) -> bool:
@@ -218,7 +218,7 @@ def _nothing_heals(consumer: Consumer, mender: Mender | None) -> bool:
 
 def _conclude(consumer: Consumer, handshake: Handshake, mender: Mender | None, options: Options) -> int:
     report = consumer.report()
-    triggers = handshake.report(consumer.of_triggers(), consumer.decided_s(), _gap_parts(report))
+    triggers = handshake.report(consumer.of_triggers(), consumer.decided_s(), consumer.gaps())
     problem = _too_little(report, options)
     mended = mender.report() if mender is not None else None
     for line in (*_lines(report), *_trigger_lines(triggers), *_replay_lines(mended)):
@@ -280,7 +280,8 @@ def _trigger_lines(triggers: HandshakeReport) -> Iterator[str]:
         return
     reasons = "".join(f", {reason} {count}" for reason, count in triggers.reasons.items())
     replies = f"acknowledged {triggers.acknowledged}, refused {triggers.refused}, sent again {triggers.again}"
-    yield f"triggers:  {triggers.sent}, {replies}; with exactly one result {triggers.answered}{reasons}"
+    gaps = f", in gap records {triggers.in_gaps}" if triggers.in_gaps else ""
+    yield f"triggers:  {triggers.sent}, {replies}; with exactly one result {triggers.answered}{gaps}{reasons}"
     if triggers.turnaround_ms:
         yield "           trigger to plc: " + ", ".join(f"{k} {v:g} ms" for k, v in triggers.turnaround_ms.items())
     for fault in triggers.faults:

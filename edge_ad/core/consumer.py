@@ -13,7 +13,7 @@ is handed in.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast, get_args
 
@@ -132,6 +132,10 @@ class Consumer:
         """Trigger id -> when its decision came on `plc`."""
         return self._decided_s
 
+    def gaps(self) -> Collection[Gap]:
+        """The gap records."""
+        return self._gaps.values()
+
     def take_replies(self) -> list[Replied]:
         """The replies since the last call, to whomever."""
         replies, self._replies = self._replies, []
@@ -249,7 +253,8 @@ class Consumer:
 
     def _take_gap(self, topic: str, body: Body) -> None:
         first = body.number("seq_from", at_least=1)
-        gap = Gap(first, body.number("seq_to", at_least=first), body.text("reason"))
+        last, left_out = body.number("seq_to", at_least=first), body.number("trigger_ids_left_out", at_least=0)
+        gap = Gap(first, last, body.text("reason"), body.texts("trigger_ids"), left_out)
         span = Span(gap.first, gap.last)
         if self._is_first(topic, first, "gap record", body, replayed=self._numbering.is_replayed(span)):
             self._gaps[first] = gap

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from edge_ad.core.heard import Part
+from edge_ad.core.heard import Gap, Part
 from edge_ad.core.messages import PREFIX, Message, to_json
 
 
@@ -38,6 +38,7 @@ class HandshakeReport:
         again: how often one was sent again for want of a reply.
         acknowledged, refused: by their replies; the rest got none.
         answered: acknowledged ones with exactly one result.
+        in_gaps: acknowledged ones that a gap record names instead.
         reasons: of those that were not inspected: reason -> how many.
         turnaround_ms: from sending a trigger to its decision on `plc`: "p50", "p99", "max"; empty if there is none.
         faults: promises that were not kept, in words.
@@ -48,6 +49,7 @@ class HandshakeReport:
     acknowledged: int
     refused: int
     answered: int
+    in_gaps: int
     reasons: dict[str, int]
     turnaround_ms: dict[str, float]
     faults: tuple[str, ...]
@@ -98,20 +100,23 @@ class Handshake:
         if correlation_id in self._parts:
             self._done.setdefault(correlation_id, done)
 
-    def is_settled(self, results: Mapping[str, Sequence[Part]]) -> bool:
+    def is_settled(self, results: Mapping[str, Sequence[Part]], gaps: Collection[Gap]) -> bool:
         """Whether all triggers are sent and replied to, and what was promised has come; trigger id -> its results."""
-        replied = len(self._done) == self._count
-        return replied and all(each in results for each, done in self._done.items() if done)
+        if len(self._done) < self._count:
+            return False
+        named, unnamed = _in_gaps(gaps)
+        waiting = [each for each, done in self._done.items() if done and each not in results and each not in named]
+        return len(waiting) <= unnamed
 
     def report(
-        self, results: Mapping[str, Sequence[Part]], decided_s: Mapping[str, float], gap_parts: int
+        self, results: Mapping[str, Sequence[Part]], decided_s: Mapping[str, float], gaps: Collection[Gap]
     ) -> HandshakeReport:
         """What came of it.
 
         Args:
             results: trigger id -> its results.
             decided_s: trigger id -> when its decision came, by the clock of `due`.
-            gap_parts: results of so many parts may have gone into gap records, which name no ids.
+            gaps: the gap records: for the parts of their triggers there is no result.
         """
         acknowledged = [each for each, done in self._done.items() if done]
         found = {each: results.get(each, ()) for each in self._parts}
@@ -124,9 +129,10 @@ class Handshake:
             acknowledged=len(acknowledged),
             refused=len(self._done) - len(acknowledged),
             answered=sum(len(found[each]) == 1 for each in acknowledged),
+            in_gaps=len(_in_gaps(gaps)[0].intersection(acknowledged)),
             reasons=dict(reasons),
             turnaround_ms=self._turnaround_ms(decided_s),
-            faults=tuple(self._faults(found, gap_parts)),
+            faults=tuple(self._faults(found, *_in_gaps(gaps))),
         )
 
     def _turnaround_ms(self, decided_s: Mapping[str, float]) -> dict[str, float]:
@@ -134,9 +140,9 @@ class Handshake:
         ranks = {"p50": 0.5, "p99": 0.99, "max": 1.0}
         return {name: round(took[math.ceil(rank * len(took)) - 1], 1) for name, rank in ranks.items() if took}
 
-    def _faults(self, found: Mapping[str, Sequence[Part]], gap_parts: int) -> Iterator[str]:
-        missing = [each for each, parts in found.items() if self._done.get(each) and not parts]
-        if len(missing) > gap_parts:
+    def _faults(self, found: Mapping[str, Sequence[Part]], named: set[str], unnamed: int) -> Iterator[str]:
+        missing = [each for each, parts in found.items() if self._done.get(each) and not parts and each not in named]
+        if len(missing) > unnamed:
             yield f"{len(missing)} triggers were acknowledged and have no result: {', '.join(missing[:10])}"
         silent = [each for each in found if each not in self._done]
         if silent:
@@ -144,7 +150,14 @@ class Handshake:
         for trigger_id, parts in found.items():
             if len(parts) > 1:
                 yield f"trigger {trigger_id} has {len(parts)} results: seq {', '.join(str(part.seq) for part in parts)}"
+            if parts and trigger_id in named:
+                yield f"trigger {trigger_id} has a result, seq {parts[0].seq}, and is in a gap record"
             if parts and self._done.get(trigger_id) is False:
                 yield f"trigger {trigger_id} was refused and has a result: seq {parts[0].seq}"
             if any(part.part_id != self._parts[trigger_id] for part in parts):
                 yield f"trigger {trigger_id}: its result is of part {parts[0].part_id}, not {self._parts[trigger_id]}"
+
+
+def _in_gaps(gaps: Collection[Gap]) -> tuple[set[str], int]:
+    """The triggers that gap records name, and how many they do not."""
+    return {each for gap in gaps for each in gap.trigger_ids}, sum(gap.left_out for gap in gaps)

@@ -90,11 +90,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A gap record: parts `first` to `last` have no results, and `reason` says why."""
+    """A gap record: parts `first` to `last` have no results, and `reason` says why.
+
+    `trigger_ids` are of these parts; `left_out`: so many more are not named.
+    """
 
     first: int
     last: int
     reason: str
+    trigger_ids: tuple[str, ...] = ()
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

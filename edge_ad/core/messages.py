@@ -186,7 +186,10 @@ class ResultBody(TypedDict):
 
 @final
 class GapBody(TypedDict):
-    """The payload of a gap record on `result`: parts `seq_from` to `seq_to` have no result of their own."""
+    """The payload of a gap record on `result`: parts `seq_from` to `seq_to` have no result of their own.
+
+    `trigger_ids` are those of these parts, in their order, as many as a record has room for.
+    """
 
     schema: str
     station: str
@@ -194,6 +197,8 @@ class GapBody(TypedDict):
     seq_from: int
     seq_to: int
     reason: str
+    trigger_ids: list[str]
+    trigger_ids_left_out: int
     captured_at: str
     captured_ms: int
     published_ms: int | None
@@ -278,6 +283,8 @@ def gap_body(context: StationContext, seq_from: int, seq_to: int, reason: str, c
         "seq_from": seq_from,
         "seq_to": seq_to,
         "reason": reason,
+        "trigger_ids": [],
+        "trigger_ids_left_out": 0,
         "captured_at": iso8601(captured_ns),
         "captured_ms": captured_ns // 1_000_000,
         "published_ms": None,

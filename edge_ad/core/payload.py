@@ -59,6 +59,12 @@ class Body:
         fits = isinstance(value, list) and all(isinstance(each, dict) for each in value)
         return [Body(each) for each in cast("list[dict[str, object]]", value)] if fits else self._wrong(key, "a list")
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of texts."""
+        value = self.fields.get(key)
+        fits = isinstance(value, list) and all(isinstance(each, str) for each in value)
+        return tuple(cast("list[str]", value)) if fits else self._wrong(key, "a list of texts")
+
     def digest(self, without: Collection[str]) -> bytes:
         """A hash of all fields but these."""
         kept = {key: value for key, value in self.fields.items() if key not in without}

@@ -252,13 +252,18 @@ def test_a_part_without_a_capture_leaves_the_camera_where_it_was(path: Path) -> 
     assert outbox.last_position("top") == Position(5, "part-5")
 
 
-def test_a_trigger_whose_part_goes_into_a_gap_record_is_not_open_any_more(path: Path) -> None:
+def test_a_trigger_whose_part_goes_into_a_gap_record_is_named_there_and_not_open_any_more(path: Path) -> None:
     outbox = opened(path, max_rows=100)
     outbox.command("top", ASKED, 7, 60)
     outbox.append([part(n) for n in range(1, 112)])
     outbox.append([of_trigger(TRIGGER, 112)])
+    outbox.append([of_trigger(replace(TRIGGER, trigger_id="t-2"), 113)], [Trigger("t-2")])
     assert outbox.figures().gap_parts > 0
     assert outbox.open_triggers() == []
+    gap = outbox.unsent(0, 999)[-1].body
+    assert gap is not None
+    assert "seq_from" in gap
+    assert (gap["trigger_ids"], gap["trigger_ids_left_out"]) == ([TRIGGER.trigger_id, "t-2"], 0)
 
 
 @pytest.mark.parametrize(("memory", "kept"), [((3, 3, 9), 3), ((3, 99, 2), 3), ((3, 99, 5), 6), ((3, 5, 7), 5)])

@@ -5,8 +5,8 @@
     outbox on a small disk                                           +-- witness (mosquitto_sub, every copy to a file)
 
 A broker that is killed in the middle of the traffic loses what it has acknowledged and holds in memory for its
-consumers. Both notice, and ask the station for it once more: plc-sim by `--replay`, the witness by its clerk. The station
-has it still, unless its disk is full, when there is no room for what was sent: then the broker is not killed.
+consumers. Both notice, and ask the station for it once more: plc-sim by `--replay`, the witness by its clerk. The
+station has it still, unless its disk is full, when there is no room for what was sent: the broker is not killed then.
 
 `plan` draws the faults from a seed, `Ordeal.run` makes them happen, and tests/line/witness.py compares what the witness
 wrote down with what was played.

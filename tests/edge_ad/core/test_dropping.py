@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_ad.core import messages
 from edge_ad.core.alarm_board import OUTBOX_FULL
-from edge_ad.core.dropping import DROPPED, Worth, gap_instead, joined, worth
+from edge_ad.core.dropping import DROPPED, MAX_TRIGGER_BYTES, Worth, gap_instead, joined, with_triggers, worth
 from edge_ad.core.messages import StationContext
 from edge_ad.core.rows import Row
 from edge_ad.records import Decision, Event
@@ -46,7 +46,26 @@ def test_a_gap_record_tells_the_same_of_a_part_as_its_result_did(
     assert (gap["seq_from"], gap["seq_to"], gap["reason"]) == (seq, seq, body["reason"] or DROPPED)
     shared = body.keys() & gap.keys() - {"schema", "reason"}
     assert {key: dict(body)[key] for key in shared} == {key: dict(gap)[key] for key in shared}
+    assert gap["trigger_ids"] == ([body["trigger_id"]] if body["trigger_id"] is not None else [])
     jsonschema.validate(json.loads(messages.result(gap, 0, 0).payload), SCHEMA)
+
+
+@given(st.lists(st.lists(st.text(min_size=1, max_size=64), max_size=9), min_size=1, max_size=9))
+def test_joined_gap_records_name_the_triggers_of_all_their_parts_in_order_or_count_them(ids: list[list[str]]) -> None:
+    gaps = [with_triggers(messages.gap_body(CONTEXT, n, n, DROPPED, 0), each) for n, each in enumerate(ids, start=1)]
+    whole = gaps[0]
+    for gap in gaps[1:]:
+        both = joined(whole, gap)
+        assert both is not None
+        whole = both
+    every = [trigger_id for each in ids for trigger_id in each]
+    named = whole["trigger_ids"]
+    assert len(named) + whole["trigger_ids_left_out"] == len(every)
+    assert len(json.dumps(named, separators=(",", ":"))) <= MAX_TRIGGER_BYTES + 2
+    in_order = iter(every)
+    assert all(trigger_id in in_order for trigger_id in named)
+    if len(json.dumps(every, separators=(",", ":"))) < MAX_TRIGGER_BYTES:
+        assert named == every
 
 
 @given(st.integers(1, 9), st.integers(0, 9), st.integers(-3, 3), st.integers(0, 9))

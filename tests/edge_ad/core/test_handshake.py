@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from edge_ad.core.handshake import Ask, Handshake
-from edge_ad.core.heard import Part
+from edge_ad.core.heard import Gap, Part
 
 
 def sent(count: int) -> Handshake:
@@ -45,7 +45,7 @@ def test_it_is_sent_again_under_the_same_id_until_there_is_a_reply() -> None:
     assert handshake.due(1.1) == [Ask("plc-1", "part-1")]
     handshake.take_reply("plc-1", done=True)
     assert handshake.due(9.0) == []
-    report = handshake.report({}, {}, 0)
+    report = handshake.report({}, {}, ())
     assert (report.sent, report.again, report.acknowledged) == (1, 2, 1)
 
 
@@ -59,17 +59,17 @@ def test_triggers_keep_their_distance_also_after_a_pause_of_ours() -> None:
 def test_it_is_settled_once_every_promise_has_come_true() -> None:
     handshake = sent(2)
     handshake.take_reply("plc-1", done=True)
-    assert not handshake.is_settled(results(result(1, 1)))
+    assert not handshake.is_settled(results(result(1, 1)), ())
     handshake.take_reply("plc-2", done=False)
-    assert not handshake.is_settled({})
-    assert handshake.is_settled(results(result(1, 1)))
+    assert not handshake.is_settled({}, ())
+    assert handshake.is_settled(results(result(1, 1)), ())
 
 
 def test_one_result_for_each_is_no_fault_and_reasons_are_counted() -> None:
     handshake = sent(2)
     for name in ("plc-1", "plc-2"):
         handshake.take_reply(name, done=True)
-    report = handshake.report(results(result(1, 1), result(2, 2, "timeout")), {}, 0)
+    report = handshake.report(results(result(1, 1), result(2, 2, "timeout")), {}, ())
     assert (report.answered, report.reasons, report.faults) == (2, {"timeout": 1}, ())
 
 
@@ -87,19 +87,25 @@ def test_every_broken_promise_is_a_fault(done: bool | None, parts: list[Part], f
     handshake = sent(1)
     if done is not None:
         handshake.take_reply("plc-1", done=done)
-    (said,) = handshake.report(results(*parts), {}, 0).faults
+    (said,) = handshake.report(results(*parts), {}, ()).faults
     assert said.startswith(fault)
 
 
-def test_a_result_may_be_in_a_gap_record_which_names_no_trigger() -> None:
-    handshake = sent(2)
-    for name in ("plc-1", "plc-2"):
+def test_a_gap_record_stands_for_the_results_of_the_triggers_that_it_names_and_of_those_it_only_counts() -> None:
+    handshake = sent(3)
+    for name in ("plc-1", "plc-2", "plc-3"):
         handshake.take_reply(name, done=True)
-    assert handshake.report({}, {}, 2).faults == ()
-    assert len(handshake.report({}, {}, 1).faults) == 1
+    gap = Gap(7, 9, "outbox_full", ("plc-1", "other"), left_out=1)
+    assert not handshake.is_settled({}, [gap])
+    assert handshake.is_settled(results(result(3, 10)), [gap])
+    report = handshake.report(results(result(3, 10)), {}, [gap])
+    assert (report.answered, report.in_gaps, report.faults) == (1, 1, ())
+    assert handshake.report({}, {}, [gap]).faults == ("2 triggers were acknowledged and have no result: plc-2, plc-3",)
+    both = handshake.report(results(result(1, 5), result(2, 6), result(3, 10)), {}, [gap])
+    assert both.faults == ("trigger plc-1 has a result, seq 5, and is in a gap record",)
 
 
 def test_the_turnaround_counts_from_the_first_time_that_a_trigger_was_sent() -> None:
     handshake = sent(1)
     handshake.due(0.5)
-    assert handshake.report({}, {"plc-1": 0.75, "other": 1.0}, 0).turnaround_ms == {"p50": 750, "p99": 750, "max": 750}
+    assert handshake.report({}, {"plc-1": 0.75, "other": 1.0}, ()).turnaround_ms == {"p50": 750, "p99": 750, "max": 750}
