@@ -53,12 +53,15 @@ class BrokerState:
     detail: str = ""
 
 
-def explain_exposure(config: MqttConfig) -> str:
-    """What anybody on the network can read or change for want of TLS; empty where nobody can."""
+def explain_exposure(config: MqttConfig, section: str = "mqtt") -> str:
+    """What anybody on the network can read or change for want of TLS; empty where nobody can.
+
+    `section`: of the station's configuration, where the broker is.
+    """
     if config.tls is not None or _is_this_machine(config.host):
         return ""
     secrets = "the password and all messages cross" if config.password_file is not None else "all messages cross"
-    return f"without TLS, {secrets} the network in the clear, and anybody may pose as the broker: set mqtt.tls"
+    return f"without TLS, {secrets} the network in the clear, and anybody may pose as the broker: set {section}.tls"
 
 
 def _is_this_machine(host: str) -> bool:

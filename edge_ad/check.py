@@ -11,6 +11,7 @@ import cv2
 
 from edge_ad.backends.base import open_backend
 from edge_ad.broker_check import examine_broker
+from edge_ad.broker_state import explain_exposure
 from edge_ad.bundle import open_bundle
 from edge_ad.calibration_watch import applicable
 from edge_ad.cameras.opencv import videoio
@@ -124,6 +125,9 @@ def _sparkplug(config: StationConfig, options: SparkplugConfig) -> Finding:
         return Finding("sparkplug", "failed", str(error))
     if problem:
         return Finding("sparkplug", "warning", f"births and data wait for primary host {host_id}: {problem}")
+    exposure = explain_exposure(options.mqtt, "sparkplug.mqtt") if options.mqtt is not None else ""
+    if exposure:
+        return Finding("sparkplug", "warning", exposure)
     return Finding("sparkplug", "ok", f"{address.group_id}/{address.node_id} is accepted; hosts: {host_id or 'any'}")
 
 

@@ -461,6 +461,11 @@ class StationConfig(_WithPaths):
         """The calibration store in use."""
         return self.store if self.store is not None else default_store(self.bundle)
 
+    def brokers(self) -> dict[str, MqttConfig]:
+        """Section -> the broker that it names."""
+        sparkplug = self.sparkplug.mqtt if self.sparkplug is not None else None
+        return {"mqtt": self.mqtt} | ({"sparkplug.mqtt": sparkplug} if sparkplug is not None else {})
+
     def roi_record(self) -> Roi | None:
         """The ROI as the frame path's record."""
         return self.roi.record() if self.roi is not None else None

@@ -114,9 +114,10 @@ def _start(
     announcing = SensorThread(sensor, publisher.announce) if sensor is not None else None
     if announcing is not None:
         announcing.start()
-    exposure = explain_exposure(config.mqtt)
-    if exposure:
-        logger.warning("broker {}:{}: {}", config.mqtt.host, config.mqtt.port, exposure)
+    for section, broker in config.brokers().items():
+        exposure = explain_exposure(broker, section)
+        if exposure:
+            logger.warning("broker {}:{}: {}", broker.host, broker.port, exposure)
     engine = f"{backend.name}/{backend.precision}"
     logger.info("edge-ad {}: station {}, bundle {:.12}, {}", __version__, config.station, bundle.digest, engine)
     recorder = Recorder(config.record) if config.record is not None else None

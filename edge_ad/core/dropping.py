@@ -2,8 +2,8 @@
 
 Results of good parts go first, oldest first, then results of parts that were not inspected. Defects and alarm events
 never go, nor does what was stored without a verdict for want of room. A row that goes becomes a gap record; those of
-neighbours become one. It keeps the reason of parts that were not inspected, so a consumer still knows their verdict, and
-names the triggers of its parts, so that nobody waits for their results; those that it has no room for, it counts.
+neighbours become one. It keeps the reason of parts that were not inspected, so a consumer still knows their verdict,
+and names the triggers of its parts, so that nobody waits for their results; those that it has no room for, it counts.
 """
 
 from __future__ import annotations

@@ -84,6 +84,7 @@ def test_within_a_machine_nothing_is_exposed(host: str) -> None:
 
 def test_what_crosses_the_network_in_the_clear_is_said() -> None:
     assert "all messages cross" in explain_exposure(MqttConfig(host="broker.plant"))
+    assert explain_exposure(MqttConfig(host="scada.plant"), "sparkplug.mqtt").endswith("set sparkplug.mqtt.tls")
     assert "the password" in explain_exposure(MqttConfig.model_validate({"host": "10.0.0.1", "password_file": "p"}))
     assert explain_exposure(MqttConfig(host="broker.plant", tls=TlsConfig())) == ""
 

@@ -255,7 +255,7 @@ def test_a_part_without_a_capture_leaves_the_camera_where_it_was(path: Path) -> 
 def test_a_trigger_whose_part_goes_into_a_gap_record_is_named_there_and_not_open_any_more(path: Path) -> None:
     outbox = opened(path, max_rows=100)
     outbox.command("top", ASKED, 7, 60)
-    outbox.append([part(n) for n in range(1, 112)])
+    outbox.append([part(n, "defect") for n in range(1, 112)])  # none of which may be dropped
     outbox.append([of_trigger(TRIGGER, 112)])
     outbox.append([of_trigger(replace(TRIGGER, trigger_id="t-2"), 113)], [Trigger("t-2")])
     assert outbox.figures().gap_parts > 0
