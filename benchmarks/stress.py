@@ -1,6 +1,6 @@
 """A station under load while everything around it fails: 100,000 parts at 200 a second, and what became of each.
 
-    python -m benchmarks.stress [--parts 100000] [--rate 200] [--seed N] [--work DIR]
+    python -m benchmarks.stress [--parts 100000] [--rate 200] [--broker-kills 4] [--seed N] [--work DIR]
 
 Plays known scores through the real daemon. At times that the seed decides, the broker is killed in the middle of the
 traffic and started again, the cable is cut or delays everything, the daemon is killed with SIGKILL ten times, and its
@@ -59,10 +59,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=int, default=100_000)
     parser.add_argument("--rate", type=float, default=200.0, help="parts a second")
+    parser.add_argument("--broker-kills", type=int, default=4)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     parser.add_argument("--work", type=Path, help="a new folder, which is kept")
     arguments = parser.parse_args()
-    scale = Scale(arguments.parts, arguments.rate, 10, 4, 4, cuts=12, delays=12, disk_full_s=20.0)
+    scale = Scale(arguments.parts, arguments.rate, 10, arguments.broker_kills, 4, cuts=12, delays=12, disk_full_s=20.0)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # through the clean-up, as Ctrl-C does
     print(f"seed {arguments.seed}: {scale.parts} parts at {scale.rate_hz:g} a second")
     began_s = time.monotonic()
