@@ -164,8 +164,9 @@ class _Watch:
                 self._mender.take_reply(reply, time.monotonic())
 
     def _mend(self) -> None:
-        now_s = time.monotonic()
-        if self._mender is None or now_s < self._look_s or self._broker != "online":
+        """Ask whoever can answer: nobody while there is no broker, or no station at it."""
+        now_s, reachable = time.monotonic(), self._broker == "online" and self._consumer.station_is_online
+        if self._mender is None or now_s < self._look_s or not reachable:
             return
         self._look_s = now_s + LOOK_S
         question = self._mender.due(self._consumer.missing(), now_s)

@@ -149,6 +149,11 @@ class Consumer:
         """We have asked for these once more."""
         self._numbering.take_replay(of, span)
 
+    @property
+    def station_is_online(self) -> bool:
+        """Whether its last word was that it is."""
+        return self._status == "online"
+
     def known(self) -> int:
         """Parts that a result or a gap record spoke of."""
         return len(self._parts) + sum(gap.last - gap.first + 1 for gap in self._gaps.values())
