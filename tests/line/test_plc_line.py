@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tests.broker import Broker, Subscriber, mqtt_config
 from tests.bundles import make_bundle
-from tests.daemons import running_daemon
+from tests.daemons import running_daemon, wait_until
+from tests.line.witness import Clerk, Witness
 from tests.plc import PlcSim
 from tests.station import calibrate, write_config, write_parts
 
@@ -86,3 +87,28 @@ def test_what_a_killed_broker_has_lost_the_virtual_plc_asks_for_to_the_last_part
     assert (report["ok"], report["faults"], report["missing"], report["missing_events"]) == (True, {}, [], [])
     assert report["replayed"] > 0
     assert report["replays"]["asked"] > 0
+
+
+def test_what_a_killed_broker_has_lost_the_clerk_asks_for_on_the_witness_s_behalf(
+    tmp_path: Path, broker: Broker, subscriber: Subscriber
+) -> None:
+    """The other consumer of the stress test: it uses nothing of the package."""
+    bundle = make_bundle(tmp_path / "bundle")
+    calibrate(bundle)
+    write_parts(tmp_path / "parts", 60)
+    camera = {"kind": "folder", "path": str(tmp_path / "parts"), "at_end": "wait", "interval_s": 0.02}
+    sections = {"mqtt": mqtt_config(broker), "commands": {"enabled": True}}
+    config = write_config(tmp_path / "station.yaml", bundle, camera, sections)
+    with Witness(tmp_path, broker) as witness:
+        clerk = Clerk(witness, broker, "cell-7")
+        broker.restart()  # from here on, its session is on the broker's disk
+        with running_daemon(config) as daemon:
+            wait_until(lambda: '"seq":3,' in witness.path.read_text())
+            with witness.stopped():
+                subscriber.wait_for(lambda results: len(results) >= 60, "/result")
+                time.sleep(QUIET_S)
+                broker.kill()
+                broker.start()
+            wait_until(lambda: clerk.mend() and clerk.has_all(60))
+            assert daemon.terminate() == 0
+    assert clerk.asked > 0

@@ -9,11 +9,12 @@ Nothing here uses the package: what it says of copies, order and alarms, it says
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,15 @@ class Witness:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait(20)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """For the length of a block it reads nothing; the broker holds for it what comes."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
 
 def _followers(broker: Broker) -> set[str]:
@@ -189,7 +199,7 @@ class Clerk:
         self._ledger = _Ledger()
         self._read_bytes = 0
         self._missing: dict[tuple[str, int], float] = {}  # (kind, number) -> missing since, or asked for at
-        self._asked = 0
+        self.asked = 0
         self._last_line = ""
 
     def mend(self) -> bool:
@@ -230,8 +240,8 @@ class Clerk:
             self._last_line = line
 
     def _ask(self, of: str, first: int, last: int) -> None:
-        self._asked += 1
-        body = {"correlation_id": f"clerk-{self._asked}", "from": first, "to": last, "of": of}
+        self.asked += 1
+        body = {"correlation_id": f"clerk-{self.asked}", "from": first, "to": last, "of": of}
         command = [*self._broker.inside, "mosquitto_pub", "-h", self._broker.host, "-p", str(self._broker.port)]
         command += ["-q", "1", "-t", f"edge-ad/{self._station}/cmd/replay", "-m", json.dumps(body)]
         with suppress(subprocess.TimeoutExpired):  # no broker at the moment: it is asked again later
