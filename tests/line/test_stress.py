@@ -25,7 +25,7 @@ def test_what_was_fed_arrives_whatever_fails_on_the_way(tmp_path: Path) -> None:
     assert heard.faults == (), happened
     assert (report["ok"], report["faults"]) == (True, {}), happened
     assert heard.outbox_full > 0  # the disk was really full
-    assert heard.boots > SHORT.daemon_kills
+    assert heard.boots > 1  # a run that is killed before its first part is not heard of
     assert sum("kill daemon" in line for line in happened) == SHORT.daemon_kills
     assert {kind.partition(" s  ")[2] for kind in happened} >= {"kill broker", "stop broker", "fill disk", "cut"}
     told = {part["seq"]: part["verdict"] for part in report["parts"]}
