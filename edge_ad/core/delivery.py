@@ -4,7 +4,7 @@
     replies ------> at once, or never ---+
     states -------> newest of a topic ---+--> window of unacknowledged publishes --> acknowledged | refused
     outbox rows --> in order of their ids -----+
-    copies -------> when nothing else is due --+
+    copies -------> behind rows, at a small share -+
 
 A row is done when the broker has acknowledged all its messages. A refused row waits, and does not hold up the others:
 when they are through, the row that has waited longest is tried again, after a growing delay. If it is then taken, the
@@ -27,6 +27,7 @@ from edge_ad.core.replay import Replay, ReplayLane
 from edge_ad.core.rows import PLC, Parcel, Piece, Row, pieces
 
 BATCH_ROWS = 64  # rows taken from the outbox at a time
+ROWS_A_COPY = 8  # while rows wait, one copy goes for so many of their messages
 SUSPICIOUS_LOSSES = 3  # connections that broke over the same topic
 
 
@@ -258,6 +259,7 @@ class Delivery:
         self.states = StateLane(backoff_min_s, backoff_max_s)
         self.rows = RowLane(backoff_min_s, backoff_max_s)
         self.replays = ReplayLane()
+        self._rows_in_a_row = 0  # without a copy among them
         self._copy_refusal = ""
         self._replies: deque[Reply] = deque()
         self._reply_refusal = ""
@@ -322,7 +324,8 @@ class Delivery:
         """What to send now; None if nothing is due or the window is full.
 
         Rows leave a part of the window free, so that a backlog never delays a state or a fresh part's `plc`. Copies go
-        when no row is due, and take no more than such a part themselves, so that they never delay a row.
+        when no row is due, and take no more than such a part themselves. Behind a backlog they have a small share, so
+        that it does not hold up a replay until the rows that it is for are no longer kept.
         """
         if self.in_flight >= self._window:
             return None
@@ -331,7 +334,10 @@ class Delivery:
             urgent = self._replies.popleft()
         if urgent is not None or not self._room_for_rows:
             return urgent
-        return self.rows.next_piece(now_s) or self._next_copy()
+        copy = self._next_copy() if self._rows_in_a_row >= ROWS_A_COPY else None
+        piece = self.rows.next_piece(now_s) if copy is None else None
+        self._rows_in_a_row = self._rows_in_a_row + 1 if piece is not None else 0
+        return copy or piece or self._next_copy()
 
     def _next_copy(self) -> Copy | None:
         parcel = self.replays.next(max(1, self._window // 4))

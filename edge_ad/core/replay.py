@@ -1,4 +1,4 @@
-"""Parts or alarm events that somebody asks for once more: sent again as copies, in order, when nothing newer is due.
+"""Parts or alarm events that somebody asks for once more: sent again as copies, in order, behind what is new.
 
 A copy that is on its way when the connection breaks is sent again on the next one; a replay does not outlive the
 process. A copy that the broker refuses is not tried again: whoever misses it asks once more.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edge_ad.core import messages
 from edge_ad.core.alarm_board import DEFECT, Announcement
 from edge_ad.core.alarms import AlarmEvent
-from edge_ad.core.delivery import Copy, Delivery, Outgoing, Reply, render
+from edge_ad.core.delivery import ROWS_A_COPY, Copy, Delivery, Outgoing, Reply, render
 from edge_ad.core.messages import Message, StationContext
 from edge_ad.core.replay import COPY_ROWS, Replay
 from edge_ad.core.rows import PLC, RESULT, Parcel, Piece, Row, pieces
@@ -366,23 +366,35 @@ def test_copies_are_those_that_were_asked_for_in_order_and_without_their_plc(
     assert world.copies_sent() == [(seq, piece) for seq in wanted for piece in (RESULT, Piece("event"))]
 
 
-@given(st.integers(1, 40), st.integers(1, 30))
-def test_copies_wait_for_every_row_and_hold_up_none(window: int, rows: int) -> None:
+@given(st.integers(1, 40), st.integers(1, 200))
+def test_behind_rows_that_wait_copies_have_a_small_share_and_no_more(window: int, rows: int) -> None:
     world = with_kept_rows(100)
     world.delivery.replays.ask(Replay(Span(1, 100)))
+    for seq in range(201, 201 + rows):
+        world.store(make_row(seq))
     world.connect(window)
     world.feed()
-    assert len(world.flying) == max(1, window // 4)
-    if window > 1:
-        world.store(make_row(201))
-        world.feed()
-        assert world.pieces_sent()[:1] == [(201, PLC)]
-    for seq in range(202, 202 + rows):
-        world.store(make_row(seq))
-    while 201 in world.unsent or any(isinstance(each, Parcel) for each in world.flying.values()):
+    while world.unsent or world.flying:
         world.answer(next(iter(world.flying)))
         world.feed()
         assert sum(isinstance(each, Copy) for each in world.flying.values()) <= max(1, window // 4)
+    last_row = max(place for place, each in enumerate(world.sent) if isinstance(each, Parcel))
+    kinds = [isinstance(each, Copy) for each in world.sent[: last_row + 1]]
+    copies = sum(kinds)
+    assert copies <= (len(kinds) - copies) // ROWS_A_COPY
+    assert copies >= min(100, (len(kinds) - copies - 1) // ROWS_A_COPY)
+    assert len(world.copies_sent()) == 100
+
+
+def test_copies_hold_up_nothing_that_is_for_now() -> None:
+    world = with_kept_rows(100)
+    world.delivery.replays.ask(Replay(Span(1, 100)))
+    world.connect(8)
+    world.feed()
+    assert len(world.flying) == 2
+    world.store(make_row(201))
+    world.feed()
+    assert world.pieces_sent()[:1] == [(201, PLC)]
 
 
 def test_a_copy_that_was_on_its_way_when_the_connection_broke_is_sent_again_and_a_refused_one_is_not() -> None:
