@@ -1,4 +1,4 @@
-"""From an FP32 graph to an INT8 one, after training: ranges from good images, layers that hurt left in FP32.
+"""From an FP32 graph to an INT8 one, after training: ranges from images, layers that hurt left in FP32.
 
 Everything is chosen on good images that the network was not trained on, and on synthetic defects on them; test images
 have no part in it. First the rule for the ranges, with all layers in INT8. If that changes too much, layers go back to
@@ -107,7 +107,7 @@ def quantise(model: ModelProto, good: NDArray[np.uint8], tuning: Tuning, bounds:
 
     Args:
         model: the FP32 graph of docs/bundle.md.
-        good: (N, H, W, 3) uint8 RGB, what the ranges are from.
+        good: (N, H, W, 3) uint8 RGB, what the ranges are from, with the synthetic defects of `tuning`.
         tuning: what the choices are made on.
         bounds: what the INT8 graph keeps to.
 
@@ -115,7 +115,9 @@ def quantise(model: ModelProto, good: NDArray[np.uint8], tuning: Tuning, bounds:
         DataError: no layer can be in INT8 within the bounds.
     """
     layers = list(convolutions(model))
-    seen = observe(_probe(model, layers), [image[None] for image in good[:RANGE_IMAGES]])
+    # A defect drives activations further than any good part does: ranges of good images alone would clip what tells it.
+    shown = [*good[:RANGE_IMAGES], *tuning.images[tuning.masks.any(axis=(1, 2))]]
+    seen = observe(_probe(model, layers), [image[None] for image in shown])
     reference = run_all(model, tuning.images)
     ranking: list[str] = []
     for count in range(len(layers)):
