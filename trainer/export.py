@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,10 @@ def make_int8(run: Run, model: onnx.ModelProto, data: Path) -> Int8:
         DataError: there are none, or the network does not bear INT8.
     """
     config = run.config
-    images = unseen_good(data, run.train_sha256)
+    unseen = unseen_good(data, run.train_sha256)
+    images = dict(
+        sorted(unseen.items(), key=itemgetter(1))
+    )  # by content, whatever the files are called
     roi = config.data.roi.record() if config.data.roi else None
     good = load_tiles(list(images)[:RANGE_IMAGES], roi, config.input.frame_layout())
     quantised = quantise(model, good, make_tuning(good, config.synthesis, run.seed), Bounds())
