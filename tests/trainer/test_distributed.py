@@ -128,7 +128,9 @@ def _assert_trained_together(root: Path) -> None:
     start = dict(build_method(_config(), 0).named_parameters())
     for name, wanted in _by_hand(root / "run", 2).items():
         found = checkpoint["model"][name]
-        torch.testing.assert_close(found, wanted.detach(), rtol=1e-4, atol=2e-6, msg=name)
+        # Adam divides a gradient by its own size, so of one that is nearly 0 the rounding shows: a few per cent of a
+        # step of 1e-3. A mean that is wrong moves whole tensors by whole steps.
+        torch.testing.assert_close(found, wanted.detach(), rtol=1e-4, atol=5e-5, msg=name)
         assert not torch.equal(found, start[name])
 
 
