@@ -188,9 +188,7 @@ def make_int8(run: Run, model: onnx.ModelProto, data: Path) -> Int8:
     """
     config = run.config
     unseen = unseen_good(data, run.train_sha256)
-    images = dict(
-        sorted(unseen.items(), key=itemgetter(1))
-    )  # by content, whatever the files are called
+    images = dict(sorted(unseen.items(), key=itemgetter(1)))  # by content, whatever the files are called
     roi = config.data.roi.record() if config.data.roi else None
     good = load_tiles(list(images)[:RANGE_IMAGES], roi, config.input.frame_layout())
     quantised = quantise(model, good, make_tuning(good, config.synthesis, run.seed), Bounds())
