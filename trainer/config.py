@@ -95,37 +95,32 @@ class UNetConfig(Strict):
     attention_factors: tuple[int, ...] = (8, 16, 32)
     heads: int = Field(4, ge=1)
 
-    def stride(self) -> int:
+    def stride(self, fold: int) -> int:
         """What the image's size must be a multiple of, pixels."""
-        return 1 << (len(self.multipliers) - 1)
+        return fold << (len(self.multipliers) - 1)
 
 
-class _Folded(Strict):
-    """A network of nets/edge.py: its levels, and how many pixels it folds into channels along each axis."""
+class _Pyramid(Strict):
+    """A network of nets/edge.py."""
 
     kind: Literal["edge"]
     widths: Widths
-    fold: int = Field(ge=1, le=8)
-    finest_block: bool = Field(True, description="a residual block in the encoder's finest level, the dearest one")
 
-    def strides(self) -> tuple[int, ...]:
+    def strides(self, fold: int) -> tuple[int, ...]:
         """Of each level, pixels."""
-        return tuple(self.fold << level for level in range(len(self.widths)))
+        return tuple(fold << level for level in range(len(self.widths)))
 
-    def stride(self) -> int:
+    def stride(self, fold: int) -> int:
         """What the image's size must be a multiple of, pixels."""
-        return self.strides()[-1]
+        return self.strides(fold)[-1]
 
-    def feature_levels(self) -> dict[int, int]:
+    def feature_levels(self, fold: int) -> dict[int, int]:
         """Level -> channels of the pretrained features that have its resolution."""
-        return {level: FEATURE_CHANNELS[s] for level, s in enumerate(self.strides()) if s in FEATURE_CHANNELS}
+        return {level: FEATURE_CHANNELS[s] for level, s in enumerate(self.strides(fold)) if s in FEATURE_CHANNELS}
 
 
-class EdgeDenoiserConfig(_Folded):
+class EdgeDenoiserConfig(_Pyramid):
     """The small denoiser (nets/edge.py)."""
-
-    fold: int = Field(4, ge=1, le=8)
-    noise_plane: bool = Field(True, description="the noise level as an input; false: the network has to see it")
 
 
 class PublishedSegmenterConfig(Strict):
@@ -134,15 +129,13 @@ class PublishedSegmenterConfig(Strict):
     kind: Literal["draem"]
     base: int = Field(64, ge=8)
 
-    def stride(self) -> int:
+    def stride(self, fold: int) -> int:
         """What the image's size must be a multiple of, pixels."""
-        return 32
+        return fold * 32
 
 
-class EdgeSegmenterConfig(_Folded):
+class EdgeSegmenterConfig(_Pyramid):
     """The small segmentation network (nets/edge.py)."""
-
-    fold: int = Field(2, ge=1, le=8)
 
 
 Denoiser = Annotated[UNetConfig | EdgeDenoiserConfig, Field(discriminator="kind")]
@@ -218,6 +211,7 @@ class TrainConfig(Strict):
     input: InputConfig = InputConfig()
     data: DataConfig = DataConfig()
     diffusion: DiffusionConfig
+    fold: int = Field(1, ge=1, le=8, description="pixels along each axis that both networks see as channels; 1: none")
     denoiser: Denoiser
     segmenter: SegmenterNet
     evidence: Literal["none", "efficientnet-lite0"] = Field(
@@ -228,9 +222,17 @@ class TrainConfig(Strict):
     synthesis: SynthesisConfig = SynthesisConfig()
 
     @model_validator(mode="after")
+    def _published_networks_see_pixels(self) -> TrainConfig:
+        if self.fold > 1 and (self.denoiser.kind == "unet" or self.segmenter.kind == "draem"):
+            raise ValueError("the published networks (unet, draem) take images as they are: set fold to 1")
+        return self
+
+    @model_validator(mode="after")
     def _divisible(self) -> TrainConfig:
         """Every level halves the image: its size, and half of it where training uses that, must allow it."""
-        step = max(self.denoiser.stride(), self.segmenter.stride()) * (2 if self.optim.half_size > 0 else 1)
+        step = max(self.denoiser.stride(self.fold), self.segmenter.stride(self.fold)) * (
+            2 if self.optim.half_size > 0 else 1
+        )
         if self.input.height % step or self.input.width % step:
             raise ValueError(f"input must be a multiple of {step} with these networks and this half_size")
         return self
@@ -238,7 +240,8 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _features_have_levels(self) -> TrainConfig:
         for name, net in (("denoiser", self.denoiser), ("segmenter", self.segmenter)):
-            if self.evidence != "none" and not set(FEATURE_CHANNELS) <= set(getattr(net, "strides", tuple)()):
+            strides = net.strides(self.fold) if isinstance(net, _Pyramid) else ()
+            if self.evidence != "none" and not set(FEATURE_CHANNELS) <= set(strides):
                 wanted = ", ".join(map(str, FEATURE_CHANNELS))
                 raise ValueError(f"evidence needs a {name} of kind edge with levels at strides {wanted}")
         return self

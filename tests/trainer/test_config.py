@@ -31,7 +31,8 @@ def test_a_dumped_configuration_loads_as_itself(tmp_path: Path) -> None:
         ("denoiser", {"kind": "transformer"}, "denoiser"),
         ("data", {"hold_out": 1.5}, "data.hold_out"),
         ("input", {"height": 100, "width": 96}, "input.height"),
-        ("denoiser", {"kind": "edge", "widths": [8] * 5}, "the file: Value error, input must be a multiple of 64"),
+        ("denoiser", {"kind": "edge", "widths": [8] * 6}, "the file: Value error, input must be a multiple of 64"),
+        ("denoiser", {"kind": "edge", "widths": [8] * 9}, "denoiser.edge.widths"),
         ("synthesis", {"perlin": 0, "blob": 0, "scratch": 0}, "synthesis"),
         ("synthesis", {"texture": 0, "self_augment": 0}, "synthesis"),
         ("synthesis", {"keep_min": 0.9, "keep_max": 0.1}, "synthesis"),
@@ -41,6 +42,14 @@ def test_a_dumped_configuration_loads_as_itself(tmp_path: Path) -> None:
 def test_a_value_out_of_range_is_named(section: str, value: object, where: str) -> None:
     with pytest.raises(ConfigError, match=f"tiny: {where}"):
         configs.parse({**TINY, section: value}, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("section", "net"), [("denoiser", {"kind": "unet", "base": 32}), ("segmenter", {"kind": "draem", "base": 8})]
+)
+def test_published_networks_are_not_given_folded_images(section: str, net: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"published networks \(unet, draem\) take images as they are: set fold to 1"):
+        configs.parse({**TINY, "fold": 4, section: net}, "tiny")
 
 
 def test_textures_are_relative_to_the_file(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_the_mean_over_no_row_is_zero() -> None:
 @given(st.integers(1, 300), st.floats(0, 1))
 def test_timesteps_stay_on_their_side_of_tau(n: int, near: float) -> None:
     config = DiffusionConfig(prediction="x0", near=near)
-    t_s, t_b = draw_timesteps(n, config, torch.Generator().manual_seed(n))
+    t_s, t_b = draw_timesteps(n, config, torch.Generator().manual_seed(n)).T
     assert t_s.min() >= 0
     assert t_s.max() < config.tau <= t_b.min()
     assert t_b.max() < config.timesteps

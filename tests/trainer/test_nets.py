@@ -49,11 +49,6 @@ def test_small_profiles_stay_within_their_parameter_budget(name: str) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96)])
 def test_edge_networks_keep_the_shape_of_the_image(size: tuple[int, int]) -> None:
-    x = torch.rand(2, 3, *size)
-    assert EdgeDenoiser((8, 16, 24))(x, torch.full((2,), 0.5))[0].shape == x.shape
-    assert EdgeSegmenter((8, 16, 24))(x, x).shape == (2, 1, *size)
-
-
-def test_the_noise_level_changes_what_the_edge_denoiser_says() -> None:
-    net, x = EdgeDenoiser((8, 16)).eval(), torch.rand(1, 3, 32, 32)
-    assert not torch.equal(net(x, torch.tensor([0.1]))[0], net(x, torch.tensor([0.9]))[0])
+    x = torch.rand(2, 12, *size)
+    assert EdgeDenoiser(12, (8, 16, 24))(x)[0].shape == x.shape
+    assert EdgeSegmenter((12, 4), (8, 16, 24))(x, x).shape == (2, 4, *size)

@@ -22,6 +22,7 @@ TINY: dict[str, object] = {
     "input": {"height": 32, "width": 32},
     "data": {"hold_out": 0.25},
     "diffusion": {"prediction": "x0", "near": 0.5},
+    "fold": 2,
     "denoiser": {"kind": "edge", "widths": [8, 16]},
     "segmenter": {"kind": "edge", "widths": [8, 16]},
     "loss": {"restore": 1.0},

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.maths.ddim import reverse_step, visited
+from trainer.maths.fold import fold, folded_frame, unfold
 
 if TYPE_CHECKING:
     from trainer.methods.diffusionad.model import DiffusionAD, Reconstruction
@@ -36,21 +37,23 @@ class Graph(nn.Module):
         self.method = method
         self.w = w
         self.top_k = config.top_k
-        noise = fixed_noise(config.noise_seed, config.input.height, config.input.width)
-        self.register_buffer("noise", noise[: len(t)])
-        self.register_buffer("t", torch.tensor(t)[:, None])
+        self.fold = config.fold
+        noise = fixed_noise(config.noise_seed, config.input.height, config.input.width)[: len(t), 0]
+        self.register_buffer("noise", fold(noise, config.fold)[None])
+        self.register_buffer("t", torch.tensor(t)[None])
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 (N, H, W, 3) RGB -> anomaly_map (N, H, W), score (N,), reconstruction (N, H, W, 3)."""
-        x = image.float().permute(0, 3, 1, 2) / 255
+        x, evidence = folded_frame(image, self.fold), self.method.evidence
         found = self.reconstruct(x)
-        anomaly_map = torch.sigmoid(self.method.segment(x, found))[:, 0]
+        features = evidence(image.permute(0, 3, 1, 2).float() / 255) if evidence is not None else []
+        anomaly_map = torch.sigmoid(self.method.segment(x, found, features))[:, 0]
         score = torch.topk(anomaly_map.flatten(1), self.top_k, dim=1).values.mean(dim=1)
-        return anomaly_map, score, found.guided.clamp(0, 1).permute(0, 2, 3, 1)
+        return anomaly_map, score, unfold(found.guided, self.fold).clamp(0, 1).permute(0, 2, 3, 1)
 
-    def reconstruct(self, image: Tensor) -> Reconstruction:
-        """(N, 3, H, W) in 0..1 as its normal self."""
-        return self.method.reconstruct(image, self.t, self.noise.float(), self.w)
+    def reconstruct(self, x: Tensor) -> Reconstruction:
+        """A folded image in 0..1 as its normal self."""
+        return self.method.reconstruct(x, self.t, self.noise.float(), self.w)
 
 
 class IterativeGraph(Graph):
@@ -68,13 +71,13 @@ class IterativeGraph(Graph):
         self.visited = visited(start, steps)
         self.eta = eta
 
-    def reconstruct(self, image: Tensor) -> Reconstruction:
+    def reconstruct(self, x: Tensor) -> Reconstruction:
         """See `Graph.reconstruct`; the noise of the steps is the same for every image and every call."""
         abar = self.method.abar
-        x_t = self.method.diffused(image, self.t, self.noise.float())
+        x_t = self.method.diffused(x, self.t, self.noise.float())
         generator = torch.Generator().manual_seed(self.method.config.noise_seed)
         for t, after in itertools.pairwise(self.visited):
             x0 = self.method.predict(x_t, torch.full_like(self.t, t), self.w).guided
-            noise = torch.randn(image.shape[1:], generator=generator).to(image)
-            x_t = reverse_step(x_t, x0[None], abar[t], abar[after], self.eta, noise)
+            noise = torch.randn(x.shape[1:], generator=generator).to(x)
+            x_t = reverse_step(x_t, x0[:, None], abar[t], abar[after], self.eta, noise)
         return self.method.predict(x_t, torch.full_like(self.t, self.visited[-1]), self.w)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,10 +20,15 @@ def squared_error(found: Tensor, wanted: Tensor) -> Tensor:
     return (found - wanted).square().flatten(1).mean(dim=1)
 
 
-def feature_error(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
-    """Mean squared error of each level, summed over the levels; (2, N, C, h, w) each against (N, C, h, w) each."""
-    errors = [F.mse_loss(both, target.expand_as(both)) for both, target in zip(found, wanted, strict=True)]
-    return torch.stack(errors).sum()
+def over_scales(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """The `squared_error` of each row, summed over the scales; (N, ...) each against (N, ...) each -> (N,)."""
+    return torch.stack([squared_error(f, w) for f, w in zip(found, wanted, strict=True)]).sum(0)
+
+
+def feature_error(found: Sequence[Sequence[Tensor]], wanted: Sequence[Tensor]) -> Tensor:
+    """Mean squared error of each level over its scales, summed over the levels; level, scale -> (N, C, h, w)."""
+    errors = [F.mse_loss(f, w) for scales, w in zip(found, wanted, strict=True) for f in scales]
+    return torch.stack(errors).sum() / len(found[0])
 
 
 def focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from trainer.config import DiffusionConfig, PublishedSegmenterConfig, TrainConfig, UNetConfig
 from trainer.data.samples import Batch
 from trainer.maths.ddpm import q_sample, x0_from_eps
+from trainer.maths.fold import fold, unfold
 from trainer.maths.guidance import blend, blend_weight
 from trainer.maths.schedule import linear_schedule
 from trainer.methods.base import Method
 from trainer.methods.diffusionad.graph import Graph, IterativeGraph
-from trainer.methods.diffusionad.loss import feature_error, focal, mean_over, smooth_l1, squared_error
+from trainer.methods.diffusionad.loss import feature_error, focal, mean_over, over_scales, smooth_l1
 from trainer.methods.diffusionad.variants import AutoEncoder, NormGuided, OneStep, Variant, own_variant
 from trainer.nets.edge import EdgeDenoiser, EdgeSegmenter
 from trainer.nets.pretrained import PretrainedFeatures
@@ -25,43 +26,46 @@ from trainer.nets.unet import UNet
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """What the denoiser says about N images at S noise scales, t_s before t_b where there are two.
+    """What the denoiser says about N images at S noise scales, t_s before t_b where there are two; images are folded.
 
     Attributes:
-        guided: (N, 3, H, W), the norm-guided reconstruction; that of the one scale where there is one.
-        x0: (S, N, 3, H, W), the reconstruction at each scale.
-        output: (S, N, 3, H, W), what the network put out: noise or x0.
-        guided_features: (N, C, h, w) each, the prediction of the good image's pretrained features, guided likewise.
-        features: (S, N, C, h, w) each, the prediction at each scale.
+        guided: (N, C, h, w), the norm-guided reconstruction; that of the one scale where there is one.
+        x0: for each scale (N, C, h, w), the reconstruction.
+        output: for each scale (N, C, h, w), what the network put out: noise or x0.
+        guided_features: for each level the prediction of the good image's pretrained features, guided likewise.
+        features: for each level and each scale the prediction.
     """
 
     guided: Tensor
-    x0: Tensor
-    output: Tensor
+    x0: tuple[Tensor, ...]
+    output: tuple[Tensor, ...]
     guided_features: list[Tensor]
-    features: list[Tensor]
+    features: list[tuple[Tensor, ...]]
 
 
 def build_denoiser(config: TrainConfig) -> UNet | EdgeDenoiser:
     """The denoiser of a configuration."""
-    net = config.denoiser
+    net, fold_ = config.denoiser, config.fold
     if isinstance(net, UNetConfig):
         return UNet(net.base, net.multipliers, net.blocks, net.attention_factors, net.heads)
-    features = net.feature_levels() if config.evidence != "none" else None
-    return EdgeDenoiser(net.widths, net.fold, features, net.finest_block, net.noise_plane)
+    features = net.feature_levels(fold_) if config.evidence != "none" else None
+    return EdgeDenoiser(3 * fold_ * fold_, net.widths, features)
 
 
 def build_segmenter(config: TrainConfig) -> Segmenter | EdgeSegmenter:
     """The segmentation network of a configuration."""
-    net = config.segmenter
+    net, fold_ = config.segmenter, config.fold
     if isinstance(net, PublishedSegmenterConfig):
         return Segmenter(net.base)
-    features = net.feature_levels() if config.evidence != "none" else None
-    return EdgeSegmenter(net.widths, net.fold, features, net.finest_block)
+    features = net.feature_levels(fold_) if config.evidence != "none" else None
+    return EdgeSegmenter((3 * fold_ * fold_, fold_ * fold_), net.widths, features)
 
 
 class DiffusionAD(Method):
-    """See the package's docstring; `config` decides the sizes, the prediction target and the noise scales."""
+    """See the package's docstring; `config` decides the sizes, the prediction target and the noise scales.
+
+    Between its entrance and its exit all images are folded (maths/fold.py): (N, C, h, w) with C = 3 fold^2.
+    """
 
     abar: Tensor
 
@@ -75,70 +79,73 @@ class DiffusionAD(Method):
         abar = torch.tensor(linear_schedule(d.timesteps, d.beta_start, d.beta_end).abar, dtype=torch.float32)
         self.register_buffer("abar", abar if d.diffuse else torch.ones_like(abar), persistent=False)
 
-    def reconstruct(self, image: Tensor, t: Tensor, noise: Tensor, w: float) -> Reconstruction:
+    def reconstruct(self, x: Tensor, t: Tensor, noise: Tensor, w: float) -> Reconstruction:
         """One-step reconstruction (Eq. 6 to 8), all scales in one pass; norm-guided where there are two.
 
         Args:
-            image: (N, 3, H, W) in 0..1.
-            t: (S, N) timesteps, t_s before t_b; (S, 1) for the same for all.
-            noise: (S, N, 3, H, W) standard normal, or (S, 1, 3, H, W).
+            x: (N, C, h, w), folded, in 0..1.
+            t: (N, S) timesteps, t_s before t_b; (1, S) for the same for all.
+            noise: (N, S, C, h, w) standard normal, or (1, S, C, h, w).
             w: guidance weight.
         """
-        return self.predict(self.diffused(image, t, noise), t, w)
+        return self.predict(self.diffused(x, t, noise), t, w)
 
-    def diffused(self, image: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """An image (N, 3, H, W) at S noise scales (Eq. 2), (S, N, 3, H, W); arguments as for `reconstruct`."""
-        return q_sample(image[None], noise, self._abar(t))
+    def diffused(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """An image (N, C, h, w) at S noise scales (Eq. 2), (N, S, C, h, w); arguments as for `reconstruct`."""
+        flat = q_sample(x.flatten(1)[:, None, None], noise.flatten(2)[:, None], self.abar[t][:, None, :, None])
+        return flat.reshape(-1, *noise.shape[1:])  # (N, 1, S, Chw): of S, OpenVINO would make channels to pad to 16
 
     def predict(self, x_t: Tensor, t: Tensor, w: float) -> Reconstruction:
-        """As `reconstruct`, from what is diffused already, (S, N, 3, H, W)."""
-        scales, abar = len(t), self._abar(t)
-        rows = x_t.reshape(-1, *x_t.shape[2:])  # (SN, 3, H, W): by reshape, so that N stays free in the graph
-        found, found_features = self._denoise(rows, t.expand(scales, x_t.shape[1]).reshape(-1))
+        """As `reconstruct`, from what is diffused already, (N, S, C, h, w)."""
+        n, scales, abar = x_t.shape[0], x_t.shape[1], self._abar(t)
+        rows = x_t.reshape(-1, *x_t.shape[2:])  # (NS, C, h, w): by reshape, so that N stays free in the graph
+        found, found_features = self._denoise(rows, t.expand(n, scales).reshape(-1))
         output = _by_scale(found, scales)
         features = [_by_scale(feature, scales) for feature in found_features]
-        x0 = x0_from_eps(x_t, output, abar) if self.config.diffusion.prediction == "eps" else output
-        g = blend_weight(abar[0], w)
+        x0 = output
+        if self.config.diffusion.prediction == "eps":
+            x0 = tuple(x0_from_eps(x_t[:, scale], output[scale], abar[:, scale]) for scale in range(scales))
+        g = blend_weight(abar[:, 0], w)
         return Reconstruction(self._guided(x0, g), x0, output, [_blended(f, g) for f in features], features)
 
     def _abar(self, t: Tensor) -> Tensor:
-        return self.abar[t][:, :, None, None, None]  # (S, N, 1, 1, 1)
+        return self.abar[t][:, :, None, None, None]  # (N, S, 1, 1, 1)
 
     def _denoise(self, rows: Tensor, t: Tensor) -> tuple[Tensor, list[Tensor]]:
         if isinstance(self.denoiser, UNet):
             return self.denoiser(rows, t), []
-        found: tuple[Tensor, list[Tensor]] = self.denoiser(rows, torch.sqrt(1 - self.abar[t]))
+        found: tuple[Tensor, list[Tensor]] = self.denoiser(rows)
         return found
 
-    def _guided(self, x0: Tensor, g: Tensor) -> Tensor:
+    def _guided(self, x0: tuple[Tensor, ...], g: Tensor) -> Tensor:
         if not self.config.diffusion.clamp:
             return _blended(x0, g)
         return (x0[0] if len(x0) == 1 else blend(x0[0], x0[1].clamp(-1, 1), g)).clamp(-1, 1)
 
-    def segment(self, image: Tensor, reconstruction: Reconstruction) -> Tensor:
-        """Logits (N, 1, H, W) of where an image (N, 3, H, W) differs from its normal self."""
-        return self._segment(image, reconstruction, self.evidence(image) if self.evidence is not None else [])
+    def segment(self, x: Tensor, reconstruction: Reconstruction, features: Sequence[Tensor]) -> Tensor:
+        """Logits of where a folded image (N, C, h, w) differs from its normal self: (N, 1, H, W), no longer folded.
 
-    def _segment(self, image: Tensor, reconstruction: Reconstruction, features: list[Tensor]) -> Tensor:
+        `features` are the pretrained ones of the same image; none without evidence.
+        """
         if not features:
-            return cast(Tensor, self.segmenter(image, reconstruction.guided)).float()
-        pairs = zip(features, reconstruction.guided_features, strict=True)
-        differences = [torch.abs(found - normal) for found, normal in pairs]
-        return cast(Tensor, self.segmenter(image, reconstruction.guided, differences)).float()
+            logits = self.segmenter(x, reconstruction.guided)
+        else:
+            pairs = zip(features, reconstruction.guided_features, strict=True)
+            logits = self.segmenter(x, reconstruction.guided, [torch.abs(found - normal) for found, normal in pairs])
+        return unfold(logits, self.config.fold).float()
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """See `Method.losses`: noise loss (Eq. 9) and mask loss (Eq. 10 to 12); not in the paper: restore, features."""
         weights, d = self.config.loss, self.config.diffusion
-        n = len(batch.image)
-        device = batch.image.device
+        n, device = len(batch.image), batch.image.device
+        x, clean = fold(batch.image, self.config.fold), fold(batch.clean, self.config.fold)
         t = draw_timesteps(n, d, generator).to(device)
-        noise = torch.randn((len(t), *batch.image.shape), generator=generator).to(device)
-        found = self.reconstruct(batch.image, t, noise, d.w)
+        noise = torch.randn((*t.shape, *x.shape[1:]), generator=generator).to(device)
+        found = self.reconstruct(x, t, noise, d.w)
         seen = self.evidence(torch.cat([batch.image, batch.clean])) if self.evidence is not None else []
-        logits = self._segment(batch.image, found, [feature[:n] for feature in seen])
+        logits = self.segment(x, found, [feature[:n] for feature in seen])
 
-        wanted = noise if d.prediction == "eps" else batch.clean.expand_as(noise)
-        error = squared_error(found.output.flatten(0, 1), wanted.flatten(0, 1)).reshape(len(t), n).sum(0)
+        error = over_scales(found.output, noise.unbind(1) if d.prediction == "eps" else [clean] * t.shape[1])
         good = batch.mask.flatten(1).amax(1) == 0
         terms = {
             "denoise": weights.denoise * mean_over(error, good),
@@ -146,9 +153,7 @@ class DiffusionAD(Method):
             "focal": weights.focal * focal(logits, batch.mask, weights.focal_alpha, weights.focal_gamma),
         }
         if weights.restore > 0:  # x0, whatever the network predicts: the noise of a defect image is no target
-            clean = batch.clean.expand_as(found.x0)
-            restored = squared_error(found.x0.flatten(0, 1), clean.flatten(0, 1)).reshape(len(t), n).sum(0)
-            terms["restore"] = weights.restore * mean_over(restored, ~good)
+            terms["restore"] = weights.restore * mean_over(over_scales(found.x0, [clean] * t.shape[1]), ~good)
         if seen and weights.features > 0:
             terms["features"] = weights.features * feature_error(found.features, [feature[n:] for feature in seen])
         return terms
@@ -176,24 +181,24 @@ class DiffusionAD(Method):
         return IterativeGraph(self, variant.t, variant.passes(), variant.eta)
 
 
-def _by_scale(rows: Tensor, scales: int) -> Tensor:
-    """(SN, ...) -> (S, N, ...), in full precision."""
-    return rows.float().reshape(scales, -1, *rows.shape[1:])
+def _by_scale(rows: Tensor, scales: int) -> tuple[Tensor, ...]:
+    """(NS, ...) -> S times (N, ...), in full precision; by slices, which leave engines their layout of memory."""
+    return tuple(rows[scale::scales].float() for scale in range(scales))
 
 
-def _blended(found: Tensor, g: Tensor) -> Tensor:
-    """(S, N, ...) -> (N, ...): the scales t_s and t_b blended, or the only one."""
+def _blended(found: tuple[Tensor, ...], g: Tensor) -> Tensor:
+    """The scales t_s and t_b blended, or the only one."""
     return found[0] if len(found) == 1 else blend(found[0], found[1], g)
 
 
 def draw_timesteps(n: int, config: DiffusionConfig, generator: torch.Generator) -> Tensor:
-    """(2, n) training timesteps: t_s uniform below tau, t_b from tau on; a share `near` close to the test scales.
+    """(n, 2) training timesteps: t_s uniform below tau, t_b from tau on; a share `near` close to the test scales.
 
-    An auto-encoder has one scale, which means nothing: (1, n) zeros.
+    An auto-encoder has one scale, which means nothing: (n, 1) zeros.
     """
     d = config
     if not d.diffuse:
-        return torch.zeros((1, n), dtype=torch.long)
+        return torch.zeros((n, 1), dtype=torch.long)
     bounds = ((0, d.tau, d.t_s), (d.tau, d.timesteps, d.t_b))
     rows = []
     for low, high, centre in bounds:
@@ -201,4 +206,4 @@ def draw_timesteps(n: int, config: DiffusionConfig, generator: torch.Generator) 
         wide = torch.randint(low, high, (n,), generator=generator)
         near = torch.randint(near_low, near_high, (n,), generator=generator)
         rows.append(torch.where(torch.rand(n, generator=generator) < d.near, near, wide))
-    return torch.stack(rows)
+    return torch.stack(rows, dim=1)
