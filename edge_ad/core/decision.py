@@ -60,7 +60,10 @@ def find_regions(
     marked = anomaly_map > threshold
     if not marked.any():
         marked = anomaly_map == anomaly_map.max()
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(marked.astype(np.uint8), connectivity=8)
+    # 8-connected sets lie two pixels apart; with 16 bits for a label OpenCV takes less than half the time.
+    most = -(-marked.shape[0] // 2) * -(-marked.shape[1] // 2)
+    ltype = cv2.CV_16U if most < 1 << 16 else cv2.CV_32S
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(marked.view(np.uint8), connectivity=8, ltype=ltype)
     areas = stats[:, cv2.CC_STAT_AREA] * _pixel_area(anomaly_map, roi)  # full-frame pixels; label 0 is the background
     largest_first = 1 + np.argsort(-areas[1:], kind="stable")
     kept = [label for label in largest_first[:max_regions] if areas[label] >= min_area_px] or largest_first[:1]

@@ -101,6 +101,15 @@ def test_where_every_region_is_too_small_the_largest_stays() -> None:
     assert (region.x, region.y, region.area) == (4, 4, 2)
 
 
+@pytest.mark.parametrize("size", [512, 520])  # 65,536 labels, background and all, are what 16 bits can tell apart
+def test_as_many_regions_as_a_map_can_hold_are_told_apart(size: int) -> None:
+    marked = np.zeros((size, size), np.float32)
+    marked[::2, ::2] = 0.5
+    marked[-2:, -1] = 0.5
+    regions = find_regions(marked, 0.4, Roi(0, 0, size, size), max_regions=size * size, min_area_px=3)
+    assert [(region.x, region.y, region.w, region.h) for region in regions] == [(size - 2, size - 2, 2, 2)]
+
+
 def test_a_score_rounded_above_every_pixel_still_has_a_region() -> None:
     anomaly_map = np.full((3, 3), 0.3, np.float32)
     pixel = float(anomaly_map.max())
