@@ -72,9 +72,9 @@ def measure_steps(
     return {"first_result_ns": first_result_ns, "ms": ms, "resident_bytes": resident, "peak_bytes": peak}
 
 
-def full_frame(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An (H, W, 3) RGB image as a camera of 1920 x 1080 would deliver it: BGR."""
-    grown = cv2.resize(image[:, :, ::-1], (FRAME_WIDTH, FRAME_HEIGHT), interpolation=cv2.INTER_LINEAR)
+def full_frame(image: NDArray[np.uint8], height: int = FRAME_HEIGHT, width: int = FRAME_WIDTH) -> NDArray[np.uint8]:
+    """An (H, W, 3) RGB image as a camera of so many pixels would deliver it: BGR."""
+    grown = cv2.resize(image[:, :, ::-1], (width, height), interpolation=cv2.INTER_LINEAR)
     return grown.astype(np.uint8, copy=False)
 
 

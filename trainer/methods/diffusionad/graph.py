@@ -46,7 +46,7 @@ class Graph(nn.Module):
         """uint8 (N, H, W, 3) RGB -> anomaly_map (N, H, W), score (N,), reconstruction (N, H, W, 3)."""
         x, evidence = folded_frame(image, self.fold), self.method.evidence
         found = self.reconstruct(x)
-        features = evidence(image.permute(0, 3, 1, 2).float() / 255) if evidence is not None else []
+        features = evidence(image.float().permute(0, 3, 1, 2) / 255) if evidence is not None else []
         anomaly_map = torch.sigmoid(self.method.segment(x, found, features))[:, 0]
         score = torch.topk(anomaly_map.flatten(1), self.top_k, dim=1).values.mean(dim=1)
         return anomaly_map, score, unfold(found.guided, self.fold).clamp(0, 1).permute(0, 2, 3, 1)

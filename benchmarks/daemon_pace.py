@@ -1,0 +1,221 @@
+"""The daemon's pace beside that of its engine alone, and the time from a capture to its result's receipt, on loopback.
+
+    python -m benchmarks.daemon_pace BUNDLE [--backend openvino] [--precision int8] [--frames 600] [--size 1080x1920]
+
+Both sides run in this process, one after the other, on the same frame and the same engine. The whole daemon (capture
+thread, inference loop, outbox on the disk of --work, MQTT to a real mosquitto) inspects frames that a camera in memory
+delivers as fast as they are taken; an independent subscriber (mosquitto_sub) notes when it receives each result.
+
+What is told: frames a second of the engine alone, of the whole step (prepare, engine, decide) and of the daemon; the
+time from capture to receipt less the same frame's time in the engine, beside the 99th percentile of the outbox's own
+commits. A frame waits in the queue for its turn when the camera is faster than the engine, so the second part is
+measured with a camera that leaves the engine a rest: half the pace of the first. Needs mosquitto.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad import calibration_store, daemon, log
+from edge_ad.backends.base import open_backend
+from edge_ad.bench.worker import full_frame, timed_step
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.cameras.base import KINDS, Delivered, EndOfFrames, Pace, Picture
+from edge_ad.config import BackendConfig, RegionConfig, load
+from edge_ad.frames import frame_graph
+from edge_ad.outbox_file import OutboxFile
+from edge_ad.pipeline import Pipeline
+from edge_ad.thresholds import CalibrationRecord
+from tests.broker import Broker, mqtt_config
+from tests.daemons import wait_until
+from tests.station import write_config
+
+WARM_UP = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Frames a second, without a daemon."""
+
+    engine: float
+    step: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the subscriber made of a run of the daemon.
+
+    Attributes:
+        rate: results a second.
+        rest_ms: for each result, from its capture (to the whole millisecond before) to its receipt, less its time in
+            the engine.
+    """
+
+    rate: float
+    rest_ms: NDArray[np.float64]
+
+
+class Memory:
+    """A camera that delivers one frame again and again (implements `Camera`)."""
+
+    complete = True
+
+    def __init__(self, image: NDArray[np.uint8], frames: int, interval_s: float) -> None:
+        self._image, self._left, self._pace = image, frames, Pace(interval_s)
+
+    def open(self) -> None:
+        """See `Camera.open`."""
+
+    def read(self) -> Delivered | None:
+        """See `Camera.read`."""
+        if not self._left:
+            raise EndOfFrames
+        if not self._pace.wait():
+            return None
+        self._pace.advance()
+        self._left -= 1
+        return Picture(self._image)
+
+    def close(self) -> None:
+        """See `Camera.close`."""
+
+
+def alone(bundle: Bundle, engine: BackendConfig, image: NDArray[np.uint8], frames: int) -> Alone:
+    """Medians of the engine by itself and of the whole step, good parts throughout as on a line."""
+    graph = frame_graph(open_backend(bundle, engine), bundle.manifest)
+    pipeline = Pipeline(graph, None, RegionConfig())
+    steps = [timed_step(pipeline, image, number) for number in range(WARM_UP + frames)][WARM_UP:]
+    graph.backend.close()
+    return Alone(*(1000 / float(np.median([step[stage] for step in steps])) for stage in ("engine", "step")))
+
+
+@contextmanager
+def timed_commits() -> Iterator[list[float]]:
+    """Milliseconds of each durable transaction of the outbox."""
+    took: list[float] = []
+    transaction = OutboxFile.transaction
+
+    @contextmanager
+    def timed(self: OutboxFile, *, durable: bool = True) -> Iterator[None]:
+        began = time.perf_counter()
+        with transaction(self, durable=durable):
+            yield
+        if durable:
+            took.append(1000 * (time.perf_counter() - began))
+
+    OutboxFile.transaction = timed  # type: ignore[method-assign]
+    try:
+        yield took
+    finally:
+        OutboxFile.transaction = transaction  # type: ignore[method-assign]
+
+
+def in_the_daemon(
+    folder: Path, bundle: Bundle, engine: BackendConfig, image: NDArray[np.uint8], frames: int, interval_s: float
+) -> Heard:
+    """Run the daemon over as many frames and listen."""
+    folder.mkdir(parents=True)
+    KINDS["folder"] = lambda _config, _resume_after: Memory(image, frames, interval_s)
+    calibration_store.add(folder / "store", record_for(bundle, engine), np.zeros((2, 2, 3), np.uint8))
+    broker = Broker(folder / "broker", options="set_tcp_nodelay true")  # as configs/mosquitto has it
+    broker.start()
+    command = ["mosquitto_sub", "-p", str(broker.port), "-V", "mqttv5", "-q", "1", "-i", "receiver", "-F", "%U %t %p"]
+    with (folder / "received").open("wb") as output:
+        receiver = subprocess.Popen([*command, "-t", "edge-ad/#"], stdout=output)
+    camera = {"kind": "folder", "path": str(folder)}
+    backend = {"name": engine.name, "precision": engine.precision}
+    sections = {"mqtt": mqtt_config(broker), "store": str(folder / "store"), "backend": backend}
+    config = load(write_config(folder / "station.yaml", bundle.path, camera, sections))
+    try:
+        wait_until(lambda: "SUBACK to receiver" in broker.logged())
+        daemon.run(config)
+        wait_until(lambda: b" stopped\n" in (folder / "received").read_bytes())
+    finally:
+        receiver.kill()
+        receiver.wait()
+        broker.stop()
+    return heard(folder / "received", frames)
+
+
+def record_for(bundle: Bundle, engine: BackendConfig) -> CalibrationRecord:
+    """A calibration by which every part is good."""
+    return CalibrationRecord(
+        schema="edge-ad/calibration",
+        number=1,
+        image_threshold=1.0,
+        pixel_threshold=1.0,
+        false_alarm_rate=0.5,
+        confidence=0.5,
+        rank=1,
+        n_images=1,
+        images_sha256=(),
+        bundle=bundle.digest,
+        backend=engine.name,
+        precision=engine.precision,
+        camera=None,
+        roi=None,
+        created_at="2026-01-01T00:00:00Z",
+        created_by="benchmark",
+    )
+
+
+def heard(received: Path, frames: int) -> Heard:
+    """Read what the subscriber wrote; the first frames are left out."""
+    results = []
+    for line in received.read_text().splitlines():
+        stamp, topic, payload = line.split(" ", 2)
+        if topic.endswith("/result"):
+            seconds, fraction = stamp.split(".")
+            results.append((int(seconds) * 10**9 + int(fraction.ljust(9, "0")[:9]), json.loads(payload)))
+    if len(results) != frames:
+        raise RuntimeError(f"{len(results)} of {frames} results were received")
+    results = results[WARM_UP:]
+    rest = [at / 1e6 - result["captured_ms"] - result["latency_ms"]["engine"] for at, result in results]
+    seconds_heard = (results[-1][0] - results[0][0]) / 1e9
+    return Heard((len(results) - 1) / seconds_heard, np.array(rest))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--backend", default="onnxruntime")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--frames", type=int, default=600)
+    parser.add_argument("--size", default="1080x1920", help="HEIGHTxWIDTH of the frames")
+    parser.add_argument("--work", type=Path, default=Path("build"), help="a folder on the disk that the outbox uses")
+    arguments = parser.parse_args()
+    log.set_up("WARNING")
+    bundle = open_bundle(arguments.bundle.absolute())
+    engine = BackendConfig.model_validate({"name": arguments.backend, "precision": arguments.precision})
+    height, width = (int(side) for side in arguments.size.split("x"))
+    image = full_frame(bundle.golden().image[-1], height, width)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=arguments.work.absolute()) as work, timed_commits() as commits:
+        before = alone(bundle, engine, image, arguments.frames // 2)
+        fast = in_the_daemon(Path(work) / "fast", bundle, engine, image, arguments.frames, 0.0)
+        after = alone(bundle, engine, image, arguments.frames // 2)
+        commits.clear()
+        rested = in_the_daemon(Path(work) / "rested", bundle, engine, image, arguments.frames, 2 / fast.rate)
+        commit_p99 = float(np.percentile(commits, 99))
+    bare, step = ((getattr(before, name) + getattr(after, name)) / 2 for name in ("engine", "step"))
+    print(f"engine alone {bare:.1f}/s, whole step {step:.1f}/s, daemon {fast.rate:.1f}/s:", end=" ")
+    print(f"{fast.rate / bare:.0%} of the engine alone, {fast.rate / step:.0%} of the whole step")
+    p50, p99 = np.percentile(rested.rest_ms, [50, 99])
+    print(f"at half that pace, capture to receipt less engine: p50 {p50:.1f} ms, p99 {p99:.1f} ms;", end=" ")
+    print(f"commits of the outbox: p99 {commit_p99:.1f} ms, so the wish is {max(10.0, 2 * commit_p99):.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
