@@ -130,11 +130,12 @@ def _phases(run: Run) -> list[Phase]:
     paths, textures = train_paths(run), load_textures(config.synthesis.textures)
     roi = config.data.roi.record() if config.data.roi else None
     layout, half = config.input.frame_layout(), config.optim.half_size
-    plan = [(half, layout.halved())] if half > 0 else []
-    return [
-        Phase(until, Samples(load_canvases(paths, roi, size, run.path), textures, config, run.seed, size))
-        for until, size in [*plan, (1.0, layout)]
-    ]
+    whole = Samples(load_canvases(paths, roi, layout, run.path), textures, config, run.seed, layout)
+    if half == 0:
+        return [Phase(1.0, whole)]
+    small, symmetry = layout.halved(), whole.symmetry  # looked for once
+    halved = Samples(load_canvases(paths, roi, small, run.path), textures, config, run.seed, small, symmetry)
+    return [Phase(half, halved), Phase(1.0, whole)]
 
 
 class Journal:
