@@ -48,7 +48,11 @@ def test_training_never_yields_nan(case: dict[str, Any]) -> None:
 @settings(max_examples=6)
 def test_training_with_pretrained_evidence_never_yields_nan(case: dict[str, Any]) -> None:
     """The features of constant images have no variance to be brought to 1."""
-    nets = {"denoiser": {"kind": "edge", "widths": [8, 8, 8]}, "segmenter": {"kind": "edge", "widths": [8] * 4}}
+    nets = {
+        "fold": 4,
+        "denoiser": {"kind": "edge", "widths": [8] * 3},
+        "segmenter": {"kind": "edge", "widths": [8] * 3},
+    }
     config = _config(case, **nets, evidence="efficientnet-lite0")
     _train(config, _good(case["content"], case["images"]))
 

@@ -13,7 +13,7 @@ from trainer.nets.pretrained import LAST_BLOCKS, MEAN, STD, PretrainedFeatures
 
 package = pytest.importorskip("efficientnet_lite_pytorch", reason="the backbone's package is not installed")
 
-NETS = {"fold": 4, "denoiser": {"kind": "edge", "widths": [8] * 3}, "segmenter": {"kind": "edge", "widths": [8] * 4}}
+NETS = {"fold": 4, "denoiser": {"kind": "edge", "widths": [8] * 3}, "segmenter": {"kind": "edge", "widths": [8] * 3}}
 
 
 def _config(**changes: object) -> TrainConfig:
