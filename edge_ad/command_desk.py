@@ -15,7 +15,8 @@ from loguru import logger
 
 from edge_ad.core import messages
 from edge_ad.core.commands import ERRANDS, OTHER_COMMAND, Outcome, Refusal, Request, parse, wrong_camera
-from edge_ad.core.messages import CommandFigures, Message
+from edge_ad.core.health import CommandFigures
+from edge_ad.core.messages import Message
 from edge_ad.core.orders import Done, LoopOrder, Order, SetMode, TakeSnapshot
 from edge_ad.errands import Site, send_again, set_threshold
 from edge_ad.outbox import Outbox

@@ -27,7 +27,8 @@ from edge_ad.calibration_watch import CalibrationWatch
 from edge_ad.cameras.base import SIMULATED
 from edge_ad.cameras.capture import Capture
 from edge_ad.config import StationConfig
-from edge_ad.core.messages import Health, StationContext
+from edge_ad.core.health import Health
+from edge_ad.core.messages import StationContext
 from edge_ad.errors import ConfigError, EdgeAdError
 from edge_ad.frames import frame_graph
 from edge_ad.lock import locked

@@ -19,7 +19,7 @@ from edge_ad.calibration_watch import CalibrationWatch
 from edge_ad.cameras.capture import Capture
 from edge_ad.clock import clock_synchronised
 from edge_ad.config import LimitsConfig
-from edge_ad.core.messages import Health
+from edge_ad.core.health import Health
 from edge_ad.core.orders import LoopOrder, SetMode, TakeSnapshot
 from edge_ad.errors import OutboxError
 from edge_ad.notify import Notifier

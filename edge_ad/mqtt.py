@@ -36,7 +36,8 @@ from edge_ad.broker_state import (
 )
 from edge_ad.config import MqttConfig, TlsConfig
 from edge_ad.core.backoff import Backoff
-from edge_ad.core.messages import ConnectionFault, Message
+from edge_ad.core.health import ConnectionFault
+from edge_ad.core.messages import Message
 from edge_ad.errors import ConfigError, PublishError
 from edge_ad.secret import credential, read_secret
 

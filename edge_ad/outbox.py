@@ -37,7 +37,8 @@ from edge_ad.core.alarm_board import (
 from edge_ad.core.alarms import AlarmInput
 from edge_ad.core.commands import OTHER_COMMAND, Outcome, Request, execute
 from edge_ad.core.dropping import with_triggers
-from edge_ad.core.messages import AlarmEventBody, GapBody, OutboxFigures, ReplyBody, StationContext
+from edge_ad.core.health import OutboxFigures
+from edge_ad.core.messages import AlarmEventBody, GapBody, ReplyBody, StationContext
 from edge_ad.core.orders import Order, SetMode
 from edge_ad.core.replay import COPY_ROWS, KeptRow, Numbered, Replay
 from edge_ad.core.rows import Row

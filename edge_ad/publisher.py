@@ -29,15 +29,8 @@ from edge_ad.core import messages
 from edge_ad.core.alarm_board import CAMERA, Alarms
 from edge_ad.core.alarms import AlarmInput, InputKind
 from edge_ad.core.delivery import Copy, Delivery, Outgoing, Reply, render
-from edge_ad.core.messages import (
-    CommandFigures,
-    ConnectionFault,
-    GapBody,
-    Health,
-    Message,
-    ResultBody,
-    StationContext,
-)
+from edge_ad.core.health import CommandFigures, ConnectionFault, Health, health_message
+from edge_ad.core.messages import GapBody, Message, ResultBody, StationContext
 from edge_ad.core.orders import Done, LoopOrder
 from edge_ad.errands import Site
 from edge_ad.mqtt import Connection, MqttLink, Subscription
@@ -364,7 +357,7 @@ class Publisher:
             self._health_due_s = now_s + HEALTH_FIGURES_S
             figures = (self._outbox.figures(), self._commands, self.triggers.figures())
             told = (self._refusal, self._sparkplug_state, self._fault)
-            self._delivery.states.put(messages.health(self._context, self._health, *figures, *told))
+            self._delivery.states.put(health_message(self._context, self._health, *figures, *told))
 
     def _watch_camera(self, told: CameraState) -> None:
         kind = _CAMERA_SIGNS.get(told.state)

@@ -19,11 +19,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_ad.core import commands, messages
+from edge_ad.core import commands, health, messages, plc
 from edge_ad.core.alarm_board import ALARMS, DEFECT, Announcement
 from edge_ad.core.alarms import AlarmEvent, AlarmRules, AlarmState
 from edge_ad.core.commands import NAMES
-from edge_ad.core.messages import CommandFigures, Health, Message, OutboxFigures, StationContext
+from edge_ad.core.health import CommandFigures, Health, OutboxFigures, health_message
+from edge_ad.core.messages import Message, StationContext
+from edge_ad.core.plc import plc_message
 from edge_ad.core.triggers import TriggerFigures
 from edge_ad.records import CameraState, Decision, Event, Region
 from tests.edge_ad.core.test_commands import whole
@@ -47,7 +49,7 @@ def parsed(buffer: bytes, length: int | None = None) -> SimpleNamespace:
 
 
 payloads = st.builds(
-    lambda context, seq, event, late: messages.plc(messages.result_body(context, seq, event), late=late).payload,
+    lambda context, seq, event, late: plc_message(messages.result_body(context, seq, event), late=late).payload,
     contexts,
     sequence_numbers,
     events,
@@ -107,7 +109,7 @@ def test_another_version_or_another_verdict_is_not_valid(changes: dict[str, Any]
 
 def test_the_payload_in_the_documents_is_one_that_a_station_sends() -> None:
     event = Event("top", 7, "A0042", None, 1_763_787_600_123_000_000, Decision("defect", None, 0.41237, 0.25))
-    assert messages.plc(messages.result_body(CONTEXT, 118, event), late=False).payload.decode() == EXAMPLE
+    assert plc_message(messages.result_body(CONTEXT, 118, event), late=False).payload.decode() == EXAMPLE
     assert EXAMPLE in (DOCS / "mqtt.md").read_text(encoding="utf-8")
 
 
@@ -305,7 +307,7 @@ def test_the_sizes_are_those_that_the_documents_say() -> None:
     event = Event("c" * 32, 10**9, "p" * 32, None, 10**18, Decision("defect", None, 0.123456789, 0.25, regions, 9))
     body = messages.result_body(longest, 10**9, event)
     alarm = messages.alarm_state(longest, "c" * 32, max(ALARMS, key=len), AlarmState(), AlarmRules())
-    assert len(messages.plc(body, late=False).topic) == 44
+    assert len(plc_message(body, late=False).topic) == 44
     assert len(alarm.topic) == 98
     assert len(messages.result(body, 10**12, 1).payload) < 20_000
     assert f"| {len(alarm.topic)} |" in PLC_MD
@@ -330,11 +332,11 @@ def every_message() -> list[Message]:
         messages.heartbeat("press-3", 1),
         messages.result(body, 0, 1),
         messages.result(messages.gap_body(CONTEXT, 1, 2, "outbox_full", 0), 0, 1),
-        messages.plc(body, late=False),
+        plc_message(body, late=False),
         messages.alarm_event(messages.alarm_event_body(CONTEXT, "top", 1, raised, event), 0, 1),
         messages.alarm_state(CONTEXT, "top", DEFECT, AlarmState(), AlarmRules()),
         messages.camera(CONTEXT, CameraState("top", "online", "", 0)),
-        messages.health(CONTEXT, health, OutboxFigures(0, 0, 0, 0, 0, 0), CommandFigures(), TriggerFigures(), ""),
+        health_message(CONTEXT, health, OutboxFigures(0, 0, 0, 0, 0, 0), CommandFigures(), TriggerFigures(), ""),
         messages.reply("press-3", "reset", messages.to_json(refused)),
         messages.probe("press-3"),
     ]
@@ -351,11 +353,12 @@ def matches(topic: str, pattern: Sequence[str]) -> bool:
 def test_there_is_no_other_kind_of_message() -> None:
     builders = {
         name
-        for name, value in vars(messages).items()
+        for module in (messages, health, plc)
+        for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__annotations__.get("return") == "Message"
     }
-    states = {"status", "heartbeat", "alarm_state", "camera", "health"}
-    assert builders == states | {"result", "plc", "alarm_event", "reply", "probe"}
+    states = {"status", "heartbeat", "alarm_state", "camera", "health_message"}
+    assert builders == states | {"result", "plc_message", "alarm_event", "reply", "probe"}
 
 
 # --- AsyncAPI ---

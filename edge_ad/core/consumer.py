@@ -19,6 +19,7 @@ from typing import cast, get_args
 
 from edge_ad.core import messages
 from edge_ad.core.dropping import DROPPED
+from edge_ad.core.health import HEALTH_SCHEMA
 from edge_ad.core.heard import (
     MAX_DETAILS,
     AlarmView,
@@ -36,12 +37,13 @@ from edge_ad.core.heard import (
 from edge_ad.core.messages import StatusWord
 from edge_ad.core.numbering import Numbering, Told
 from edge_ad.core.payload import Body, MalformedError, parse
+from edge_ad.core.plc import PLC_LATE, PLC_MAX_BYTES, PLC_RESULT, PLC_VERSION
 from edge_ad.core.replay import Numbered
 from edge_ad.core.signs import AlarmSigns, Heart
 from edge_ad.core.spans import Span, Spans
 from edge_ad.records import Verdict
 
-PLC_SCHEMA = f"edge-ad/plc/{messages.PLC_VERSION}"
+PLC_SCHEMA = f"edge-ad/plc/{PLC_VERSION}"
 MAY_DIFFER = ("published_ms", "historical")  # between the copies of a message
 
 SCHEMAS: dict[str, tuple[str, ...]] = {  # kind of topic -> what may come on it
@@ -49,7 +51,7 @@ SCHEMAS: dict[str, tuple[str, ...]] = {  # kind of topic -> what may come on it
     "event": (messages.ALARM_EVENT_SCHEMA,),
     "state": (messages.ALARM_STATE_SCHEMA,),
     "camera": (messages.CAMERA_SCHEMA,),
-    "health": (messages.HEALTH_SCHEMA,),
+    "health": (HEALTH_SCHEMA,),
     "reply": (messages.REPLY_SCHEMA,),
 }
 RETAINED = {"status", "state", "camera", "health"}
@@ -269,11 +271,11 @@ class Consumer:
     def _read_plc(self, arrival: Arrival) -> None:
         body = parse(arrival.payload)
         self._checked(PLC_SCHEMA, body)
-        if len(arrival.payload) > messages.PLC_MAX_BYTES or b"\\" in arrival.payload:
+        if len(arrival.payload) > PLC_MAX_BYTES or b"\\" in arrival.payload:
             raise MalformedError("longer than a controller takes, or with an escape")
-        seq, late = body.number("seq", at_least=1), body.text("rsn") == messages.PLC_LATE
+        seq, late = body.number("seq", at_least=1), body.text("rsn") == PLC_LATE
         plc = _Plc(body.number("res"), late, body.number("t"))
-        if plc.res not in messages.PLC_RESULT.values():
+        if plc.res not in PLC_RESULT.values():
             raise MalformedError(f"res {plc.res}")
         if plc.res and arrival.at_ms - plc.captured_ms > 1000 * self._limits.deadline_s:
             self._fault(
@@ -375,7 +377,7 @@ class Consumer:
     def _expected_res(self, seq: int, unknown: int) -> int:
         """What a part's result makes of `res`; `unknown` where nothing speaks of it, or its result was dropped."""
         if seq in self._parts:
-            return messages.PLC_RESULT[self._parts[seq].verdict]
+            return PLC_RESULT[self._parts[seq].verdict]
         gap = next((gap for gap in self._gaps.values() if gap.first <= seq <= gap.last), None)
         return unknown if gap is None or gap.reason == DROPPED else 0
 

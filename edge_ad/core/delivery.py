@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from edge_ad.core import messages
 from edge_ad.core.backoff import Backoff
 from edge_ad.core.messages import Message
+from edge_ad.core.plc import plc_message
 from edge_ad.core.replay import Replay, ReplayLane
 from edge_ad.core.rows import PLC, Parcel, Piece, Row, pieces
 
@@ -387,5 +388,5 @@ def render(parcel: Parcel, *, left_s: float, published_ms: int, historical_after
     if row.body is None:
         raise ValueError(f"row {row.id} has no {piece.kind}")
     if piece.kind == "plc" and "seq_from" not in row.body:
-        return replace(messages.plc(row.body, late=left_s < 0), expiry_s=math.ceil(max(1.0, left_s)))
+        return replace(plc_message(row.body, late=left_s < 0), expiry_s=math.ceil(max(1.0, left_s)))
     return messages.result(row.body, published_ms, historical_after_ms)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from edge_ad.core.alarm_board import ALARMS, Alarms, Rules
 from edge_ad.core.alarms import shown
-from edge_ad.core.messages import PLC_RESULT, AlarmEventBody, GapBody, Health, ResultBody, StationContext
+from edge_ad.core.health import Health
+from edge_ad.core.messages import AlarmEventBody, GapBody, ResultBody, StationContext
+from edge_ad.core.plc import PLC_RESULT
 from edge_ad.records import CameraState
 from edge_ad.sparkplug.payload import DataType, Definition, Sample, Value
 

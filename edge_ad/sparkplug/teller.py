@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_ad.core.alarm_board import Rules
-from edge_ad.core.messages import GapBody, Health, ResultBody, StationContext
+from edge_ad.core.health import Health
+from edge_ad.core.messages import GapBody, ResultBody, StationContext
 from edge_ad.outbox import Outbox
 from edge_ad.records import CameraState
 from edge_ad.sparkplug import metrics, payload

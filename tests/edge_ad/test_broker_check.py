@@ -14,7 +14,8 @@ from edge_ad import broker_check
 from edge_ad.broker_check import examine_broker
 from edge_ad.config import MqttConfig, StationConfig
 from edge_ad.core import messages
-from edge_ad.core.messages import CommandFigures, ConnectionFault, Message, OutboxFigures
+from edge_ad.core.health import CommandFigures, ConnectionFault, OutboxFigures, health_message
+from edge_ad.core.messages import Message
 from edge_ad.core.triggers import TriggerFigures
 from edge_ad.finding import Finding
 from edge_ad.lock import locked
@@ -51,7 +52,7 @@ def where(broker: Broker) -> str:
 
 
 def health(refusal: str, fault: ConnectionFault | None) -> Message:
-    return messages.health(
+    return health_message(
         CONTEXT, HEALTH, OutboxFigures(0, 0, 0, 0, 0, 0), CommandFigures(), TriggerFigures(), refusal, fault=fault
     )
 

@@ -15,7 +15,8 @@ from edge_ad import calibration_store as stores
 from edge_ad.command_desk import A_TURN, WAITING, CommandDesk
 from edge_ad.config import default_store
 from edge_ad.core.commands import Refusal, parse
-from edge_ad.core.messages import CommandFigures, Message
+from edge_ad.core.health import CommandFigures
+from edge_ad.core.messages import Message
 from edge_ad.core.orders import Done, LoopOrder, SetMode, TakeSnapshot
 from edge_ad.core.replay import MAX_REPLAYS, ReplayLane
 from edge_ad.errands import Site

@@ -11,7 +11,8 @@ from edge_ad.backends.base import open_backend
 from edge_ad.bundle import open_bundle
 from edge_ad.calibration_watch import CalibrationWatch
 from edge_ad.cameras.capture import Capture
-from edge_ad.core.messages import Health, StationContext
+from edge_ad.core.health import Health
+from edge_ad.core.messages import StationContext
 from edge_ad.frames import frame_graph
 from edge_ad.loop import SignsOfLife, Station
 from edge_ad.notify import Notifier

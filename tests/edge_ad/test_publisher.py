@@ -19,7 +19,8 @@ import pytest
 
 from edge_ad.config import MqttConfig, StationConfig
 from edge_ad.core.alarm_board import ALARMS
-from edge_ad.core.messages import Health, StationContext
+from edge_ad.core.health import Health
+from edge_ad.core.messages import StationContext
 from edge_ad.mqtt import Listener, Subscription
 from edge_ad.outbox import Outbox
 from edge_ad.progress import Progress

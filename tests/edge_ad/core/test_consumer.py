@@ -14,14 +14,16 @@ from edge_ad.core.alarm_board import DEFAULT_RULES, DEFECT, NO_ALARMS, take_part
 from edge_ad.core.alarms import AlarmRules, AlarmState
 from edge_ad.core.consumer import Consumer
 from edge_ad.core.dropping import DROPPED
+from edge_ad.core.health import CommandFigures, Health, OutboxFigures, health_message
 from edge_ad.core.heard import Arrival, Limits, Report
-from edge_ad.core.messages import CommandFigures, Message, OutboxFigures, StationContext
+from edge_ad.core.messages import Message, StationContext
+from edge_ad.core.plc import plc_message
 from edge_ad.core.triggers import TriggerFigures
 from edge_ad.records import CameraState, Decision, Event, Region, Verdict
 
 CONTEXT = StationContext("press-3", "boot-1", "digest", simulated=False)
 BORN_MS = 1_763_787_600_000
-HEALTH = messages.Health("1", "x", "fp32", 1, "", 0)
+HEALTH = Health("1", "x", "fp32", 1, "", 0)
 RETAINED = ("status", "state", "top", "health")
 DECISIONS: dict[Verdict, Decision] = {
     "ok": Decision("ok", None, 0.2, 0.5, calibration=1),
@@ -61,7 +63,7 @@ class Line:
         return [
             messages.result(body, sent_ms, 10_000),
             *(messages.alarm_event(each, sent_ms, 10_000) for each in events),
-            messages.plc(body, late=False),
+            plc_message(body, late=False),
         ]
 
     def state(self) -> Message:
@@ -207,7 +209,7 @@ def test_a_lost_alarm_event_is_missing_and_a_replay_of_events_brings_it() -> Non
 
 def health(last_seq: int, last_event: int, unsent: int) -> Message:
     figures = OutboxFigures(unsent, 0, 0, 0, last_seq, last_event)
-    return messages.health(CONTEXT, HEALTH, figures, CommandFigures(), TriggerFigures(), "")
+    return health_message(CONTEXT, HEALTH, figures, CommandFigures(), TriggerFigures(), "")
 
 
 def test_the_station_tells_how_far_it_has_counted_so_that_a_lost_end_is_missing_too() -> None:
@@ -268,7 +270,7 @@ def test_a_verdict_that_the_broker_kept_is_a_fault_a_kept_state_is_not() -> None
     states = [
         messages.status("press-3", "online"),
         messages.camera(CONTEXT, CameraState("top", "online", "", 0)),
-        messages.health(CONTEXT, HEALTH, OutboxFigures(0, 0, 0, 0, 0, 0), CommandFigures(), TriggerFigures(), ""),
+        health_message(CONTEXT, HEALTH, OutboxFigures(0, 0, 0, 0, 0, 0), CommandFigures(), TriggerFigures(), ""),
     ]
     assert faults(states) == {}
 

@@ -16,7 +16,9 @@ from edge_ad.core import messages
 from edge_ad.core.alarm_board import DEFECT, Announcement
 from edge_ad.core.alarms import AlarmEvent, AlarmEventKind, AlarmRules, AlarmState, Condition, shown
 from edge_ad.core.commands import PART
-from edge_ad.core.messages import CommandFigures, ConnectionFault, Health, OutboxFigures, StationContext
+from edge_ad.core.health import CommandFigures, ConnectionFault, Health, OutboxFigures, health_message
+from edge_ad.core.messages import StationContext
+from edge_ad.core.plc import plc_message
 from edge_ad.core.triggers import Lost, TriggerFigures
 from edge_ad.records import CameraState, Decision, Event, Region, Trigger
 
@@ -140,7 +142,7 @@ def test_copies_of_a_result_differ_in_two_fields_only(
     False,
 )
 def test_plc_is_flat_ascii_of_at_most_240_bytes(context: StationContext, seq: int, event: Event, late: bool) -> None:
-    message = messages.plc(messages.result_body(context, seq, event), late=late)
+    message = plc_message(messages.result_body(context, seq, event), late=late)
     body = validate("plc", message.payload)
     assert len(message.payload) <= 240
     assert list(body) == PLC_FIELDS
@@ -153,14 +155,14 @@ def test_plc_is_flat_ascii_of_at_most_240_bytes(context: StationContext, seq: in
 @given(contexts, sequence_numbers, events)
 def test_plc_carries_the_verdict_unless_it_is_late(context: StationContext, seq: int, event: Event) -> None:
     stored = messages.result_body(context, seq, event)
-    now, late = (json.loads(messages.plc(stored, late=late).payload) for late in (False, True))
+    now, late = (json.loads(plc_message(stored, late=late).payload) for late in (False, True))
     assert now["res"] == {"not_inspected": 0, "ok": 1, "defect": 2}[event.decision.verdict]
     assert (late["res"], late["rsn"], late["sc"], late["thr"]) == (0, "late", 0, 0)
 
 
 def test_plc_keeps_the_end_of_a_long_part_id_and_gives_it_the_room_that_the_trigger_leaves() -> None:
     event = Event("cam", 1, "batch/" * 50 + "serial-0042", Trigger("t7"), 0, Decision("ok", None, 0.25, 0.5))
-    body = json.loads(messages.plc(messages.result_body(CONTEXT, 1, event), late=False).payload)
+    body = json.loads(plc_message(messages.result_body(CONTEXT, 1, event), late=False).payload)
     assert body["part"].startswith("~")
     assert body["part"].endswith("serial-0042")
     assert body["trg"] == "t7"
@@ -169,7 +171,7 @@ def test_plc_keeps_the_end_of_a_long_part_id_and_gives_it_the_room_that_the_trig
 
 def test_plc_example_of_the_documentation() -> None:
     event = Event("top", 7, "A0042", None, 1_763_787_600_123_000_000, Decision("defect", None, 0.41237, 0.25))
-    payload = messages.plc(messages.result_body(CONTEXT, 118, event), late=False).payload
+    payload = plc_message(messages.result_body(CONTEXT, 118, event), late=False).payload
     assert payload == (
         b'{"v":1,"cam":"top","seq":118,"part":"A0042","trg":"","res":2,"rsn":"",'
         b'"sc":0.41237,"thr":0.25,"t":1763787600123,"sim":0}'
@@ -193,7 +195,7 @@ CONTEXT = StationContext("press-3", "boot", "digest", simulated=False)
 )
 def test_plc_numbers_are_short_and_always_numbers(value: float | None, text: str) -> None:
     event = Event("top", 7, None, None, 0, Decision("not_inspected", "uncalibrated", value, None))
-    assert f'"sc":{text},"thr":0,' in messages.plc(messages.result_body(CONTEXT, 1, event), late=False).payload.decode()
+    assert f'"sc":{text},"thr":0,' in plc_message(messages.result_body(CONTEXT, 1, event), late=False).payload.decode()
 
 
 alarm_events = st.builds(
@@ -275,7 +277,7 @@ def test_health_is_valid_and_retained(
     context: StationContext, state: Health, refusal: str, fault: ConnectionFault | None
 ) -> None:
     figures = (OutboxFigures(3, 2, 1, 4, 9, 8), CommandFigures(5, 4), TriggerFigures(6, 5))
-    message = messages.health(context, state, *figures, refusal, fault=fault)
+    message = health_message(context, state, *figures, refusal, fault=fault)
     body = validate("health", message.payload)
     counts = {"unsent": 3, "full_parts": 2, "gap_parts": 1, "dropped_parts": 4}
     assert body["outbox"] == {**counts, "last_seq": 9, "last_event": 8}
@@ -307,7 +309,7 @@ def test_a_part_without_a_capture_is_a_whole_result_and_a_whole_decision() -> No
     body = messages.result_body(CONTEXT, 1, lost.event("top"))
     result = validate("result", messages.result(body, 6, 10).payload)
     assert (result["frame_id"], result["captured_ms"], result["verdict"]) == (0, 5, "not_inspected")
-    plc = validate("plc", messages.plc(body, late=False).payload)
+    plc = validate("plc", plc_message(body, late=False).payload)
     assert (plc["res"], plc["rsn"], plc["trg"], plc["part"]) == (0, "timeout", "t-1", "A0042")
 
 

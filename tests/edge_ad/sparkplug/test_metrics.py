@@ -10,7 +10,8 @@ import yaml
 
 from edge_ad.config import SparkplugConfig
 from edge_ad.core.alarm_board import ALARMS, DEFAULT_RULES, NO_ALARMS
-from edge_ad.core.messages import Health, ResultBody, StationContext, gap_body, result_body
+from edge_ad.core.health import Health
+from edge_ad.core.messages import ResultBody, StationContext, gap_body, result_body
 from edge_ad.records import CameraState, Decision, Event, Region, Trigger, Verdict
 from edge_ad.sparkplug import metrics
 from edge_ad.sparkplug.metrics import Reading
