@@ -41,6 +41,7 @@ check: $(VENV)/.installed ## formatting, lint and types
 
 bench: $(VENV)/.installed ## timings, as ratios measured side by side (never asserted)
 	$(BIN)/python -m benchmarks.startup --bundle $(BUNDLE)
+	$(BIN)/python -m benchmarks.daemon_pace $(BUNDLE)
 	$(BIN)/edge-ad bench $(BUNDLE) --json build/bench/bench.json --out build/bench $(ARGS)
 
 results: $(VENV)/.installed ## tables and plots from benchmarks/results, in build/results
