@@ -93,7 +93,8 @@ class DiffusionAD(Method):
     def diffused(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """An image (N, C, h, w) at S noise scales (Eq. 2), (N, S, C, h, w); arguments as for `reconstruct`."""
         flat = q_sample(x.flatten(1)[:, None, None], noise.flatten(2)[:, None], self.abar[t][:, None, :, None])
-        return flat.reshape(-1, *noise.shape[1:])  # (N, 1, S, Chw): of S, OpenVINO would make channels to pad to 16
+        # (N, 1, S, Chw): were S the second dimension, OpenVINO would lay it out as channels, padded to 16.
+        return flat.reshape(-1, *noise.shape[1:])
 
     def predict(self, x_t: Tensor, t: Tensor, w: float) -> Reconstruction:
         """As `reconstruct`, from what is diffused already, (N, S, C, h, w)."""
