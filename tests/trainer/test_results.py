@@ -96,6 +96,9 @@ def test_a_result_reads_back_as_it_was_written_and_the_same_weights_have_one_pla
     assert read_results(tmp_path) == [result()]
     write_result(tmp_path, result(note="again"))
     assert [r.note for r in read_results(tmp_path)] == ["again"]
+    other_score = result(config={"top_k": 150}, note="of more pixels")
+    assert write_result(tmp_path, other_score).name.endswith("-seed0-00000000-top_k-150.json")
+    assert len(read_results(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(("text", "expected"), [("{", "is not JSON"), ("{}", "set: Field required")])
