@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
@@ -21,18 +20,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad import calibration_store, daemon, log
+from benchmarks.loopback import Heard, put_in_force, run_station
+from edge_ad import log
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import open_bundle
-from edge_ad.config import BackendConfig, load
+from edge_ad.config import BackendConfig
 from edge_ad.frames import frame_graph
 from edge_ad.images import write_png
 from edge_ad.publisher import Publisher
 from edge_ad.records import Event
-from edge_ad.thresholds import CalibrationRecord
-from tests.broker import Broker, mqtt_config
-from tests.daemons import wait_until
-from tests.station import write_config
 
 DEMO = Path(__file__).parent.parent / "edge_ad" / "demo" / "bundle"
 INTERVAL_S = {"idle": 0.1, "load": 0.0}
@@ -73,26 +69,7 @@ def two_parts(folder: Path, bundle: Path, store: Path) -> tuple[Path, Path]:
     paths = [folder / "flat.png", folder / "noise.png"]
     for path, picture in zip(paths, pictures, strict=True):
         write_png(path, picture)
-    middle = sum(scores) / 2
-    record = CalibrationRecord(
-        schema="edge-ad/calibration",
-        number=1,
-        image_threshold=middle,
-        pixel_threshold=middle,
-        false_alarm_rate=0.5,
-        confidence=0.5,
-        rank=1,
-        n_images=1,
-        images_sha256=(),
-        bundle=opened.digest,
-        backend=backend.name,
-        precision=backend.precision,
-        camera=None,
-        roi=None,
-        created_at="2026-01-01T00:00:00Z",
-        created_by="benchmark",
-    )
-    calibration_store.add(store, record, np.zeros((2, 2, 3), np.uint8))
+    put_in_force(store, opened, BackendConfig(), threshold=sum(scores) / 2)
     good, defect = (path for _, path in sorted(zip(scores, paths, strict=True)))
     return good, defect
 
@@ -104,37 +81,19 @@ def measure(folder: Path, bundle: Path, condition: str, alarms: int, stamps: Sta
     pair = two_parts(folder, bundle, folder / "store")
     for number in range(2 * alarms):
         (parts / f"{condition}-{number:05d}.png").symlink_to(pair[number % 2])
-    broker = Broker(folder / "broker", options="set_tcp_nodelay true")  # as configs/mosquitto has it
-    broker.start()
-    command = ["mosquitto_sub", "-p", str(broker.port), "-V", "mqttv5", "-q", "1", "-i", "receiver", "-F", "%U %t %p"]
-    with (folder / "received").open("wb") as output:
-        receiver = subprocess.Popen([*command, "-t", "edge-ad/#"], stdout=output)
     camera = {"kind": "folder", "path": str(parts), "interval_s": INTERVAL_S[condition]}
-    sections = {"mqtt": mqtt_config(broker), "store": str(folder / "store"), "backend": {}}
-    config = load(write_config(folder / "station.yaml", bundle, camera, sections))
-    try:
-        wait_until(lambda: "SUBACK to receiver" in broker.logged())
-        began = time.monotonic()
-        daemon.run(config)
-        seconds = time.monotonic() - began
-        wait_until(lambda: b" stopped\n" in (folder / "received").read_bytes())
-    finally:
-        receiver.kill()
-        receiver.wait()
-        broker.stop()
-    return Figures(*latencies(folder / "received", stamps), 2 * alarms / seconds)
+    heard, seconds = run_station(folder, open_bundle(bundle), BackendConfig(), folder / "store", camera)
+    return Figures(*latencies(heard, stamps), 2 * alarms / seconds)
 
 
-def latencies(received: Path, stamps: Stamps) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def latencies(heard: list[Heard], stamps: Stamps) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of the `raised` events, and of the decisions for controllers that go with them; milliseconds."""
     events, plc = [], []
-    for line in received.read_text().splitlines():
-        stamp, topic, payload = line.split(" ", 2)
-        received_ns = round(float(stamp.split(".")[0])) * 10**9 + int(stamp.split(".")[1].ljust(9, "0")[:9])
-        if topic.endswith("/defect/event") and '"event":"raised"' in payload:
-            events.append(received_ns - stamps.decided_ns[json.loads(payload)["part_id"]])
-        elif topic.endswith("/plc") and '"res":2' in payload:
-            plc.append(received_ns - stamps.decided_ns[json.loads(payload)["part"]])
+    for each in heard:
+        if each.topic.endswith("/defect/event") and '"event":"raised"' in each.payload:
+            events.append(each.at_ns - stamps.decided_ns[json.loads(each.payload)["part_id"]])
+        elif each.topic.endswith("/plc") and '"res":2' in each.payload:
+            plc.append(each.at_ns - stamps.decided_ns[json.loads(each.payload)["part"]])
     return np.array(events) / 1e6, np.array(plc) / 1e6
 
 

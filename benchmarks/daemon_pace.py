@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,19 +26,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad import calibration_store, daemon, log
+from benchmarks.loopback import put_in_force, run_station
+from edge_ad import log
 from edge_ad.backends.base import open_backend
 from edge_ad.bench.worker import full_frame, timed_step
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.cameras.base import KINDS, Delivered, EndOfFrames, Pace, Picture
-from edge_ad.config import BackendConfig, RegionConfig, load
+from edge_ad.config import BackendConfig, RegionConfig
 from edge_ad.frames import frame_graph
 from edge_ad.outbox_file import OutboxFile
 from edge_ad.pipeline import Pipeline
-from edge_ad.thresholds import CalibrationRecord
-from tests.broker import Broker, mqtt_config
-from tests.daemons import wait_until
-from tests.station import write_config
 
 WARM_UP = 20
 
@@ -53,7 +49,7 @@ class Alone:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Found:
     """What the subscriber made of a run of the daemon.
 
     Attributes:
@@ -123,67 +119,19 @@ def timed_commits() -> Iterator[list[float]]:
 
 def in_the_daemon(
     folder: Path, bundle: Bundle, engine: BackendConfig, image: NDArray[np.uint8], frames: int, interval_s: float
-) -> Heard:
-    """Run the daemon over as many frames and listen."""
+) -> Found:
+    """Run the daemon over as many frames, all of them good, and listen; the first frames are left out."""
     folder.mkdir(parents=True)
     KINDS["folder"] = lambda _config, _resume_after: Memory(image, frames, interval_s)
-    calibration_store.add(folder / "store", record_for(bundle, engine), np.zeros((2, 2, 3), np.uint8))
-    broker = Broker(folder / "broker", options="set_tcp_nodelay true")  # as configs/mosquitto has it
-    broker.start()
-    command = ["mosquitto_sub", "-p", str(broker.port), "-V", "mqttv5", "-q", "1", "-i", "receiver", "-F", "%U %t %p"]
-    with (folder / "received").open("wb") as output:
-        receiver = subprocess.Popen([*command, "-t", "edge-ad/#"], stdout=output)
-    camera = {"kind": "folder", "path": str(folder)}
-    backend = {"name": engine.name, "precision": engine.precision}
-    sections = {"mqtt": mqtt_config(broker), "store": str(folder / "store"), "backend": backend}
-    config = load(write_config(folder / "station.yaml", bundle.path, camera, sections))
-    try:
-        wait_until(lambda: "SUBACK to receiver" in broker.logged())
-        daemon.run(config)
-        wait_until(lambda: b" stopped\n" in (folder / "received").read_bytes())
-    finally:
-        receiver.kill()
-        receiver.wait()
-        broker.stop()
-    return heard(folder / "received", frames)
-
-
-def record_for(bundle: Bundle, engine: BackendConfig) -> CalibrationRecord:
-    """A calibration by which every part is good."""
-    return CalibrationRecord(
-        schema="edge-ad/calibration",
-        number=1,
-        image_threshold=1.0,
-        pixel_threshold=1.0,
-        false_alarm_rate=0.5,
-        confidence=0.5,
-        rank=1,
-        n_images=1,
-        images_sha256=(),
-        bundle=bundle.digest,
-        backend=engine.name,
-        precision=engine.precision,
-        camera=None,
-        roi=None,
-        created_at="2026-01-01T00:00:00Z",
-        created_by="benchmark",
-    )
-
-
-def heard(received: Path, frames: int) -> Heard:
-    """Read what the subscriber wrote; the first frames are left out."""
-    results = []
-    for line in received.read_text().splitlines():
-        stamp, topic, payload = line.split(" ", 2)
-        if topic.endswith("/result"):
-            seconds, fraction = stamp.split(".")
-            results.append((int(seconds) * 10**9 + int(fraction.ljust(9, "0")[:9]), json.loads(payload)))
+    put_in_force(folder / "store", bundle, engine, threshold=1.0)
+    heard, _ = run_station(folder, bundle, engine, folder / "store", {"kind": "folder", "path": str(folder)})
+    results = [(each.at_ns, json.loads(each.payload)) for each in heard if each.topic.endswith("/result")]
     if len(results) != frames:
         raise RuntimeError(f"{len(results)} of {frames} results were received")
     results = results[WARM_UP:]
     rest = [at / 1e6 - result["captured_ms"] - result["latency_ms"]["engine"] for at, result in results]
-    seconds_heard = (results[-1][0] - results[0][0]) / 1e9
-    return Heard((len(results) - 1) / seconds_heard, np.array(rest))
+    seconds = (results[-1][0] - results[0][0]) / 1e9
+    return Found((len(results) - 1) / seconds, np.array(rest))
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_ad.backends.onnxruntime import OUTPUTS
+from edge_ad.backends.base import OUTPUTS
 from edge_ad.bundle import GOLDEN, GOLDEN_PREFIX, MANIFEST, MODEL_FILE, SCHEMA, SCHEMA_VERSION, manifest_digest
 from edge_ad.core.layout import Layout
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_ad import __version__
-from edge_ad.backends.base import max_errors, mean_errors, open_backend
+from edge_ad.backends.base import OUTPUTS, max_errors, mean_errors, open_backend
 from edge_ad.bundle import (
     GOLDEN,
     GOLDEN_PREFIX,
@@ -43,7 +43,7 @@ from trainer.golden import golden_images
 from trainer.macs import count_macs
 from trainer.methods.base import Method, build_method
 from trainer.model_card import model_card
-from trainer.quantise import OUTPUTS, RANGE_IMAGES, Bounds, Quantised, make_tuning, open_session, quantise
+from trainer.quantise import RANGE_IMAGES, Bounds, Quantised, make_tuning, open_session, quantise
 from trainer.run import Run, load_checkpoint, open_run
 
 OPSET = 18  # what TensorRT 10.3 (JetPack 6) reads

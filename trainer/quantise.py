@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from calibration.int8 import RANGE_RULES, Magnitudes, observe
+from edge_ad.backends.base import OUTPUTS, one_at_a_time
 from edge_ad.console import tracked
 from edge_ad.errors import DataError
 from edge_ad.records import RawOutput
@@ -24,7 +25,6 @@ from trainer.metrics import image_metrics, pixel_metrics
 from trainer.qdq import convolutions, left_in_fp32, quantise_graph, quantised_tensors, with_outputs
 from trainer.synthesis.paste import anomalous
 
-OUTPUTS = ["anomaly_map", "score", "reconstruction"]
 RANGE_IMAGES = 128  # or tiles: more do not move the ranges
 TUNING_IMAGES = 32  # good ones, and as many with a defect
 RANKING_RULE = "percentile"
@@ -181,8 +181,7 @@ def open_session(model: ModelProto) -> ort.InferenceSession:
 def run_all(model: ModelProto, images: NDArray[np.uint8]) -> RawOutput:
     """The outputs for (M, H, W, 3) images, one at a time, as a station does."""
     session = open_session(model)
-    rows = [session.run(OUTPUTS, {"image": image[None]}) for image in images]
-    return RawOutput(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
+    return one_at_a_time(lambda image: RawOutput(*session.run(OUTPUTS, {"image": image})), images)
 
 
 def map_error(found: RawOutput, reference: RawOutput) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edge_ad.backends.base import check_input
+from edge_ad.backends.base import OUTPUTS, check_input
 from edge_ad.bundle import Bundle
 from edge_ad.config import BackendConfig
 from edge_ad.errors import BackendError
@@ -18,7 +18,6 @@ PROVIDERS = {
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
 }
 PRECISIONS = ("fp32", "int8")
-OUTPUTS = ["anomaly_map", "score", "reconstruction"]
 
 
 class OnnxRuntimeBackend:

@@ -11,13 +11,12 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.backends.base import INSTEAD, check_input
+from edge_ad.backends.base import INSTEAD, OUTPUTS, check_input, one_at_a_time
 from edge_ad.bundle import Bundle
 from edge_ad.config import BackendConfig, Precision
 from edge_ad.errors import BackendError
 from edge_ad.records import RawOutput
 
-OUTPUTS = ("anomaly_map", "score", "reconstruction")
 PRECISION_HINT = "INFERENCE_PRECISION_HINT"
 # What OpenVINO computes in where the graph does not say it; an INT8 graph says it for its INT8 layers.
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -65,13 +64,14 @@ class OpenVinoBackend:
         check_input(image, self._height, self._width)
         if self._request is None:
             raise BackendError("this back-end is closed")
-        try:  # copies in and out: the engine keeps its own tensors
-            found = [self._request.infer({"image": image[row : row + 1]}) for row in range(len(image))]
+        try:
+            return one_at_a_time(self._run_one, image)
         except Exception as error:  # as above
             raise BackendError(f"openvino failed: {_line(error)}") from error
-        if len(found) == 1:
-            return RawOutput(*(found[0][name] for name in OUTPUTS))
-        return RawOutput(*(np.concatenate([row[name] for row in found]) for name in OUTPUTS))
+
+    def _run_one(self, image: NDArray[np.uint8]) -> RawOutput:
+        found = self._request.infer({"image": image})  # copies in and out: the engine keeps its own tensors
+        return RawOutput(*(found[name] for name in OUTPUTS))
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -13,8 +13,7 @@ import pytest
 from onnx import TensorProto
 
 from edge_ad import demo
-from edge_ad.backends.base import max_errors
-from edge_ad.backends.onnxruntime import OUTPUTS
+from edge_ad.backends.base import OUTPUTS, max_errors
 from edge_ad.bundle import MODEL_FILE, Bundle, open_bundle
 from edge_ad.engines.onnx_graph import typed_graph
 from edge_ad.errors import BackendError, BundleError
