@@ -494,10 +494,11 @@ def load_yaml(path: Path) -> dict[str, object]:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first problem of a validation as "where: what", on one line."""
+    """The first problem of a validation as "where: what", on one line; a whole section is not told again."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"]) or "the file"
-    return f"{where}: {' '.join(problem['msg'].split())} (got {problem['input']!r})"[:300]
+    got = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+    return f"{where}: {' '.join(problem['msg'].split())}{got}"[:300]
 
 
 def load(path: Path) -> StationConfig:
