@@ -53,8 +53,9 @@ def test_the_features_are_those_of_the_package() -> None:
 
 
 def test_training_brings_every_channel_to_mean_0_and_variance_1() -> None:
+    """Over the whole batch, which passes in parts."""
     features = PretrainedFeatures().train()
-    for found in features(torch.rand(4, 3, 64, 64)):
+    for found in features(torch.rand(6, 3, 64, 64)):
         torch.testing.assert_close(found.mean(dim=(0, 2, 3)), torch.zeros(found.shape[1]), atol=1e-3, rtol=0)
         torch.testing.assert_close(found.var(dim=(0, 2, 3)), torch.ones(found.shape[1]), atol=0.05, rtol=0)
 
