@@ -42,18 +42,18 @@ def halvings(source: tuple[int, int], target: tuple[int, int]) -> int:
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Resize an (H, W[, 3]) uint8 image to (height, width[, 3]).
 
-    Shrinking averages areas, so that a thin defect fades but never falls between samples; growing is bilinear. Exact
-    halvings come first: OpenCV has them in vector code, and a frame of 1920 x 1080 takes a third of the time. Each
-    rounds to a whole grey level.
+    Each axis by itself: shrinking averages areas, so that a thin defect fades but never falls between samples; growing
+    is bilinear, and comes last. Exact halvings come first: OpenCV has them in vector code, and a frame of 1920 x 1080
+    takes a third of the time. Each step rounds to a whole grey level.
     """
     for _ in range(halvings((image.shape[0], image.shape[1]), (height, width))):
         half = (image.shape[1] // 2, image.shape[0] // 2)
         image = cv2.resize(image, half, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    if image.shape[:2] == (height, width):
-        return image
-    shrinks = image.shape[0] >= height and image.shape[1] >= width
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method).astype(np.uint8, copy=False)
+    shrunk = (min(image.shape[0], height), min(image.shape[1], width))
+    for size, method in ((shrunk, cv2.INTER_AREA), ((height, width), cv2.INTER_LINEAR)):
+        if image.shape[:2] != size:
+            image = cv2.resize(image, size[::-1], interpolation=method).astype(np.uint8, copy=False)
+    return image
 
 
 def preprocess(image: NDArray[np.uint8], roi: Roi | None, layout: Layout) -> NDArray[np.uint8]:

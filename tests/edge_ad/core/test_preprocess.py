@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,10 +40,11 @@ def test_a_halved_image_is_the_area_average_but_for_rounding_and_half_a_pixel(
     assert np.abs(resize(image, *target) - direct).max() <= 2 + (slope << times)
 
 
-def test_no_pixel_is_left_out_however_far_a_frame_shrinks() -> None:
-    """A line of one pixel fades by as much as the frame shrinks, wherever it lies."""
+@pytest.mark.parametrize("height", [1080, 256, 120], ids=["shrinks", "stays", "grows"])
+def test_no_pixel_is_left_out_however_far_a_frame_shrinks(height: int) -> None:
+    """A line of one pixel fades by as much as the frame shrinks, wherever it lies and whatever the other axis does."""
     for column in range(0, 1920, 97):
-        frame = np.zeros((1080, 1920, 3), np.uint8)
+        frame = np.zeros((height, 1920, 3), np.uint8)
         frame[:, column] = 255
         seen = preprocess(frame, None, Layout(256, 256))[0, 128, :, 0].astype(float)
         assert abs(seen.sum() - 255 * 256 / 1920) <= 2
