@@ -63,15 +63,15 @@ def blob_mask(height: int, width: int, rng: Generator) -> NDArray[np.bool_]:
 
 
 def scratch_mask(height: int, width: int, rng: Generator) -> NDArray[np.bool_]:
-    """A wandering line of one to three pixels, 10 to 60 % of the image's size long; never empty."""
+    """A line of one to three pixels, 10 to 100 % of the image's size long, straight or wandering; never empty."""
     mask = np.zeros((height, width), np.uint8)
     steps = int(rng.integers(4, 12))
-    length = min(height, width) * rng.uniform(0.1, 0.6) / steps
-    heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.25, steps))
+    length = min(height, width) * rng.uniform(0.1, 1.0) / steps
+    heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, rng.uniform(0, 0.4), steps))
     start = rng.uniform(0, (width, height))
     path = start + np.cumsum(length * np.stack([np.cos(heading), np.sin(heading)], axis=1), axis=0)
     points = np.round(np.vstack([start, path])).astype(np.int32)
-    cv2.polylines(mask, [points], isClosed=False, color=1, thickness=int(rng.integers(1, 4)))
+    cv2.polylines(mask, [points], isClosed=False, color=1, thickness=int(rng.choice((1, 2, 3), p=(0.5, 0.3, 0.2))))
     mask[int(start[1]), int(start[0])] = 1
     return mask.astype(bool)
 
