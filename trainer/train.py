@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,8 +112,16 @@ def _train_step(trainer: Trainer, batch: Batch, optim: OptimConfig, progress: fl
     return {name: float(value.detach()) for name, value in losses.items()}
 
 
-def _samples(run: Run) -> Samples:
-    """The stream that a run is trained on.
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of the training: until this share of it, on these samples."""
+
+    until: float
+    samples: Samples
+
+
+def _phases(run: Run) -> list[Phase]:
+    """Half the input size first, where configured, then the input size.
 
     Raises:
         DataError: a training image has gone or changed.
@@ -120,8 +129,13 @@ def _samples(run: Run) -> Samples:
     config = run.config
     paths, textures = train_paths(run), load_textures(config.synthesis.textures)
     roi = config.data.roi.record() if config.data.roi else None
-    layout = config.input.frame_layout()
-    return Samples(load_canvases(paths, roi, layout, run.path), textures, config, run.seed, layout)
+    layout, half = config.input.frame_layout(), config.optim.half_size
+    whole = Samples(load_canvases(paths, roi, layout, run.path), textures, config, run.seed, layout)
+    if half == 0:
+        return [Phase(1.0, whole)]
+    small, symmetry = layout.halved(), whole.symmetry  # looked for once
+    halved = Samples(load_canvases(paths, roi, small, run.path), textures, config, run.seed, small, symmetry)
+    return [Phase(half, halved), Phase(1.0, whole)]
 
 
 class Journal:
@@ -192,29 +206,30 @@ def train(
     trainer = Trainer(run, fabric)
     if resume:
         trainer.restore(load_checkpoint(run.path))
-    samples = _samples(run)
+    phases = _phases(run)
     if fabric.is_global_zero:
         where = f"{torch.get_num_threads()} threads, {fabric.device}, processes: {fabric.world_size}"
         logger.info("training on {} images, {}", len(run.train_sha256), where)
-        logger.info("symmetry of the parts: {}", samples.symmetry)
+        logger.info("symmetry of the parts: {}", phases[-1].samples.symmetry)
     trainer.model.train()
     journal = Journal(trainer, snapshots, trainer.progress(max_minutes))
     started = time.monotonic() - trainer.seconds
     try:
-        batches = _batches(trainer, samples, workers)
-        while (progress := trainer.progress(max_minutes)) < 1:
-            asked = time.monotonic()
-            batch = next(batches)
-            trainer.waited_s += time.monotonic() - asked
-            losses = _train_step(trainer, batch, run.config.optim, progress)
-            trainer.seconds = fabric.broadcast(time.monotonic() - started)
-            journal.note(losses, trainer.progress(max_minutes))
+        for phase in phases:
+            batches = _batches(trainer, phase, workers)
+            while (progress := trainer.progress(max_minutes)) < phase.until:
+                asked = time.monotonic()
+                batch = next(batches)
+                trainer.waited_s += time.monotonic() - asked
+                losses = _train_step(trainer, batch, run.config.optim, progress)
+                trainer.seconds = fabric.broadcast(time.monotonic() - started)
+                journal.note(losses, trainer.progress(max_minutes))
     finally:
         journal.close()
     if fabric.is_global_zero:
         logger.info("trained {} steps in {:.1f} min", trainer.step, trainer.seconds / 60)
 
 
-def _batches(trainer: Trainer, samples: Samples, workers: int) -> Iterator[Batch]:
+def _batches(trainer: Trainer, phase: Phase, workers: int) -> Iterator[Batch]:
     optim, fabric = trainer.run.config.optim, trainer.fabric
-    return stream(samples, optim.batch, trainer.step, optim.steps, workers, fabric.global_rank, fabric.world_size)
+    return stream(phase.samples, optim.batch, trainer.step, optim.steps, workers, fabric.global_rank, fabric.world_size)

@@ -93,6 +93,11 @@ class Layout:
             inner = (full_height, max(1, _rounded(width * full_height, height)))
         return Box((full_height - inner[0]) // 2, (full_width - inner[1]) // 2, *inner)
 
+    def halved(self) -> Layout:
+        """The same at half the size; all sizes must be even."""
+        size = (self.height // 2, self.width // 2)
+        return Layout(*size, self.fit, self.rows, self.columns, self.overlap // 2)
+
 
 def _rounded(numerator: int, denominator: int) -> int:
     """The nearest whole number, a half upwards."""

@@ -49,10 +49,10 @@ def wide_part(seed: int, height: int = 90, width: int = 170) -> NDArray[np.uint8
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data/ of images of three shapes, run/ and bundle/: letterbox, tiles."""
+    """A folder with data/ of images of three shapes, run/ and bundle/: letterbox, tiles, half size first."""
     root = tmp_path_factory.mktemp("tiles")
     _make_data(root / "data")
-    config = tiny_config(input=INPUT, optim=OPTIM)
+    config = tiny_config(input=INPUT, optim={**OPTIM, "half_size": 0.5})
     run = create(root / "run", config, split_good(root / "data", 0.25, 0), 0)
     train(run, one_process(), None, resume=False, workers=0)
     assert main(["export", str(run.path), "--out", str(root / "bundle")]) == 0

@@ -18,7 +18,7 @@ from trainer import config as configs
 from trainer.data.folder import split_good
 from trainer.data.samples import Samples
 from trainer.run import Run, create, load_checkpoint, open_run
-from trainer.train import learning_rate_factor, train, update_average
+from trainer.train import _phases, learning_rate_factor, train, update_average
 
 _OPTIM = {"batch": 4, "steps": 6, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3}
 
@@ -183,6 +183,21 @@ def test_every_good_image_is_used_once_an_epoch() -> None:
     samples = Samples(good, [], config, seed=0)
     seen = {samples[i][0].numpy().tobytes() for i in range(8)}
     assert seen == {image.tobytes() for image in good}
+
+
+def test_half_of_the_size_comes_first_and_resuming_within_it_changes_nothing(tmp_path: Path, data: Path) -> None:
+    runs = []
+    for name in ("whole", "cut"):
+        config = tiny_config(input={"height": 64, "width": 64}, optim={**_OPTIM, "half_size": 0.5})
+        runs.append(create(tmp_path / name, config, split_good(data, 0.25, 0), 0))
+    sizes = [phase.samples[0][0].shape[0] for phase in _phases(runs[0])]
+    assert sizes == [32, 64]
+    train(runs[0], one_process(), None, resume=False, workers=0)
+    with pytest.raises(KeyboardInterrupt):
+        _train_and_interrupt(runs[1], after=2)
+    train(runs[1], one_process(), None, resume=True, workers=0)
+    whole, cut = _weights(runs[0]), _weights(runs[1])
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:

@@ -105,11 +105,15 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         config: TrainConfig,
         seed: int,
         layout: Layout | None = None,
+        symmetry: Symmetry | None = None,
     ) -> None:
-        """`good` is (N, *layout.canvas, 3) uint8 RGB; without a layout each image is one tile."""
+        """`good` is (N, *layout.canvas, 3) uint8 RGB; without a layout each image is one tile.
+
+        Without a `symmetry`, the configuration says whether one is looked for.
+        """
         self._layout = layout or Layout(*good.shape[1:3])
         self._tiles = Tiles(good, self._layout)
-        self.symmetry = find_symmetry(good) if config.data.symmetry == "found" else STRAIGHT
+        self.symmetry = symmetry or (find_symmetry(good) if config.data.symmetry == "found" else STRAIGHT)
         self._grey = all(bool((image == image[..., :1]).all()) for image in good)
         self._textures = textures
         self._config = config

@@ -94,6 +94,13 @@ def test_a_flat_frame_gives_flat_tiles(layout: Layout, value: int) -> None:
     assert (preprocess(frame, Roi(3, 5, 40, 20), layout) == value).all()
 
 
+def test_half_the_size_is_half_of_everything() -> None:
+    layout = Layout(64, 96, "letterbox", 2, 3, 16)
+    half = layout.halved()
+    assert half == Layout(32, 48, "letterbox", 2, 3, 8)
+    assert half.canvas == (layout.canvas[0] // 2, layout.canvas[1] // 2)
+
+
 @pytest.mark.parametrize(
     ("grid", "reason"),
     [
