@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.loopback import Heard, put_in_force, run_station
+from benchmarks.loopback import Heard, run_station
 from edge_ad import log
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import open_bundle
@@ -29,6 +29,7 @@ from edge_ad.frames import frame_graph
 from edge_ad.images import write_png
 from edge_ad.publisher import Publisher
 from edge_ad.records import Event
+from tests.station import calibrate
 
 DEMO = Path(__file__).parent.parent / "edge_ad" / "demo" / "bundle"
 INTERVAL_S = {"idle": 0.1, "load": 0.0}
@@ -69,7 +70,7 @@ def two_parts(folder: Path, bundle: Path, store: Path) -> tuple[Path, Path]:
     paths = [folder / "flat.png", folder / "noise.png"]
     for path, picture in zip(paths, pictures, strict=True):
         write_png(path, picture)
-    put_in_force(store, opened, BackendConfig(), threshold=sum(scores) / 2)
+    calibrate(opened.path, sum(scores) / 2, store=store)
     good, defect = (path for _, path in sorted(zip(scores, paths, strict=True)))
     return good, defect
 

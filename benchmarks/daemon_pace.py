@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.loopback import put_in_force, run_station
+from benchmarks.loopback import run_station
 from edge_ad import log
 from edge_ad.backends.base import open_backend
 from edge_ad.bench.worker import full_frame, timed_step
@@ -36,6 +36,7 @@ from edge_ad.config import BackendConfig, RegionConfig
 from edge_ad.frames import frame_graph
 from edge_ad.outbox_file import OutboxFile
 from edge_ad.pipeline import Pipeline
+from tests.station import calibrate
 
 WARM_UP = 20
 
@@ -123,7 +124,7 @@ def in_the_daemon(
     """Run the daemon over as many frames, all of them good, and listen; the first frames are left out."""
     folder.mkdir(parents=True)
     KINDS["folder"] = lambda _config, _resume_after: Memory(image, frames, interval_s)
-    put_in_force(folder / "store", bundle, engine, threshold=1.0)
+    calibrate(bundle.path, 1.0, backend=engine.name, precision=engine.precision, store=folder / "store")
     heard, _ = run_station(folder, bundle, engine, folder / "store", {"kind": "folder", "path": str(folder)})
     results = [(each.at_ns, json.loads(each.payload)) for each in heard if each.topic.endswith("/result")]
     if len(results) != frames:

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edge_ad import calibration_store, daemon
+from edge_ad import daemon
 from edge_ad.bundle import Bundle
 from edge_ad.config import BackendConfig, load
-from edge_ad.thresholds import CalibrationRecord
 from tests.broker import Broker, mqtt_config
 from tests.daemons import wait_until
 from tests.station import write_config
@@ -27,29 +24,6 @@ class Heard:
     at_ns: int
     topic: str
     payload: str
-
-
-def put_in_force(store: Path, bundle: Bundle, engine: BackendConfig, threshold: float) -> None:
-    """Calibrate a bundle by hand: what scores above `threshold`, raw units, is a defect."""
-    record = CalibrationRecord(
-        schema="edge-ad/calibration",
-        number=1,
-        image_threshold=threshold,
-        pixel_threshold=threshold,
-        false_alarm_rate=0.5,
-        confidence=0.5,
-        rank=1,
-        n_images=1,
-        images_sha256=(),
-        bundle=bundle.digest,
-        backend=engine.name,
-        precision=engine.precision,
-        camera=None,
-        roi=None,
-        created_at="2026-01-01T00:00:00Z",
-        created_by="benchmark",
-    )
-    calibration_store.add(store, record, np.zeros((2, 2, 3), np.uint8))
 
 
 def run_station(

@@ -43,9 +43,14 @@ def write_parts(folder: Path, count: int, every: int = 4) -> dict[str, Verdict]:
 
 
 def calibrate(
-    bundle: Path, threshold: float = THRESHOLD, roi: RoiConfig | None = None, precision: str = "fp32"
+    bundle: Path,
+    threshold: float = THRESHOLD,
+    roi: RoiConfig | None = None,
+    backend: str = "onnxruntime",
+    precision: str = "fp32",
+    store: Path | None = None,
 ) -> CalibrationRecord:
-    """Put a calibration record for the bundle in force, in the store beside it."""
+    """Put a calibration record for the bundle in force, in the store beside it where no other is given."""
     draft = CalibrationRecord(
         schema="edge-ad/calibration",
         number=1,
@@ -57,14 +62,14 @@ def calibrate(
         n_images=59,
         images_sha256=(),
         bundle=open_bundle(bundle).digest,
-        backend="onnxruntime",
+        backend=backend,
         precision=precision,
         camera=None,
         roi=roi,
         created_at="2026-01-01T00:00:00Z",
         created_by="test",
     )
-    return stores.add(default_store(bundle), draft, np.zeros((2, 2, 3), np.uint8))
+    return stores.add(store or default_store(bundle), draft, np.zeros((2, 2, 3), np.uint8))
 
 
 def write_config(path: Path, bundle: Path, camera: dict[str, Any], changes: dict[str, Any] | None = None) -> Path:

@@ -42,7 +42,8 @@ class OnnxRuntimeBackend:
             )
         options = ort.SessionOptions()
         options.intra_op_num_threads = config.threads
-        options.enable_mem_pattern = False  # one block for all tensors is no faster here and takes 15 MB more
+        # One block for all tensors is no faster on a CPU, and a daemon is 9 MB larger with it.
+        options.enable_mem_pattern = config.device != "cpu"
         path = str(bundle.model_path(config.precision))
         try:
             session = ort.InferenceSession(path, options, providers=providers)
