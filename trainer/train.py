@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -216,20 +220,40 @@ def train(
     started = time.monotonic() - trainer.seconds
     try:
         for phase in phases:
-            batches = _batches(trainer, phase, workers)
-            while (progress := trainer.progress(max_minutes)) < phase.until:
-                asked = time.monotonic()
-                batch = next(batches)
-                trainer.waited_s += time.monotonic() - asked
-                losses = _train_step(trainer, batch, run.config.optim, progress)
-                trainer.seconds = fabric.broadcast(time.monotonic() - started)
-                journal.note(losses, trainer.progress(max_minutes))
+            with closing(_batches(trainer, phase, workers)) as batches:
+                while (progress := trainer.progress(max_minutes)) < phase.until:
+                    asked = time.monotonic()
+                    with _interrupt_held():
+                        batch = next(batches)
+                    trainer.waited_s += time.monotonic() - asked
+                    losses = _train_step(trainer, batch, run.config.optim, progress)
+                    trainer.seconds = fabric.broadcast(time.monotonic() - started)
+                    journal.note(losses, trainer.progress(max_minutes))
     finally:
         journal.close()
     if fabric.is_global_zero:
         logger.info("trained {} steps in {:.1f} min", trainer.step, trainer.seconds / 60)
 
 
-def _batches(trainer: Trainer, phase: Phase, workers: int) -> Iterator[Batch]:
+@contextmanager
+def _interrupt_held() -> Iterator[None]:
+    """Ctrl-C takes effect at the end of the block.
+
+    A worker hands its batch over through a socket. Cut there, it writes a traceback of its own to the terminal.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if held and callable(handler):
+        handler(*held[0])
+
+
+def _batches(trainer: Trainer, phase: Phase, workers: int) -> Generator[Batch, None, None]:
     optim, fabric = trainer.run.config.optim, trainer.fabric
     return stream(phase.samples, optim.batch, trainer.step, optim.steps, workers, fabric.global_rank, fabric.world_size)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from edge_ad.errors import DataError
 from tests.trainer.tiny import make_dataset, one_process, part, tiny_config
 from trainer import config as configs
 from trainer.data.folder import split_good
-from trainer.data.samples import Samples
+from trainer.data.samples import Batch, Samples
 from trainer.run import Run, create, load_checkpoint, open_run
 from trainer.train import _phases, learning_rate_factor, train, update_average
 
@@ -76,6 +77,33 @@ def _train_and_interrupt(run: Run, after: int) -> None:
         train(run, one_process(), None, resume=False, workers=0)
     finally:
         loop._train_step = real
+
+
+def test_ctrl_c_waits_for_the_batch_that_a_worker_is_handing_over(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket, cut, would make the worker write a traceback to the terminal."""
+    import trainer.train as loop
+
+    real, handed = loop._batches, []
+
+    def interrupted(*arguments: object) -> Generator[Batch, None, None]:
+        for batch in real(*arguments):  # type: ignore[arg-type]
+            if len(handed) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)  # where Python would raise
+            handed.append(batch)
+            yield batch
+
+    monkeypatch.setattr(loop, "_batches", interrupted)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(_new_run(tmp_path / "run", data), one_process(), None, resume=False, workers=0)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert len(handed) == 3
+    assert load_checkpoint(tmp_path / "run")["step"] == 2
 
 
 def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, data: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
-from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -44,7 +43,7 @@ class Batch:
 def vary(
     image: NDArray[np.uint8],
     config: DataConfig,
-    rng: Generator,
+    rng: np.random.Generator,
     box: Box | None = None,
     symmetry: Symmetry = STRAIGHT,
 ) -> NDArray[np.uint8]:
@@ -138,7 +137,7 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         batches = -(-count // self._anomalous)
         return [i for i in range(batches * self._config.optim.batch) if self._is_anomalous(i)][:count]
 
-    def _moved(self, box: Box, rng: Generator) -> Box:
+    def _moved(self, box: Box, rng: np.random.Generator) -> Box:
         """A tile moved at random, by up to half the overlap, within the canvas."""
         if self._layout.tiles == 1:
             return box
@@ -164,7 +163,7 @@ def _start_worker(_: int) -> None:
 
 def stream(
     samples: Samples, batch: int, first_step: int, last_step: int, workers: int, rank: int = 0, processes: int = 1
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches of steps [first_step, last_step), made ahead of time in `workers` processes.
 
     Where several processes train together, each takes every `processes`-th batch of the one stream, from `rank` on.
