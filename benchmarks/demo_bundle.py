@@ -14,11 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks.solar_cells import link_all, split_cells
 from edge_ad.demo.cells import good_cells, list_cells
 
-UNSEEN = 168
 BUNDLE = Path(__file__).parent.parent / "edge_ad" / "demo" / "bundle"
 LICENCE = "CC BY-NC-SA 4.0 (elpv-dataset, ZAE Bayern): the data, and so these weights, are for non-commercial use"
 
@@ -32,11 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     cells = arguments.work / "cells"
-    cells.mkdir(parents=True)
-    good = good_cells(list_cells())
-    order = np.random.default_rng(arguments.seed).permutation(len(good))
-    for index in order[UNSEEN:]:
-        (cells / good[index].name).symlink_to(good[index])
+    link_all(split_cells(good_cells(list_cells()), arguments.seed)[0], cells)
 
     run, bundle = arguments.work / "run", arguments.work / "bundle"
     budget = ["--max-minutes", str(arguments.max_minutes), "--seed", str(arguments.seed)]
