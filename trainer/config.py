@@ -167,7 +167,7 @@ class OptimConfig(Strict):
     ema: Fraction = Field(0.0, description="decay of the averaged weights that are exported; 0 = the last weights")
     precision: Literal["fp32", "bf16"] = "bf16"
     anomalous: Fraction = Field(0.5, description="share of each batch with synthetic anomalies")
-    half_size: Fraction = Field(0.0, description="first share of training, on images of half the size: 4 x as fast")
+    half_size: Fraction = Field(0.0, description="first share of training, on images of half the size: faster")
 
 
 class SynthesisConfig(Strict):
@@ -230,9 +230,9 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _divisible(self) -> TrainConfig:
         """Every level halves the image: its size, and half of it where training uses that, must allow it."""
-        step = max(self.denoiser.stride(self.fold), self.segmenter.stride(self.fold)) * (
-            2 if self.optim.half_size > 0 else 1
-        )
+        step = max(self.denoiser.stride(self.fold), self.segmenter.stride(self.fold))
+        if self.optim.half_size > 0:
+            step *= 2
         if self.input.height % step or self.input.width % step:
             raise ValueError(f"input must be a multiple of {step} with these networks and this half_size")
         return self

@@ -86,14 +86,19 @@ def as_trained(result: Result) -> bool:
 
 
 def summary(results: Sequence[Result]) -> str:
-    """One row for each thing compared on a set: the mean and the spread over its seeds."""
+    """One row for each thing compared on a set: the mean and the spread over its seeds; `results` oldest first."""
     costs = ["minutes", "waited", "ms", "MB"]
     header = ["method", "config", "engine", "seeds", *costs, *FIGURES.values(), *MORE.values()]
     rows = []
-    for (method, config, engine), group in grouped(results, _compared).items():
+    for (method, config, engine), group in _by_seed(results).items():
         figures = [spread([figure(r, name) for r in group]) for name in (*FIGURES, *MORE)]
-        rows.append([method, config, engine, str(len({r.seed for r in group})), *_costs(group), *figures])
+        rows.append([method, config, engine, str(len(group)), *_costs(group), *figures])
     return markdown(header, rows)
+
+
+def _by_seed(results: Iterable[Result]) -> dict[tuple[str, str, str], list[Result]]:
+    """For each thing compared one result a seed, the last of these: a spread is over seeds, the log has them all."""
+    return {what: list({r.seed: r for r in group}.values()) for what, group in grouped(results, _compared).items()}
 
 
 def _costs(results: Sequence[Result]) -> list[str]:
@@ -122,7 +127,7 @@ def per_defect(results: Sequence[Result], name: str) -> str:
     """One figure of each class of defect."""
     classes = sorted({kind for result in results for kind in result.figures.per_defect})
     rows = []
-    for (method, config, engine), group in grouped(results, _compared).items():
+    for (method, config, engine), group in _by_seed(results).items():
         cells = [spread([r.figures.per_defect.get(kind, {}).get(name) for r in group]) for kind in classes]
         rows.append([method, config, engine, *cells])
     return markdown(["method", "config", "engine", *classes], rows)

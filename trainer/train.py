@@ -124,8 +124,8 @@ class Phase:
     samples: Samples
 
 
-def _phases(run: Run) -> list[Phase]:
-    """Half the input size first, where configured, then the input size.
+def _phases(run: Run, progress: float) -> list[Phase]:
+    """What is left of the training: half the input size first, where configured, then the input size.
 
     Raises:
         DataError: a training image has gone or changed.
@@ -135,7 +135,7 @@ def _phases(run: Run) -> list[Phase]:
     roi = config.data.roi.record() if config.data.roi else None
     layout, half = config.input.frame_layout(), config.optim.half_size
     whole = Samples(load_canvases(paths, roi, layout, run.path), textures, config, run.seed, layout)
-    if half == 0:
+    if progress >= half:
         return [Phase(1.0, whole)]
     small, symmetry = layout.halved(), whole.symmetry  # looked for once
     halved = Samples(load_canvases(paths, roi, small, run.path), textures, config, run.seed, small, symmetry)
@@ -210,7 +210,7 @@ def train(
     trainer = Trainer(run, fabric)
     if resume:
         trainer.restore(load_checkpoint(run.path))
-    phases = _phases(run)
+    phases = _phases(run, trainer.progress(max_minutes))
     if fabric.is_global_zero:
         where = f"{torch.get_num_threads()} threads, {fabric.device}, processes: {fabric.world_size}"
         logger.info("training on {} images, {}", len(run.train_sha256), where)

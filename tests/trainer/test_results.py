@@ -141,6 +141,14 @@ def test_seeds_are_one_row_and_another_configuration_is_another() -> None:
     assert differences(seeds) == ""
 
 
+def test_a_seed_that_was_measured_again_is_no_spread_and_stays_in_the_log() -> None:
+    seeds = [result(seed=seed, weights=str(i) * 64, figures={"image_auroc": value})
+             for i, (seed, value) in enumerate(((0, 0.5), (0, 0.90), (1, 0.92)))]  # fmt: skip
+    (row,) = rows(summary(seeds))
+    assert (row["seeds"], row["image AUROC"]) == ("2", "0.910 ± 0.014")
+    assert len(rows(log(seeds))) == 3
+
+
 def test_a_key_that_has_come_since_does_not_part_the_seeds() -> None:
     """Its default is what was done before."""
     today = tiny_config().model_dump(mode="json")

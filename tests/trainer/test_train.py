@@ -218,8 +218,8 @@ def test_half_of_the_size_comes_first_and_resuming_within_it_changes_nothing(tmp
     for name in ("whole", "cut"):
         config = tiny_config(input={"height": 64, "width": 64}, optim={**_OPTIM, "half_size": 0.5})
         runs.append(create(tmp_path / name, config, split_good(data, 0.25, 0), 0))
-    sizes = [phase.samples[0][0].shape[0] for phase in _phases(runs[0])]
-    assert sizes == [32, 64]
+    for progress, sizes in ((0.0, [32, 64]), (0.4, [32, 64]), (0.5, [64])):  # what is done is not loaded again
+        assert [phase.samples[0][0].shape[0] for phase in _phases(runs[0], progress)] == sizes
     train(runs[0], one_process(), None, resume=False, workers=0)
     with pytest.raises(KeyboardInterrupt):
         _train_and_interrupt(runs[1], after=2)
