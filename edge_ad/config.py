@@ -5,8 +5,9 @@ Paths are relative to the YAML file. Every quantity names its unit. Unknown keys
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -16,6 +17,9 @@ from edge_ad.core.alarms import AlarmRules, Priority
 from edge_ad.errors import ConfigError
 from edge_ad.records import Mode, Roi
 from edge_ad.sparkplug.session import Address
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$"  # a topic level, a file name and a PLC string at once
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -494,11 +498,23 @@ def load_yaml(path: Path) -> dict[str, object]:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first problem of a validation as "where: what", on one line; a whole section is not told again."""
-    problem = error.errors()[0]
+    """The first problem of a validation as "where: what", on one line; a whole section is not told again.
+
+    An unknown key comes before one that is missing: the former, misspelt, is most often why the latter is.
+    """
+    problems = error.errors()
+    problem = min(problems, key=lambda each: each["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in problem["loc"]) or "the file"
-    got = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
-    return f"{where}: {' '.join(problem['msg'].split())}{got}"[:300]
+    return f"{where}: {_what(problem, problems)}"[:300]
+
+
+def _what(problem: ErrorDetails, problems: Sequence[ErrorDetails]) -> str:
+    if problem["type"] != "extra_forbidden":
+        got = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+        return " ".join(problem["msg"].split()) + got
+    beside = problem["loc"][:-1]
+    missing = [str(p["loc"][-1]) for p in problems if p["type"] == "missing" and p["loc"][:-1] == beside]
+    return "no such key" + (f"; missing beside it: {', '.join(missing)}" if missing else "")
 
 
 def load(path: Path) -> StationConfig:

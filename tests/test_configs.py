@@ -48,6 +48,22 @@ def test_triggers_that_cannot_come_are_refused(sections: dict[str, Any], problem
         station_config(tmp_path, {"kind": "folder", "path": "parts"}, sections)
 
 
+@pytest.mark.parametrize(
+    ("key", "written", "problem"),
+    [
+        ("camera", "camra", "camra: no such key; missing beside it: camera"),
+        ("path", "pth", "camera.folder.pth: no such key; missing beside it: path"),
+        ("at_end", "atend", "camera.folder.atend: no such key"),
+    ],
+)
+def test_a_misspelt_key_is_named(key: str, written: str, problem: str, tmp_path: Path) -> None:
+    text = (EXAMPLES[0].parent / "folder.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "station.yaml"
+    path.write_text(re.sub(rf"^( *){key}:", rf"\1{written}:", text, flags=re.MULTILINE), encoding="utf-8")
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: {problem}") + "$"):
+        config.load(path)
+
+
 def test_every_kind_of_camera_has_its_example_and_its_opener() -> None:
     union, _ = get_args(config.Camera)
     kinds = {get_args(camera.model_fields["kind"].annotation)[0] for camera in get_args(union)}

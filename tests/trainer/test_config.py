@@ -73,7 +73,7 @@ def test_a_value_can_be_replaced_and_the_rest_stays() -> None:
         ("diffusion.w=[1", "--set diffusion.w=\\[1: \\[1 is not YAML"),
         ("diffusoin.w=1", "--set diffusoin.w=1: there is no section diffusoin"),
         ("top_k.w=1", "--set top_k.w=1: there is no section top_k"),
-        ("diffusion.weight=1", "--set: diffusion.weight: Extra inputs"),
+        ("diffusion.weight=1", "--set: diffusion.weight: no such key"),
         ("diffusion.t_s=350", "--set: diffusion: Value error, need t_s < tau"),
     ],
 )
