@@ -50,28 +50,31 @@ def _parser() -> Parser:
 
 def _add_train(commands: _Commands) -> None:
     train = commands.add_parser("train", help="learn from a folder of good images")
-    train.add_argument("--data", type=Path, required=True, help="MVTec layout, or a plain folder of good images")
+    train.add_argument("--data", type=Path, help="MVTec layout, or a plain folder of good images")
     train.add_argument("--out", type=Path, required=True, help="the run directory")
-    train.add_argument("--config", type=Path, help="a training configuration; instead of --profile")
-    train.add_argument("--method", choices=METHOD_NAMES, default="diffusionad")
-    train.add_argument("--profile", default="edge", help="a configuration that ships: edge, paper, demo")
+    _add_config(train)
+    train.add_argument("--method", choices=METHOD_NAMES, help="that of the configuration if not given")
     train.add_argument("--max-minutes", type=float, help="stop after so long; the learning rate falls to 0 by then")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=int, help="0 if not given")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     train.add_argument("--processes", type=int, default=1, help="on each machine: one for each GPU (docs/training.md)")
     train.add_argument("--nodes", type=int, default=1, help="machines that run this command together")
-    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a value: diffusion.w=0")
-    train.add_argument("--resume", action="store_true", help="continue the run in --out")
+    train.add_argument("--resume", action="store_true", help="continue the run in --out, with its images and settings")
     train.add_argument("--snapshots", type=int, default=0, metavar="N", help="keep N states to draw a curve from")
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    one = command.add_mutually_exclusive_group()
+    one.add_argument("--config", type=Path, help="a training configuration")
+    one.add_argument("--profile", help="a configuration that ships: edge (if not given), paper, demo")
+    command.add_argument("--set", action="append", metavar="KEY=VALUE", help="replace a value: diffusion.w=0")
 
 
 def _add_preview(commands: _Commands) -> None:
     preview = commands.add_parser("preview", help="draw the synthetic defects that a training would see")
     preview.add_argument("--data", type=Path, required=True, help="as for train")
     preview.add_argument("--out", type=Path, required=True, help="the picture, a PNG file")
-    preview.add_argument("--config", type=Path, help="a training configuration; instead of --profile")
-    preview.add_argument("--profile", default="edge")
-    preview.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for train")
+    _add_config(preview)
     preview.add_argument("--seed", type=int, default=0)
     preview.add_argument("--count", type=int, default=32)
 
@@ -133,26 +136,18 @@ def _add_results(commands: _Commands) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     import torch
 
-    from trainer.data.folder import split_good
-    from trainer.detail import detail
     from trainer.distributed import open_fabric
-    from trainer.run import create, open_run
+    from trainer.run import open_run
     from trainer.train import train
 
     if arguments.max_minutes is not None and not arguments.max_minutes > 0:
         raise ConfigError(f"--max-minutes must be above 0, got {arguments.max_minutes}")
-    if arguments.resume and arguments.set:
-        raise ConfigError(
-            "--set changes a configuration, and --resume continues with that of the run: give one of them"
-        )
     fabric = open_fabric(_device(arguments.device), arguments.processes, arguments.nodes)
-    if fabric.is_global_zero and not arguments.resume:
-        config = _config(arguments).model_copy(update={"method": arguments.method})
-        split = split_good(arguments.data, config.data.hold_out, arguments.seed)
-        roi = config.data.roi.record() if config.data.roi else None
-        said = detail(next(iter(split.train)), roi, config.input.frame_layout())
-        create(arguments.out, config, split, arguments.seed)
-        say(said)
+    if fabric.is_global_zero:
+        if arguments.resume:
+            _same_run(arguments)
+        else:
+            _new_run(arguments)
     fabric.launch()  # the other processes pass it when the run is there
     run = open_run(arguments.out)
     torch.set_float32_matmul_precision("highest")
@@ -167,9 +162,59 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _new_run(arguments: argparse.Namespace) -> None:
+    from trainer.data.folder import split_good
+    from trainer.detail import detail
+    from trainer.run import create
+
+    if arguments.data is None:
+        raise ConfigError("a training needs --data, the folder of good images; only --resume knows it")
+    config = _config(arguments)
+    if arguments.method is not None:
+        config = config.model_copy(update={"method": arguments.method})
+    seed = arguments.seed or 0
+    split = split_good(arguments.data, config.data.hold_out, seed)
+    roi = config.data.roi.record() if config.data.roi else None
+    said = detail(next(iter(split.train)), roi, config.input.frame_layout())
+    create(arguments.out, config, split, seed)
+    say(said)
+
+
+def _same_run(arguments: argparse.Namespace) -> None:
+    """Whatever --resume is given besides must be what the run was begun with: it is not changed on the way.
+
+    Raises:
+        ConfigError: something is not.
+    """
+    from trainer.run import open_run, train_paths
+
+    run = open_run(arguments.out)
+
+    def differs(option: str, begun_with: object) -> ConfigError:
+        return ConfigError(
+            f"{arguments.out} was begun with {begun_with}: --resume cannot change it; leave out {option}, "
+            "or train anew with another --out"
+        )
+
+    if arguments.data is not None:
+        folder = arguments.data.resolve()
+        others = [path for path in train_paths(run) if folder not in path.resolve().parents]
+        if others:
+            raise differs("--data", f"images that are not in {arguments.data}, such as {others[0]}")
+    if arguments.seed not in (None, run.seed):
+        raise differs("--seed", f"seed {run.seed}")
+    if arguments.method not in (None, run.config.method):
+        raise differs("--method", f"method {run.config.method}")
+    if arguments.config or arguments.profile or arguments.set:
+        given = _config(arguments).model_copy(update={"method": run.config.method})
+        key = configs.first_difference(run.config, given)
+        if key is not None:
+            raise differs("--config, --profile and --set", f"another value of {key}")
+
+
 def _again(arguments: argparse.Namespace) -> str:
     """The command that continues a training."""
-    words = ["edge-ad-train train", f"--data {arguments.data}", f"--out {arguments.out}", "--resume"]
+    words = ["edge-ad-train train", f"--out {arguments.out}", "--resume"]
     if arguments.max_minutes:
         words.append(f"--max-minutes {arguments.max_minutes:g}")
     if arguments.snapshots:
@@ -193,8 +238,8 @@ def _preview(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> TrainConfig:
-    config = configs.load(arguments.config) if arguments.config else configs.profile(arguments.profile)
-    return configs.override(config, arguments.set)
+    config = configs.load(arguments.config) if arguments.config else configs.profile(arguments.profile or "edge")
+    return configs.override(config, arguments.set or [])
 
 
 def _device(name: str) -> torch.device:

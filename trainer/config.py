@@ -319,6 +319,23 @@ def _section(values: dict[str, Any], names: Sequence[str], change: str) -> dict[
     return values
 
 
+def first_difference(one: TrainConfig, other: TrainConfig) -> str | None:
+    """The first key, written SECTION.KEY, whose value is not the same in both; None if there is none."""
+    return _first_difference(one.model_dump(), other.model_dump())
+
+
+def _first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    for key in [*one, *(key for key in other if key not in one)]:
+        mine, yours = one.get(key), other.get(key)
+        if isinstance(mine, dict) and isinstance(yours, dict):
+            below = _first_difference(mine, yours)
+            if below is not None:
+                return f"{key}.{below}"
+        elif mine != yours:
+            return key
+    return None
+
+
 def dump(config: TrainConfig) -> str:
     """The resolved configuration as YAML; `load` of it gives the same configuration."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

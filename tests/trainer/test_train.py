@@ -16,6 +16,7 @@ import torch
 from edge_ad.errors import DataError
 from tests.trainer.tiny import make_dataset, one_process, part, tiny_config
 from trainer import config as configs
+from trainer.cli import main
 from trainer.data.folder import split_good
 from trainer.data.samples import Batch, Samples
 from trainer.run import Run, create, load_checkpoint, open_run
@@ -133,6 +134,31 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, data: P
     assert "--resume" in out
     assert "Traceback" not in err
     assert load_checkpoint(tmp_path / "run")["step"] > 0
+
+
+def test_resuming_takes_the_same_command_again(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Or nothing but the run; what contradicts the run is refused, not ignored."""
+    config = tmp_path / "tiny.yaml"
+    config.write_text(configs.dump(tiny_config()))
+    run = str(tmp_path / "run")
+    same = ["train", "--out", run, "--data", str(data), "--config", str(config), "--seed", "3"]
+    assert main(same) == 0
+    assert main([*same, "--resume"]) == 0
+    assert main(["train", "--out", run, "--resume"]) == 0
+    assert main(["train", "--out", run, "--resume", "--set", "diffusion.w=1"]) == 2
+    capsys.readouterr()
+    other = tmp_path / "other"
+    other.mkdir()
+    for more, wrong in [
+        (["--data", str(other)], f"images that are not in {other}"),
+        (["--seed", "4"], "with seed 3"),
+        (["--config", str(config), "--set", "optim.ema=0.5"], "with another value of optim.ema"),
+    ]:
+        assert main(["train", "--out", run, "--resume", *more]) == 2
+        said = capsys.readouterr().err
+        assert wrong in said and f"leave out {more[0]}" in said and said.count("\n") == 1
+    assert main(["train", "--out", str(tmp_path / "new")]) == 2
+    assert "a training needs --data" in capsys.readouterr().err
 
 
 def test_a_run_lists_its_images_and_holds_some_out(tmp_path: Path, data: Path) -> None:
