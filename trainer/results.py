@@ -1,6 +1,6 @@
 """How results are kept: one JSON for each evaluation on test images; tables and plots are built from nothing else.
 
-<folder>/<set>/<profile>-<variant>-seed<seed>-<weights>.json; another `top_k` than the usual is told at the end
+<folder>/<set>/<profile>-<variant>-seed<seed>-<digest>.json, the digest being of the weights and the configuration
 
 Seeds may come from different days and machines. A result says what was measured (`figures`), on what (`set`), with
 which weights (`config`, `seed`, `training`, `weights`) and by which code (`commit`).
@@ -9,6 +9,7 @@ which weights (`config`, `seed`, `training`, `weights`) and by which code (`comm
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +22,9 @@ from edge_ad.config import Strict, first_problem
 from edge_ad.console import write_json
 from edge_ad.errors import DataError
 from edge_ad.images import sha256_file
-from trainer.config import TrainConfig
 from trainer.methods.diffusionad.variants import NormGuided, Variant, own_variant
 from trainer.run import CHECKPOINT, Run, load_checkpoint
 
-USUAL_TOP_K: int = TrainConfig.model_fields["top_k"].default
 SCHEMA: Literal["edge-ad/benchmark"] = "edge-ad/benchmark"
 FACTS = ("method", "profile", "backend", "precision", "seed")  # of the evaluation JSON: no figures
 
@@ -83,13 +82,16 @@ class Result(Strict):
     note: str = ""
 
     def file_name(self) -> str:
-        """Where it belongs in a folder of results: the same weights and score, measured again, have the same place."""
+        """Where it belongs in a folder of results.
+
+        The same weights under the same configuration, measured again, have the same place; a key of the score that was
+        changed after the training has another.
+        """
         engine = "" if (self.backend, self.precision) == ("torch", "fp32") else f"-{self.backend}-{self.precision}"
         variant = "-".join(str(self.variant).replace(",", "").split()) if self.variant is not None else self.method
-        top_k = self.config.get("top_k", USUAL_TOP_K)  # of the score, which can be set after a training
-        score = "" if top_k == USUAL_TOP_K else f"-top_k-{top_k}"
-        weights = f"-{self.weights[:8]}" if self.weights else ""
-        return f"{self.set}/{self.profile}-{variant}{engine}-seed{self.seed}{weights}{score}.json"
+        measured = json.dumps([self.weights, self.config], sort_keys=True)
+        digest = hashlib.sha256(measured.encode()).hexdigest()[:8]
+        return f"{self.set}/{self.profile}-{variant}{engine}-seed{self.seed}-{digest}.json"
 
 
 def result_of_run(run: Run, data: Path, evaluation: Mapping[str, Any], variant: Variant | None = None) -> Result:

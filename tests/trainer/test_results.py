@@ -1,6 +1,7 @@
 """Results: one JSON for each evaluation, and tables that say no more than the JSONs do."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,19 @@ def test_an_evaluation_of_a_bundle_is_kept_under_its_engine(root: Path, tmp_path
 
 def test_a_result_reads_back_as_it_was_written_and_the_same_weights_have_one_place(tmp_path: Path) -> None:
     path = write_result(tmp_path, result())
-    assert path == tmp_path / "bolts/edge-norm-guided-t_s-200-t_b-400-w-1-seed0-00000000.json"
+    assert re.fullmatch(
+        r"bolts/edge-norm-guided-t_s-200-t_b-400-w-1-seed0-[0-9a-f]{8}\.json", str(path.relative_to(tmp_path))
+    )
     assert read_results(tmp_path) == [result()]
-    write_result(tmp_path, result(note="again"))
+    assert write_result(tmp_path, result(note="again")) == path
     assert [r.note for r in read_results(tmp_path)] == ["again"]
-    other_score = result(config={"top_k": 150}, note="of more pixels")
-    assert write_result(tmp_path, other_score).name.endswith("-seed0-00000000-top_k-150.json")
+
+
+@pytest.mark.parametrize("other", [{"config": {"top_k": 150}}, {"weights": "1" * 64}, {"seed": 1}])
+def test_another_configuration_or_other_weights_have_a_place_of_their_own(
+    other: dict[str, Any], tmp_path: Path
+) -> None:
+    assert write_result(tmp_path, result()) != write_result(tmp_path, result(**other))
     assert len(read_results(tmp_path)) == 2
 
 
