@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO, TypeVar
 
-from edge_ad.errors import EdgeAdError
+from edge_ad.errors import EdgeAdError, UsageError
 
 Item = TypeVar("Item")
 
@@ -49,7 +50,9 @@ def run_command(command: Callable[[], int]) -> int:
     """Run the body of a console script and return its exit code.
 
     An error of our own tree becomes one line and that error's exit code; Ctrl-C becomes one line and 130.
-    A reader that went away (`| head`) ends it quietly. Anything else is a fault of the program and keeps its traceback.
+    A reader that went away (`| head`) ends it quietly. What the file system refuses a person's command (a file where a
+    folder should be, no right, no space) is one line and 2; a service keeps the traceback and the code that has it
+    restarted. Anything else is a fault of the program and keeps its traceback.
     """
     try:
         return command()
@@ -62,6 +65,14 @@ def run_command(command: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it ends
         return BROKEN_PIPE
+    except OSError as error:
+        no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if under_journal(os.environ, sys.stderr) or not (error.filename or no_space):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        todo = "free some, then run it again" if no_space else "give another path, or mend this one"
+        complain(f"error: {where}{error.strerror}; {todo}")
+        return UsageError.exit_code
 
 
 class Parser(argparse.ArgumentParser):

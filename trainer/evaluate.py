@@ -269,6 +269,9 @@ def evaluate(subject: Subject, scored: Sequence[Scored]) -> dict[str, Any]:
 
 def say_figures(result: Mapping[str, Any]) -> None:
     """Say the main figures of an evaluation JSON."""
+    if not result["n_good"] + result["n_defect"]:
+        say("no figures: the images have no labels; --scores FILE writes the score of each")
+        return
     for name in ("image_auroc", "image_ap", *PIXEL_NAMES):
         value = result[name]
         say(f"{name:13} {'-' if value is None else f'{value:.4f}'}")

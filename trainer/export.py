@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import logging
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -159,8 +162,7 @@ def export_graph(method: Method, config: TrainConfig) -> Exported:
     graph = method.graph().eval()
     images = torch.from_numpy(golden_images(max(BATCHES), config.input.height, config.input.width))
     # Traced with N = 2: an example of one row would make the exporter believe that N is always 1.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's advice to its own developers
+    with _exporter_quiet():
         program = torch.onnx.export(
             graph,
             (images[:2],),
@@ -178,6 +180,20 @@ def export_graph(method: Method, config: TrainConfig) -> Exported:
     worst = compare(graph, model, images)
     params = sum(parameter.numel() for parameter in method.parameters())
     return Exported(graph, model, count_macs(model), params, worst)
+
+
+@contextlib.contextmanager
+def _exporter_quiet() -> Iterator[None]:
+    """Keep off the terminal what the exporter advises its own developers of, and that torchvision is not there."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def make_int8(run: Run, model: onnx.ModelProto, data: Path) -> Int8:

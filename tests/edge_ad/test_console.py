@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +45,27 @@ def test_an_unknown_error_keeps_its_traceback() -> None:
 
     with pytest.raises(ZeroDivisionError):
         run_command(command)
+
+
+def _raise(error: OSError) -> int:
+    raise error
+
+
+def test_what_the_file_system_refuses_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("INVOCATION_ID", raising=False)
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    assert run_command(lambda: (tmp_path / "none" / "file").write_text("x")) == 2
+    refused = f"error: {tmp_path / 'none' / 'file'}: No such file or directory; give another path, or mend this one\n"
+    assert capsys.readouterr().err == refused
+    assert run_command(lambda: _raise(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))) == 2
+    assert capsys.readouterr().err == "error: No space left on device; free some, then run it again\n"
+    with pytest.raises(OSError, match="reset"):  # of no file: a fault of the program
+        run_command(lambda: _raise(ConnectionResetError(errno.ECONNRESET, "reset")))
+    monkeypatch.setenv("INVOCATION_ID", "0")  # a service: it is to be started again
+    with pytest.raises(FileNotFoundError):
+        run_command(lambda: (tmp_path / "none" / "file").write_text("x"))
 
 
 def test_wrong_arguments_are_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,10 +76,13 @@ def test_scores_are_those_of_the_frame_path(root: Path, tmp_path: Path) -> None:
             assert row["verdict"] == ""  # uncalibrated
 
 
-def test_a_plain_folder_gets_scores_and_no_figures(root: Path, tmp_path: Path) -> None:
+def test_a_plain_folder_gets_scores_and_no_figures(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "e.json"
     plain = root / "data/test/hole"
     assert _command("evaluate", root / "bundle", "--data", plain, "--json", out) == 0
+    assert "the images have no labels" in capsys.readouterr().out
     result = json.loads(out.read_text())
     assert (result["n_good"], result["n_defect"], result["image_auroc"]) == (0, 0, None)
 
