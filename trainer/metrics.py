@@ -9,7 +9,7 @@ et al., "The MVTec Anomaly Detection Dataset", IJCV 129, 2021, section 5.2).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -54,6 +54,27 @@ class Ranking:
     ends: NDArray[np.intp]
     tp: NDArray[np.int64]
     fp: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One 8-connected defect.
+
+    Attributes:
+        image: index of its image.
+        x, y, w, h: its bounding box, pixels of the mask.
+        area: its pixels.
+        overlap: share of it that is marked, averaged over the false-positive rates up to a limit, 0..1. AUPRO to that
+            limit is the mean of it over all defects.
+    """
+
+    image: int
+    x: int
+    y: int
+    w: int
+    h: int
+    area: int
+    overlap: float
 
 
 def image_metrics(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> ImageMetrics:
@@ -178,6 +199,36 @@ def aupro(ranking: Ranking, overlap: NDArray[np.float64], fpr_limit: float) -> f
         pro[-1] = pro[-2] + (pro[-1] - pro[-2]) * (fpr_limit - fpr[-2]) / (fpr[-1] - fpr[-2])
         fpr[-1] = fpr_limit
     return float(np.sum(np.diff(fpr) * (pro[1:] + pro[:-1]) / 2) / fpr_limit)
+
+
+def regions(masks: Sequence[NDArray[np.bool_]], ranking: Ranking, fpr_limit: float = 0.3) -> list[Region]:
+    """What each defect has of the area that `aupro` measures, the least found first.
+
+    Args:
+        masks: (H, W) of each image, with at least one defect pixel and one normal pixel in all.
+        ranking: of the pixels of all images, in their order.
+        fpr_limit: above 0, at most 1.
+    """
+    fpr = np.concatenate([[0.0], ranking.fp / ranking.fp[-1]])
+    # A pixel is marked from its threshold on; the trapezoid lets it in evenly since the threshold before.
+    opens, shuts = fpr[:-1], fpr[1:]
+    within = np.clip(fpr_limit - opens, 0, shuts - opens)
+    step = np.maximum(shuts - opens, np.finfo(np.float64).tiny)
+    marked = (within * within / (2 * step) + np.maximum(fpr_limit - shuts, 0)) / fpr_limit
+
+    defect = np.concatenate([mask.ravel() for mask in masks])
+    at = np.flatnonzero(defect[ranking.order])
+    share = np.zeros(defect.size)
+    share[ranking.order[at]] = marked[np.searchsorted(ranking.ends, at)]
+    found, start = [], 0
+    for image, mask in enumerate(masks):
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+        total = np.bincount(labels.ravel(), share[start : start + mask.size], minlength=count)
+        start += mask.size
+        for label in range(1, count):
+            x, y, w, h, area = (int(value) for value in stats[label])
+            found.append(Region(image, x, y, w, h, area, float(total[label]) / area))
+    return sorted(found, key=lambda region: region.overlap)
 
 
 def area_mask(mask: NDArray[np.uint8] | NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:

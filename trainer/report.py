@@ -1,12 +1,14 @@
 """The report of an evaluation: one HTML page that a person looks at, with its pictures beside it.
 
 index.html   figures, a row for each kind of defect, the plots, the images that a person should look at
-roc.png  precision-recall.png  scores.png
+roc.png  precision-recall.png  scores.png  sizes.png
+regions.csv  a row for each defect: file, label, bounding box and area in pixels of the map, overlap (AUPRO is its mean)
 good-highest-00.png ...  defect-lowest-00.png ...  defect-highest-00.png ...
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -21,7 +23,7 @@ from edge_ad.core.preprocess import shown
 from edge_ad.images import read_image, write_png
 from edge_ad.pictures import panel
 from trainer.evaluate import Scored, Subject, is_labelled, mask_of, verdict
-from trainer.metrics import Ranking, rank
+from trainer.metrics import Ranking, Region, rank, regions
 
 EACH = 8  # images of a group
 POINTS = 2000  # of a curve: more cannot be seen
@@ -81,7 +83,8 @@ def _write_panels(folder: Path, subject: Subject, group: str, images: Sequence[S
 def _write_plots(folder: Path, subject: Subject, scored: Sequence[Scored]) -> list[str]:
     """Draw what the images allow: curves need both kinds, pixel curves need masks."""
     labelled = [s for s in scored if is_labelled(s)]
-    rankings = _rankings(labelled, subject)
+    masks = [mask_of(s, subject.roi) for s in labelled] if _has_masks(labelled) else None
+    rankings = _rankings(labelled, masks)
     names = []
     if rankings:
         _plot(folder / "roc.png", lambda axes: _draw_roc(axes, rankings))
@@ -90,18 +93,36 @@ def _write_plots(folder: Path, subject: Subject, scored: Sequence[Scored]) -> li
     if labelled:
         _plot(folder / "scores.png", lambda axes: _draw_scores(axes, subject, labelled))
         names.append("scores.png")
+    if masks is not None and "pixels" in rankings:
+        found = regions(masks, rankings["pixels"])
+        _write_regions(folder / "regions.csv", labelled, found)
+        _plot(folder / "sizes.png", lambda axes: _draw_sizes(axes, labelled, found))
+        names.append("sizes.png")
     return names
 
 
-def _rankings(labelled: Sequence[Scored], subject: Subject) -> dict[str, Ranking]:
+def _has_masks(labelled: Sequence[Scored]) -> bool:
+    return all(s.image.mask is not None for s in labelled if s.image.defect)
+
+
+def _rankings(labelled: Sequence[Scored], masks: Sequence[NDArray[np.bool_]] | None) -> dict[str, Ranking]:
     defect = np.array([s.image.defect for s in labelled], bool)
     if defect.all() or not defect.any():
         return {}
     rankings = {"images": rank(defect, np.array([s.score for s in labelled]))}
-    if all(s.image.mask is not None for s in labelled if s.image.defect):
-        masks = np.concatenate([mask_of(s, subject.roi).ravel() for s in labelled])
-        rankings["pixels"] = rank(masks, np.concatenate([s.anomaly_map.ravel() for s in labelled]))
+    if masks is not None:
+        pixels = np.concatenate([mask.ravel() for mask in masks])
+        rankings["pixels"] = rank(pixels, np.concatenate([s.anomaly_map.ravel() for s in labelled]))
     return rankings
+
+
+def _write_regions(path: Path, labelled: Sequence[Scored], found: Sequence[Region]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file", "label", "x", "y", "w", "h", "area", "overlap"])
+        for r in found:
+            image = labelled[r.image].image
+            writer.writerow([image.path, image.label, r.x, r.y, r.w, r.h, r.area, f"{r.overlap:.6f}"])
 
 
 def _plot(path: Path, draw: Callable[[Axes], None]) -> None:
@@ -142,6 +163,17 @@ def _draw_scores(axes: Axes, subject: Subject, labelled: Sequence[Scored]) -> No
         axes.axvline(subject.thresholds.image, color="black", linestyle="--", label="threshold")
     axes.set(xlabel="score", ylabel="images", title="Scores")
     axes.legend()
+
+
+def _draw_sizes(axes: Axes, labelled: Sequence[Scored], found: Sequence[Region]) -> None:
+    """Each defect: how large it is, and how much of it is found."""
+    for kind in sorted({labelled[r.image].image.label for r in found}):
+        own = [r for r in found if labelled[r.image].image.label == kind]
+        axes.plot([r.area for r in own], [r.overlap for r in own], "o", alpha=0.6, markersize=4, label=kind)
+    axes.set(xlabel="size, pixels of the map", ylabel="overlap, FPR to 0.3", title="Defects", xscale="log")
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend()
+    axes.grid(alpha=0.3)
 
 
 def _page(result: Mapping[str, Any], plots: Sequence[str], shown: Mapping[str, Sequence[str]]) -> str:

@@ -15,7 +15,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from edge_ad.errors import DataError
-from trainer.metrics import ImageMetrics, PixelMetrics, area_mask, image_metrics, pixel_metrics
+from trainer.metrics import ImageMetrics, PixelMetrics, area_mask, image_metrics, pixel_metrics, rank, regions
 
 CLOSE = 1e-12
 
@@ -146,6 +146,30 @@ def test_aupro_by_hand() -> None:
     maps = np.array([[[0.9, 0.8, 0.1, 0.8, 0.5, 0.5, 0.1]]], dtype=np.float32)
     found = pixel_metrics(masks, maps)
     assert (found.aupro, found.aupro_005) == pytest.approx((0.65, 0.525))
+
+
+@given(pictures())
+def test_aupro_is_the_mean_over_the_regions(case: tuple[NDArray[np.bool_], NDArray[np.float32]]) -> None:
+    masks, maps = case
+    ranking = rank(masks.ravel(), maps.ravel())
+    for limit, whole in ((0.3, "aupro"), (0.05, "aupro_005")):
+        overlaps = [region.overlap for region in regions(list(masks), ranking, limit)]
+        assert np.mean(overlaps) == pytest.approx(getattr(pixel_metrics(masks, maps), whole), abs=1e-9)
+        assert overlaps == sorted(overlaps)
+
+
+def test_regions_by_hand() -> None:
+    """The picture of `test_aupro_by_hand`.
+
+    The first defect is marked before any normal pixel: 1. Half of the second enters between FPR 0 and 1/4: 0.3 - 0.125
+    of 0.3. Its other half enters between 1/4 and 1/2, a fifth of it before 0.3: 0.05 x 0.2 / 2 of 0.3.
+    """
+    masks = np.array([[[1, 0, 0, 1, 1, 0, 0]]], dtype=bool)
+    maps = np.array([[[0.9, 0.8, 0.1, 0.8, 0.5, 0.5, 0.1]]], dtype=np.float32)
+    second, first = regions(list(masks), rank(masks.ravel(), maps.ravel()))
+    assert (second.image, second.x, second.y, second.w, second.h, second.area) == (0, 3, 0, 2, 1, 2)
+    assert (first.x, first.area) == (0, 1)
+    assert (first.overlap, second.overlap) == pytest.approx((1.0, (0.175 + 0.005) / 0.3 / 2))
 
 
 def test_pixels_that_touch_at_a_corner_are_one_defect() -> None:

@@ -1,5 +1,6 @@
 """The report of an evaluation: one page, and every picture that it names beside it."""
 
+import csv
 import re
 import shutil
 from html.parser import HTMLParser
@@ -78,8 +79,8 @@ def _report(data: Path, folder: Path, thresholds: Thresholds | None = None) -> _
 
 def test_the_page_shows_the_figures_and_pictures_that_can_be_opened(data: Path, tmp_path: Path) -> None:
     page = _report(data, tmp_path / "report", Thresholds(0.5, 0.5, 1))
-    assert page.images[:3] == ["roc.png", "precision-recall.png", "scores.png"]
-    assert {re.sub(r"-\d+\.png", "", name) for name in page.images[3:]} == {
+    assert page.images[:4] == ["roc.png", "precision-recall.png", "scores.png", "sizes.png"]
+    assert {re.sub(r"-\d+\.png", "", name) for name in page.images[4:]} == {
         "good-highest",
         "defect-lowest",
         "defect-highest",
@@ -88,6 +89,19 @@ def test_the_page_shows_the_figures_and_pictures_that_can_be_opened(data: Path, 
     assert "hole" in page.cells
     assert page.cells[page.cells.index("image AUROC") + 1] == "1.0000"
     assert "diffusionad, profile <tiny>: evaluation" in page.cells  # escaped: no tag of that name
+
+
+def test_each_defect_has_a_row_with_what_was_found_of_it(data: Path, tmp_path: Path) -> None:
+    _report(data, tmp_path / "report")
+    with (tmp_path / "report/regions.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    masks = {str(image.path): image.mask for image in list_any(data) if image.mask}
+    assert {row["file"] for row in rows} == set(masks)
+    for row in rows:
+        mask = cv2.imread(str(masks[row["file"]]), cv2.IMREAD_GRAYSCALE)
+        box = tuple(int(row[name]) for name in ("x", "y", "w", "h"))
+        assert (row["label"], int(row["area"]), box) == ("hole", np.count_nonzero(mask), cv2.boundingRect(mask))
+        assert float(row["overlap"]) == 1.0
 
 
 def test_without_masks_there_are_curves_of_images_only_and_a_dash_for_pixels(data: Path, tmp_path: Path) -> None:
