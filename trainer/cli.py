@@ -260,6 +260,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     images = list_any(arguments.data)
     subject = open_subject(arguments.subject, arguments.backend, arguments.precision, arguments.store)
+    _make_room(arguments)
     scored = score_images(subject, images)
     result = evaluate(subject, scored)
     if arguments.json is not None:
@@ -272,6 +273,21 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.report is not None:
         say(f"report: {write_report(arguments.report, subject, scored, result)}")
     return 0
+
+
+def _make_room(arguments: argparse.Namespace) -> None:
+    """Find out before the images are scored, not after, whether what comes of it can be written.
+
+    Raises:
+        ConfigError: a folder where a file should be.
+        OSError: a folder cannot be made.
+    """
+    for option, file in (("--json", arguments.json), ("--scores", arguments.scores)):
+        if file is not None and file.is_dir():
+            raise ConfigError(f"{option} {file} is a folder: name a file")
+    files = [file.parent for file in (arguments.json, arguments.scores) if file is not None]
+    for folder in [*files, *(given for given in (arguments.results, arguments.report) if given is not None)]:
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _keep(arguments: argparse.Namespace, evaluation: Mapping[str, Any]) -> Path:

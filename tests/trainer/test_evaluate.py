@@ -148,11 +148,13 @@ def _mistakes(root: Path, tmp: Path) -> dict[str, tuple[list[object], str]]:
         "run in int8": (["evaluate", root / "run", "--data", root / "data", "--precision", "int8"], "has fp32 only"),
         "no test": (["evaluate", root / "bundle", "--data", tmp / "empty"], "no images in"),
         "option": (["train", "--wrong"], "--help"),
+        "json": (["evaluate", root / "run", "--data", root / "data", "--json", tmp], f"--json {tmp} is a folder"),
+        "report": (["evaluate", root / "run", "--data", root / "data", "--report", config], "File exists"),
     }
 
 
 CASES = ["no images", "no folder", "unreadable", "mixed", "unknown key", "profile", "minutes", "device", "no run"]
-CASES += ["not a bundle", "no int8", "run in int8", "no test", "option"]
+CASES += ["not a bundle", "no int8", "run in int8", "no test", "option", "json", "report"]
 
 
 @pytest.mark.parametrize("case", CASES)
