@@ -2,7 +2,8 @@
 
     python -m benchmarks.roofline BUNDLE|PROFILE [--json FILE]
 
-A profile's graph (trainer/profiles) is exported untrained: its layers are the same.
+A profile's graph (trainer/profiles) is exported untrained: its layers are the same. In INT8 all of them count as INT8;
+those that a bundle's INT8 graph leaves out, for its accuracy, count as FP16, which an engine computes them in.
 
 For each convolution and matrix product the larger of two times counts: its multiply-accumulates at the tensor cores'
 dense peak, and its weights, input and output at the memory's bandwidth. Everything else is taken as fused into them.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from onnx import ModelProto
 from edge_ad.bundle import open_bundle
 from trainer.config import profile
 from trainer.export import export_graph
-from trainer.macs import Layer, layers
+from trainer.macs import MULTIPLY, Layer, layers
 from trainer.methods.base import build_method
 
 
@@ -80,11 +81,14 @@ class Prediction:
     expected_per_s: float
 
 
-def predict(found: Sequence[Layer], board: Board, precision: str) -> Prediction:
-    """The roofline of a graph's layers."""
-    peak = board.tensor_cores * board.fp16_per_clock * board.ghz * 1e9 * FASTER[precision]
-    compute = [2 * layer.macs / peak for layer in found]
-    memory = [layer.elements * BYTES[precision] / (board.gbytes_per_s * 1e9) for layer in found]
+def predict(
+    found: Sequence[Layer], board: Board, precision: str, left_out: Collection[str] = frozenset()
+) -> Prediction:
+    """The roofline of a graph's layers, of which some stay in FP16 whatever the precision."""
+    peak = board.tensor_cores * board.fp16_per_clock * board.ghz * 1e9
+    typed = [(layer, "fp16" if layer.name in left_out else precision) for layer in found]
+    compute = [2 * layer.macs / (peak * FASTER[own]) for layer, own in typed]
+    memory = [layer.elements * BYTES[own] / (board.gbytes_per_s * 1e9) for layer, own in typed]
     bound_s = sum(map(max, compute, memory))
     expected_s = bound_s / REACHED + LAYER_S * len(found)
     ms = [1e3 * seconds for seconds in (bound_s, sum(compute), sum(memory), expected_s)]
@@ -117,6 +121,19 @@ def read(name: str) -> ModelProto:
     return export_graph(build_method(config, 0).eval(), config).model
 
 
+def left_in_fp16(name: str) -> set[str]:
+    """The layers that a bundle's INT8 graph does not compute in INT8; none of a profile, or without such a graph."""
+    if not Path(name).is_dir():
+        return set()
+    bundle = open_bundle(Path(name))
+    if bundle.manifest.int8 is None:
+        return set()
+    graph = onnx.load(bundle.model_path("int8")).graph
+    dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    products = [node for node in graph.node if node.op_type in MULTIPLY]
+    return {node.name for node in products if node.input[1] not in dequantised}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -124,8 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     found = layers(read(given.graph))
-    predictions = [predict(found, board, precision) for board in BOARDS for precision in BYTES]
+    left_out = left_in_fp16(given.graph)
+    predictions = [predict(found, board, precision, left_out) for board in BOARDS for precision in BYTES]
     print(summary(found), *table(predictions), sep="\n")
+    if left_out:
+        print(f"INT8: {len(left_out)} of {len(found)} layers stay in FP16")
     if given.json is not None:
         rows = [{name: getattr(row, name) for name in Prediction.__slots__} for row in predictions]
         given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

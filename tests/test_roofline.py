@@ -29,6 +29,11 @@ def test_int8_halves_both_times() -> None:
     assert predict(layer, BOARD, "int8").bound_ms == pytest.approx(predict(layer, BOARD, "fp16").bound_ms / 2)
 
 
+def test_a_layer_that_int8_leaves_out_takes_as_long_as_in_fp16() -> None:
+    layer = [Layer("a", macs=500_000_000, elements=1), Layer("b", macs=1, elements=1_500_000)]
+    assert predict(layer, BOARD, "int8", {"b"}).bound_ms == pytest.approx(1.0 / 2 + 3.0)
+
+
 def test_nothing_is_expected_to_pass_its_bound_and_a_larger_board_is_never_slower() -> None:
     found = layers(read(str(DEMO)))
     expected = [predict(found, board, "fp16") for board in BOARDS]

@@ -143,7 +143,7 @@ def _dequantised(name: str) -> str:
 
 def _pair(graph: GraphProto, name: str, range_: float) -> Iterator[NodeProto]:
     """Quantise and dequantise a tensor."""
-    parameters = _parameters(graph, name, np.float32(range_ / CODES if range_ > 0 else 1.0), np.int8(0))
+    parameters = _parameters(graph, name, scales_of(np.float32(range_)), np.int8(0))
     yield helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}/int8"], f"{name}/quantise")
     yield helper.make_node(
         "DequantizeLinear", [f"{name}/int8", *parameters], [_dequantised(name)], f"{name}/dequantise"
@@ -178,9 +178,21 @@ def _drop_unread(graph: GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
+def scales_of(largest: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:
+    """The smallest scales that FP16 holds and that reach these magnitudes; 1 where there is nothing to reach.
+
+    TensorRT gets an INT8 graph with all that is not INT8 in FP16 (`edge_ad.engines.onnx_graph`), scales among it: those of
+    FP32 would be rounded there, and its codes would not be ours.
+    """
+    exact = np.asarray(largest, np.float32) / np.float32(CODES)
+    scales = exact.astype(np.float16)
+    scales = np.where(scales < exact, np.nextafter(scales, np.float16(np.inf)), scales)
+    return np.asarray(np.where(exact > 0, scales, np.float16(1)), np.float32)
+
+
 def quantise_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """(C_out, ...) weights -> the same as INT8, and the (C_out,) scales that give them back."""
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    scales = np.where(largest > 0, largest / CODES, 1.0).astype(np.float32)
+    scales = scales_of(largest)
     codes = np.rint(weight / scales.reshape(-1, *[1] * (weight.ndim - 1)))
     return np.clip(codes, -CODES, CODES).astype(np.int8), scales

@@ -12,7 +12,15 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from trainer.qdq import convolutions, left_in_fp32, quantise_graph, quantise_weight, quantised_tensors, with_outputs
+from trainer.qdq import (
+    convolutions,
+    left_in_fp32,
+    quantise_graph,
+    quantise_weight,
+    quantised_tensors,
+    scales_of,
+    with_outputs,
+)
 
 LAYERS = ["stem", "first", "second", "up", "head"]
 SIDE = 8
@@ -173,6 +181,18 @@ def test_int8_is_near_fp32_on_what_its_ranges_are_from(model: ModelProto, layers
 @given(hnp.arrays(np.float32, (3, 2, 3, 3), elements=st.integers(-(2**20), 2**20)))
 def test_a_stored_weight_is_off_by_half_a_step_at_most(weight: NDArray[np.float32]) -> None:
     codes, scales = quantise_weight(weight)
+    assert (scales == scales.astype(np.float16)).all()
     restored = codes * scales.reshape(-1, 1, 1, 1)
     assert codes.min() >= -127
     assert (np.abs(restored - weight) <= 0.5001 * scales.reshape(-1, 1, 1, 1)).all()
+
+
+@given(hnp.arrays(np.float32, 20, elements=st.floats(0, 2.0**20, width=32)))
+def test_a_scale_is_the_next_that_fp16_holds(largest: NDArray[np.float32]) -> None:
+    scales = scales_of(largest)
+    assert (scales == scales.astype(np.float16)).all()
+    assert (scales[largest == 0] == 1).all()
+    some = largest > 0
+    exact, found = largest[some] / np.float32(127), scales[some].astype(np.float16)
+    assert (found >= exact).all()
+    assert (np.nextafter(found, np.float16(0)) < exact).all()

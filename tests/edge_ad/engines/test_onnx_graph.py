@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
 
 from edge_ad import demo
 from edge_ad.backends.base import OUTPUTS, max_errors
 from edge_ad.bundle import MODEL_FILE, Bundle, open_bundle
-from edge_ad.engines.onnx_graph import typed_graph
+from edge_ad.engines.onnx_graph import half, typed_graph
 from edge_ad.errors import BackendError, BundleError
 from edge_ad.records import RawOutput
 from tests.bundles import make_bundle
+from trainer.qdq import convolutions, quantise_graph, quantised_tensors, with_outputs
 
 DEMO = Path(demo.__file__).parent / "bundle"
 
@@ -68,9 +71,67 @@ def test_in_fp16_a_batch_of_any_size_still_runs(bundle: Bundle) -> None:
     assert session.run(["score"], {"image": np.concatenate([image, image[:1]])})[0].shape == (3,)
 
 
+@pytest.fixture(scope="module")
+def int8(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's graph with every second layer in INT8, its ranges from the golden images."""
+    model = onnx.load(bundle.model_path("fp32"))
+    layers = list(convolutions(model))[::2]
+    tensors = quantised_tensors(model, layers)
+    found = _run(with_outputs(model, tensors).SerializeToString(), bundle, tensors)
+    ranges = {name: float(np.abs(value).max()) for name, value in zip(tensors, found, strict=True)}
+    path = tmp_path_factory.mktemp("int8") / MODEL_FILE["int8"]
+    onnx.save(quantise_graph(model, ranges, layers), str(path))
+    return path
+
+
+def _run(graph: bytes, bundle: Bundle, outputs: Sequence[str]) -> list[NDArray[np.float32]]:
+    """Node by node: ONNX Runtime's fusions of Q/DQ pairs compute something else where scales are FP16."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    found: list[NDArray[np.float32]] = session.run(list(outputs), {"image": bundle.golden().image})
+    return found
+
+
+def test_in_int8_what_is_left_is_fp16(int8: Path) -> None:
+    graph = onnx.load_from_string(half(int8)).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    weights = [node.input[1] for node in graph.node if node.op_type == "Conv"]
+    left = [name for name in weights if name not in dequantised]
+    assert len(weights) // 3 < len(left) < len(weights)
+    assert {constants[name].data_type for name in left} == {TensorProto.FLOAT16}
+    scales = {node.input[1] for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    assert {constants[name].data_type for name in scales} == {TensorProto.FLOAT16}
+
+
+def test_in_int8_the_scales_are_those_of_the_bundle(int8: Path) -> None:
+    def scales(graph: bytes) -> dict[str, NDArray[np.floating]]:
+        constants = onnx.load_from_string(graph).graph.initializer
+        return {one.name: numpy_helper.to_array(one) for one in constants if one.name.endswith("/scale")}
+
+    before, after = scales(int8.read_bytes()), scales(half(int8))
+    assert before
+    assert {name: (value == after[name]).all() for name, value in before.items()} == dict.fromkeys(before, True)
+
+
+@pytest.mark.parametrize("source", ["fp32", "int8"])
+def test_the_graph_is_valid_onnx(bundle: Bundle, int8: Path, source: str) -> None:
+    """In order, and with operators that take these types: engines are lenient, not all of them."""
+    graph = half(int8 if source == "int8" else bundle.model_path("fp32"))
+    onnx.checker.check_model(onnx.load_from_string(graph), full_check=True)
+
+
+def test_int8_with_fp16_is_within_half_of_what_the_manifest_allows(bundle: Bundle, int8: Path) -> None:
+    found = RawOutput(*_run(half(int8), bundle, OUTPUTS))
+    errors = max_errors(found, RawOutput(*_run(int8.read_bytes(), bundle, OUTPUTS)))
+    allowed = bundle.manifest.tolerances["tensorrt/int8"].model_dump()
+    assert {name: errors[name] <= allowed[name] / 2 for name in errors} == dict.fromkeys(errors, True), errors
+
+
 def test_without_onnx_the_package_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(BackendError, match=r"FP16 needs the package onnx .*: pip install onnx"):
+    with pytest.raises(BackendError, match=r"FP16 needs the package onnx, also beside INT8 .*: pip install onnx"):
         typed_graph(bundle, "fp16")
 
 

@@ -98,8 +98,9 @@ def test_the_builder_takes_int8_of_symmetric_qdq_pairs(
     trt: ModuleType, limits: Limits, exported: tuple[Path, Shape], tmp_path: Path
 ) -> None:
     path, shape = exported
-    graph = quantised(path, shape, tmp_path / "int8.onnx", symmetric=True)
-    assert len(build_from_onnx(trt, graph, shape, limits)) > 0
+    int8 = tmp_path / "int8.onnx"
+    assert len(build_from_onnx(trt, quantised(path, shape, int8, symmetric=True), shape, limits)) > 0
+    assert len(build_from_onnx(trt, half(int8), shape, limits)) > 0  # with what is left in FP16
 
 
 def test_the_parser_refuses_int8_with_a_zero_point_in_one_line(trt: ModuleType, limits: Limits, tmp_path: Path) -> None:
