@@ -181,7 +181,7 @@ def _drop_unread(graph: GraphProto) -> None:
 def scales_of(largest: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:
     """The smallest scales that FP16 holds and that reach these magnitudes; 1 where there is nothing to reach.
 
-    TensorRT gets an INT8 graph with the rest of it in FP16 (`edge_ad.engines.onnx_graph`), scales too: those of FP32 would
+    TensorRT gets an INT8 graph with its rest in FP16 (`edge_ad.engines.onnx_graph`), scales too: those of FP32 would
     be rounded there, and its codes would not be ours.
     """
     exact = np.asarray(largest, np.float32) / np.float32(CODES)
