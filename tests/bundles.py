@@ -189,6 +189,7 @@ def _write_manifest(path: Path, size: int, top_k: int, layout: Layout | None) ->
             "openvino/bf16": int8,
             "onnxruntime/int8": int8,
             "openvino/int8": int8,
+            "tensorrt/int8": int8,
         },
         "training": {"seed": 0, "steps": 0, "minutes": 0.0, "images_sha256": [], "calibration_sha256": []},
         "files": {
