@@ -72,7 +72,7 @@ TOLERANCES = {
     "openvino/bf16": TOLERANCE_BF16,
     "onnxruntime/int8": TOLERANCE_INT8,
     "openvino/int8": TOLERANCE_INT8,
-    "tensorrt/int8": TOLERANCE_INT8,
+    **{f"{builder}/int8": TOLERANCE_INT8 for builder in _BUILDERS},
     **{f"{builder}/{precision}": tolerance for builder in _BUILDERS for precision, tolerance in _ON_TENSORRT.items()},
 }
 BATCHES = (1, 2, 5)

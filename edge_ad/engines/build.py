@@ -12,7 +12,7 @@ from typing import Literal
 
 from edge_ad.backends.base import prove_golden, tolerance
 from edge_ad.backends.tensorrt import TensorRTBackend
-from edge_ad.bundle import PROGRAM, Bundle, open_bundle
+from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import Precision
 from edge_ad.cuda.device import DeviceFacts, device_facts
 from edge_ad.engines import memory, store
@@ -163,7 +163,7 @@ def _build(bundle: Bundle, key: EngineKey, folder: Path, limits: Limits, say: Ca
 
 def _plan(bundle: Bundle, key: EngineKey, limits: Limits) -> bytes:
     if key.builder == "torch_tensorrt":
-        return build_from_program(bundle.path / PROGRAM, key.precision, key.shape, limits)
+        return build_from_program(bundle, key.precision, key.shape, limits)
     return build_from_onnx(load_tensorrt(), typed_graph(bundle, key.precision), key.shape, limits)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_ad.bundle import PROGRAM, Bundle
 from edge_ad.config import Precision
+from edge_ad.engines.quantised_program import quantised, register_converter
 from edge_ad.engines.tensorrt import Limits
 from edge_ad.errors import BackendError, BundleError
 
@@ -41,11 +42,10 @@ def refuse_unfit(bundle: Bundle, precision: Precision) -> None:
     """Refuse what this builder cannot build from, before anything heavy is imported.
 
     Raises:
-        BundleError: the bundle holds no program, one of another torch, or none in this precision.
+        BundleError: the bundle holds no program, one of another torch, or is not there in this precision.
         BackendError: torch or torch_tensorrt is not installed.
     """
-    if precision == "int8":
-        raise BundleError(f"{PROGRAM} has no quantised form, INT8 is in the bundle's ONNX: --backend tensorrt")
+    bundle.model_path(precision)  # of INT8 the pairs are taken, by which the program is quantised
     if PROGRAM not in bundle.manifest.files:
         again = "export it with --program (edge-ad-train export RUN --out NEW_BUNDLE --program)"
         raise BundleError(f"{bundle.path} holds no {PROGRAM}: {again}, {ONNX_INSTEAD}")
@@ -70,16 +70,19 @@ def refuse_other_torch(bundle: Bundle, installed: str) -> None:
         )
 
 
-def build_from_program(path: Path, precision: Precision, shape: tuple[int, int, int, int], limits: Limits) -> bytes:
+def build_from_program(bundle: Bundle, precision: Precision, shape: tuple[int, int, int, int], limits: Limits) -> bytes:
     """Build an engine for one input shape.
 
     Raises:
         BackendError: torch or torch_tensorrt does not load, sees no CUDA device, or refused the program.
     """
     compiler = load_vendor()
+    path, int8 = bundle.path / PROGRAM, bundle.model_path("int8") if precision == "int8" else None
     try:
-        program = fixed_program(load_program(path), precision, shape, "cuda")
+        program = fixed_program(load_program(path), precision, shape, "cuda", int8)
         return convert(compiler, program, limits)
+    except BackendError:
+        raise
     except Exception as error:  # torch and torch_tensorrt share no base but Exception
         raise BackendError(f"Torch-TensorRT refused {path}: {_line(error)}, {ONNX_INSTEAD}") from error
 
@@ -101,6 +104,7 @@ def load_vendor() -> ModuleType:
             f"torch_tensorrt does not load ({_line(error)}): see docs/jetson.md, {ONNX_INSTEAD}"
         ) from error
     module: ModuleType = torch_tensorrt
+    register_converter(module)
     return module
 
 
@@ -112,9 +116,15 @@ def load_program(path: Path) -> ExportedProgram:
 
 
 def fixed_program(
-    program: ExportedProgram, precision: Precision, shape: tuple[int, int, int, int], device: str
+    program: ExportedProgram,
+    precision: Precision,
+    shape: tuple[int, int, int, int],
+    device: str,
+    int8: Path | None = None,
 ) -> ExportedProgram:
     """The program for one shape, in a precision, with its weights on `device`.
+
+    INT8 is by the bundle's INT8 graph, the file `int8`, and what that does not quantise is FP16.
 
     Torch-TensorRT takes the range of N from the program, not from its inputs: left free (1..64) it would tune the
     engine for 33 images and reserve memory for 64.
@@ -124,7 +134,9 @@ def fixed_program(
 
     flat = program.run_decompositions({})  # nothing is decomposed; what ran without gradients is no graph of its own
     module = with_batch_norm_weights(flat.module())
-    if precision == "fp16":
+    if int8 is not None:
+        module = quantised(module, int8)
+    if precision != "fp32":
         module = halved(module)
     return move_to_device_pass(torch.export.export(module, (torch.zeros(shape, dtype=torch.uint8),)), device)
 

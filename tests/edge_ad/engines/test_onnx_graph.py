@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from edge_ad.engines.onnx_graph import half, typed_graph
 from edge_ad.errors import BackendError, BundleError
 from edge_ad.records import RawOutput
 from tests.bundles import make_bundle
-from trainer.qdq import convolutions, quantise_graph, quantised_tensors, with_outputs
+from tests.quantising import int8_graph, run_plainly
 
 DEMO = Path(demo.__file__).parent / "bundle"
 
@@ -73,24 +72,9 @@ def test_in_fp16_a_batch_of_any_size_still_runs(bundle: Bundle) -> None:
 
 @pytest.fixture(scope="module")
 def int8(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's graph with every second layer in INT8, its ranges from the golden images."""
+    """The demo's graph with every second layer in INT8."""
     model = onnx.load(bundle.model_path("fp32"))
-    layers = list(convolutions(model))[::2]
-    tensors = quantised_tensors(model, layers)
-    found = _run(with_outputs(model, tensors).SerializeToString(), bundle, tensors)
-    ranges = {name: float(np.abs(value).max()) for name, value in zip(tensors, found, strict=True)}
-    path = tmp_path_factory.mktemp("int8") / MODEL_FILE["int8"]
-    onnx.save(quantise_graph(model, ranges, layers), str(path))
-    return path
-
-
-def _run(graph: bytes, bundle: Bundle, outputs: Sequence[str]) -> list[NDArray[np.float32]]:
-    """Node by node: ONNX Runtime's fusions of Q/DQ pairs compute something else where scales are FP16."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    found: list[NDArray[np.float32]] = session.run(list(outputs), {"image": bundle.golden().image})
-    return found
+    return int8_graph(model, tmp_path_factory.mktemp("int8") / MODEL_FILE["int8"], every=2)
 
 
 def test_in_int8_what_is_left_is_fp16(int8: Path) -> None:
@@ -123,8 +107,9 @@ def test_the_graph_is_valid_onnx(bundle: Bundle, int8: Path, source: str) -> Non
 
 
 def test_int8_with_fp16_is_within_half_of_what_the_manifest_allows(bundle: Bundle, int8: Path) -> None:
-    found = RawOutput(*_run(half(int8), bundle, OUTPUTS))
-    errors = max_errors(found, RawOutput(*_run(int8.read_bytes(), bundle, OUTPUTS)))
+    image = bundle.golden().image
+    found, expected = (RawOutput(*run_plainly(graph, image, OUTPUTS)) for graph in (half(int8), int8.read_bytes()))
+    errors = max_errors(found, expected)
     allowed = bundle.manifest.tolerances["tensorrt/int8"].model_dump()
     assert {name: errors[name] <= allowed[name] / 2 for name in errors} == dict.fromkeys(errors, True), errors
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edge_ad.bundle import PROGRAM, Bundle, FileEntry, open_bundle
+from edge_ad.bundle import MODEL_FILE, PROGRAM, Bundle, FileEntry, Manifest, open_bundle
 from edge_ad.engines import torch_tensorrt as builder
 from edge_ad.engines.tensorrt import Limits
 from edge_ad.engines.torch_tensorrt import (
@@ -30,9 +30,10 @@ from edge_ad.engines.torch_tensorrt import (
 )
 from edge_ad.errors import BackendError, BundleError
 from tests.bundles import make_bundle
+from tests.quantising import int8_graph
 from tests.trainer.tiny import tiny_config
 from trainer.config import profile
-from trainer.export import save_program
+from trainer.export import export_graph, save_program
 from trainer.golden import golden_images
 from trainer.methods.base import build_method
 
@@ -44,9 +45,12 @@ LIMITS = Limits(256 << 20, Path("timing.bin"))
 def bundle(tmp_path: Path) -> Bundle:
     """A bundle that lists a program, as far as its manifest goes."""
     found = open_bundle(make_bundle(tmp_path / "bundle"))
-    files = found.manifest.files | {PROGRAM: FileEntry(sha256="0" * 64, bytes=1)}
-    manifest = found.manifest.model_copy(update={"files": files, "program_torch": "2.8.0"})
-    return Bundle(found.path, manifest)
+    return Bundle(found.path, with_program(found.manifest))
+
+
+def with_program(manifest: Manifest) -> Manifest:
+    files = manifest.files | {PROGRAM: FileEntry(sha256="0" * 64, bytes=1)}
+    return manifest.model_copy(update={"files": files, "program_torch": "2.8.0"})
 
 
 @pytest.fixture
@@ -70,9 +74,11 @@ def test_a_bundle_without_a_program_is_refused_with_the_command_that_mends_it(tm
         refuse_unfit(bundle, "fp16")
 
 
-def test_int8_is_left_to_the_quantised_onnx(bundle: Bundle) -> None:
-    with pytest.raises(BundleError, match=r"model\.pt2 has no quantised form.*--backend tensorrt"):
+def test_int8_needs_the_bundles_int8_graph(bundle: Bundle, installed: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="holds no int8 model"):
         refuse_unfit(bundle, "int8")
+    quantised = open_bundle(make_bundle(tmp_path / "int8", int8=True))
+    refuse_unfit(Bundle(quantised.path, with_program(quantised.manifest)), "int8")
 
 
 @pytest.mark.parametrize("absent", ["torch", "torch-tensorrt"])
@@ -272,14 +278,16 @@ def found(without_gpu: Run, request: pytest.FixtureRequest, tmp_path_factory: py
     """What Torch-TensorRT makes of the program of a profile that ships, its weights untrained."""
     config = profile(request.param)
     path = tmp_path_factory.mktemp(request.param) / PROGRAM
-    save_program(path, build_method(config, 0).graph().eval(), config)
-    ended = without_gpu("build", path, config.input.height, config.input.width, "fp32", "fp16")
+    method = build_method(config, 0).eval()
+    save_program(path, method.graph().eval(), config)
+    int8_graph(export_graph(method, config).model, path.with_name(MODEL_FILE["int8"]))
+    ended = without_gpu("build", path, config.input.height, config.input.width, "fp32", "fp16", "int8")
     assert ended.returncode == 0, ended.stderr[-2000:]
     answer: Found = json.loads(ended.stdout.splitlines()[-1])
     return answer
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_partitioner_takes_the_whole_graph_in_one_engine(found: Found, precision: str) -> None:
     """Network, guidance, score and reconstruction, from uint8 pixels on: every operator, none left to torch."""
     engines = found[precision]["engines"]
@@ -293,7 +301,13 @@ def test_the_converters_make_an_engine_and_fp16_makes_it_smaller(found: Found) -
 
 
 def test_every_setting_of_ours_is_known_to_the_compiler(found: Found) -> None:
-    assert [answer["unknown_settings"] for answer in found.values()] == [[], []]
+    assert [answer["unknown_settings"] for answer in found.values()] == [[], [], []]
+
+
+def test_in_int8_every_pair_reaches_the_converters_those_of_weights_too(found: Found) -> None:
+    """Computed beforehand, a weight's pair would leave FP16 weights, and no convolution in INT8."""
+    assert found["fp16"]["pairs"] == 0
+    assert found["int8"]["pairs"] == found["int8"]["pairs_wanted"] > 50
 
 
 def test_a_graph_that_does_not_become_one_engine_is_refused(without_gpu: Run, tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
     python -m tests.edge_ad.engines.without_gpu partition|build PROGRAM HEIGHT WIDTH PRECISION...
 
 Prints JSON, precision -> what was found. `partition`: the operators of the program and of each TensorRT engine;
-`build`: the same, and the size of the engine that our own code builds. torch_tensorrt asks for a CUDA device at import,
-so one is pretended; nothing runs on it. A process of its own, because that cannot be undone.
+`build`: the same, and the size of the engine that our own code builds. For INT8 the INT8 graph lies beside the program.
+torch_tensorrt asks for a CUDA device at import, so one is pretended; nothing runs on it. A process of its own, because
+that cannot be undone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from edge_ad.bundle import MODEL_FILE
+from edge_ad.engines.quantised_program import operator, register_converter
 from edge_ad.engines.tensorrt import Limits
 from edge_ad.engines.torch_tensorrt import compile_settings, convert, fixed_program, load_program
 
@@ -85,6 +88,7 @@ def pretend_gpu() -> ModuleType:
 
     interpreter.trt.Runtime = Runtime
     compiler: ModuleType = torch_tensorrt
+    register_converter(compiler)
     return compiler
 
 
@@ -100,8 +104,10 @@ def partition(compiler: ModuleType, program: ExportedProgram, limits: Limits) ->
     inputs = [compiler.Input(shape=tuple(example.shape), dtype=example.dtype)]
     settings = compile_settings(inspect.signature(compile_).parameters, limits) | {"offload_module_to_cpu": False}
     compiled = compile_(program, arg_inputs=inputs, dryrun=True, **settings)
-    engines = {name: operators(child) for name, child in compiled.named_children() if "_run_on_acc" in name}
-    return {"engines": engines, "outside": operators(compiled)}
+    parts = {name: child for name, child in compiled.named_children() if "_run_on_acc" in name}
+    engines = {name: operators(part) for name, part in parts.items()}
+    pairs = sum(node.target is operator() for part in parts.values() for node in part.graph.nodes)
+    return {"engines": engines, "outside": operators(compiled), "pairs": pairs}
 
 
 def unknown_settings(compiler: ModuleType, limits: Limits) -> list[str]:
@@ -112,8 +118,11 @@ def unknown_settings(compiler: ModuleType, limits: Limits) -> list[str]:
 
 def examine(compiler: ModuleType, what: str, path: Path, shape: tuple[int, int, int, int], precision: Any) -> object:
     limits = Limits(WORKSPACE, Path(tempfile.mkdtemp()) / "timing.bin")
-    program = fixed_program(load_program(path), precision, shape, "cpu")
-    found = {"unknown_settings": unknown_settings(compiler, limits), **partition(compiler, program, limits)}
+    int8 = path.with_name(MODEL_FILE["int8"]) if precision == "int8" else None
+    program = fixed_program(load_program(path), precision, shape, "cpu", int8)
+    wanted = sum(node.target is operator() for node in program.graph.nodes)
+    found = {"unknown_settings": unknown_settings(compiler, limits), "pairs_wanted": wanted}
+    found |= partition(compiler, program, limits)
     return found | {"bytes": len(convert(compiler, program, limits))} if what == "build" else found
 
 
