@@ -197,12 +197,13 @@ def _write_manifest(path: Path, size: int, top_k: int, layout: Layout | None) ->
         },
     }
     if MODEL_FILE["int8"] in files:
-        fields["int8"] = _int8_summary()
+        fields["int8"] = int8_summary()
     fields["digest"] = manifest_digest(fields)
     (path / MANIFEST).write_text(json.dumps(fields), encoding="utf-8")
 
 
-def _int8_summary() -> dict[str, object]:
+def int8_summary() -> dict[str, object]:
+    """What a manifest says of an INT8 graph."""
     return {
         "range_rule": "largest",
         "images_sha256": [],

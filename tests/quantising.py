@@ -1,7 +1,10 @@
-"""An INT8 graph without a training: ranges are what a few images give."""
+"""INT8 without a training: ranges are what a few images give."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +14,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from edge_ad.backends.base import OUTPUTS
+from edge_ad.bundle import GOLDEN, GOLDEN_PREFIX, MANIFEST, MODEL_FILE, manifest_digest
+from tests.bundles import int8_summary
 from trainer.golden import golden_images
 from trainer.qdq import convolutions, quantise_graph, quantised_tensors, with_outputs
 
@@ -23,6 +29,27 @@ def int8_graph(model: ModelProto, path: Path, every: int = 1) -> Path:
     ranges = {name: float(np.abs(value).max()) for name, value in zip(tensors, found, strict=True)}
     onnx.save(quantise_graph(model, ranges, layers), str(path))
     return path
+
+
+def with_int8(bundle: Path, out: Path) -> Path:
+    """A copy of a bundle that is there in INT8 too, with golden outputs of its own."""
+    shutil.copytree(bundle, out)
+    int8_graph(onnx.load(out / MODEL_FILE["fp32"]), out / MODEL_FILE["int8"])
+    with np.load(out / GOLDEN) as arrays:
+        golden = dict(arrays)
+    session = ort.InferenceSession(str(out / MODEL_FILE["int8"]), providers=["CPUExecutionProvider"])
+    for name, value in zip(OUTPUTS, session.run(OUTPUTS, {"image": golden["image"]}), strict=True):
+        golden[f"{GOLDEN_PREFIX['int8']}{name}"] = value
+    np.savez(out / GOLDEN, **golden)
+    fields = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    for name in (MODEL_FILE["int8"], GOLDEN):
+        data = (out / name).read_bytes()
+        fields["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    drift = {"anomaly_map": 0.05, "reconstruction": 0.05, "score": 0.05}
+    fields["int8"] = int8_summary() | {"golden_drift": drift}
+    fields["digest"] = manifest_digest(fields)
+    (out / MANIFEST).write_text(json.dumps(fields), encoding="utf-8")
+    return out
 
 
 def images_of(model: ModelProto) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
+from edge_ad import demo
 from edge_ad.backends.base import max_errors, open_backend
 from edge_ad.bundle import GOLDEN, MODEL_FILE, Bundle, open_bundle
 from edge_ad.cli import main
@@ -29,6 +30,7 @@ from edge_ad.errors import BackendError, BundleError
 from edge_ad.frames import frame_graph
 from tests.bundles import make_bundle
 from tests.fake_gpu import FakeGpu
+from tests.quantising import with_int8
 
 Build = Callable[..., list[str]]
 
@@ -155,7 +157,7 @@ def test_a_new_engine_is_proved_recorded_and_in_service(
 def test_an_int8_engine_is_proved_on_golden_outputs_of_its_own(
     fake_gpu: FakeGpu, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = open_bundle(make_bundle(tmp_path / "int8", 32, int8=True))
+    bundle = open_bundle(with_int8(Path(demo.__file__).parent / "bundle", tmp_path / "int8"))
     assert main(["build", str(bundle.path), "--precision", "int8", "--backend", "tensorrt"]) == 0
     assert "in service: backend: {name: tensorrt, precision: int8}" in capsys.readouterr().out
     (record,) = served(state)

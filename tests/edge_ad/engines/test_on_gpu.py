@@ -24,6 +24,7 @@ from edge_ad.engines.kernel import prove_kernel
 from edge_ad.frames import frame_graph
 from edge_ad.pipeline import Pipeline
 from edge_ad.records import Frame
+from tests.quantising import with_int8
 
 pytestmark = pytest.mark.gpu
 
@@ -42,11 +43,11 @@ def _state(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return open_bundle(DEMO)
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return open_bundle(with_int8(DEMO, tmp_path_factory.mktemp("demo") / "bundle"))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_an_engine_is_built_proved_and_in_service(bundle: Bundle, state: Path, precision: Precision) -> None:
     record = run_build(Request(bundle.path, precision, "tensorrt"), say)
     assert store.in_service(state / "engines", record.key) == record
@@ -69,7 +70,7 @@ def test_the_kernel_gives_opencvs_pixels_on_this_gpu(bundle: Bundle) -> None:
     context.close()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_times_of_a_full_hd_frame(bundle: Bundle, precision: Precision) -> None:
     """Prints ms (pytest -s shows them); docs/jetson.md says what to compare them with."""
     backend = open_backend(bundle, BackendConfig(name="tensorrt", precision=precision))
