@@ -39,9 +39,16 @@ ADAPTERS = {
         *("trainer/export.py", "trainer/quantise.py"),
     ],
     "openvino": ["edge_ad/backends/openvino.py", "edge_ad/bench/ceiling.py"],
-    "onnx": ["edge_ad/bench/ceiling.py", "edge_ad/engines/onnx_graph.py", "trainer"],
+    "onnx": [
+        *("edge_ad/bench/ceiling.py", "edge_ad/engines/onnx_graph.py", "edge_ad/engines/quantised_program.py"),
+        "trainer",
+    ],
     "pycuda": ["edge_ad/cuda"],
-    "torch": ["edge_ad/backends/torch.py", "edge_ad/engines/torch_tensorrt.py", "edge_ad/bench/ceiling.py", "trainer"],
+    "torch": [
+        *("edge_ad/backends/torch.py", "edge_ad/bench/ceiling.py"),
+        *("edge_ad/engines/torch_tensorrt.py", "edge_ad/engines/quantised_program.py"),
+        "trainer",
+    ],
     "lightning_fabric": ["trainer/distributed.py", "trainer/train.py"],
     "torch_tensorrt": ["edge_ad/engines/torch_tensorrt.py"],
     "tensorrt": ["edge_ad/engines/tensorrt.py"],

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad.engines.tensorrt import load_tensorrt
 from edge_ad.errors import BackendError
 
 if TYPE_CHECKING:
@@ -293,8 +294,8 @@ def register_converter(compiler: ModuleType) -> None:
     Args:
         compiler: the module torch_tensorrt.
     """
-    import tensorrt as trt
-    from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+    trt, conversion = load_tensorrt(), compiler.dynamo.conversion
+    get_trt_tensor = conversion.converter_utils.get_trt_tensor
 
     def convert(context: Any, target: object, arguments: Any, keywords: Mapping[str, object], name: str) -> Any:
         del target, keywords
@@ -309,4 +310,4 @@ def register_converter(compiler: ModuleType) -> None:
                 layer.axis = axis
         return dequantise.get_output(0)
 
-    compiler.dynamo.conversion.dynamo_tensorrt_converter(operator(), supports_dynamic_shapes=True)(convert)
+    conversion.dynamo_tensorrt_converter(operator(), supports_dynamic_shapes=True)(convert)

@@ -191,8 +191,8 @@ def test_a_stored_weight_is_off_by_half_a_step_at_most(weight: NDArray[np.float3
 def test_a_scale_is_the_next_that_fp16_holds(largest: NDArray[np.float32]) -> None:
     scales = scales_of(largest)
     assert (scales == scales.astype(np.float16)).all()
-    assert (scales[largest == 0] == 1).all()
-    some = largest > 0
-    exact, found = largest[some] / np.float32(127), scales[some].astype(np.float16)
+    exact = largest / np.float32(127)
+    assert (scales[exact == 0] == 1).all()
+    exact, found = exact[exact > 0], scales[exact > 0].astype(np.float16)
     assert (found >= exact).all()
     assert (np.nextafter(found, np.float16(0)) < exact).all()
