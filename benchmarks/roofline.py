@@ -27,8 +27,9 @@ from onnx import ModelProto
 from edge_ad.bundle import open_bundle
 from trainer.config import profile
 from trainer.export import export_graph
-from trainer.macs import MULTIPLY, Layer, layers
+from trainer.macs import Layer, layers
 from trainer.methods.base import build_method
+from trainer.qdq import convolutions
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +122,13 @@ def read(name: str) -> ModelProto:
     return export_graph(build_method(config, 0).eval(), config).model
 
 
-def left_in_fp16(name: str) -> set[str]:
+def left_in_fp16(name: str, model: ModelProto) -> set[str]:
     """The layers that a bundle's INT8 graph does not compute in INT8; none of a profile, or without such a graph."""
-    if not Path(name).is_dir():
+    int8 = open_bundle(Path(name)).manifest.int8 if Path(name).is_dir() else None
+    if int8 is None:
         return set()
-    bundle = open_bundle(Path(name))
-    if bundle.manifest.int8 is None:
-        return set()
-    graph = onnx.load(bundle.model_path("int8")).graph
-    dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    products = [node for node in graph.node if node.op_type in MULTIPLY]
-    return {node.name for node in products if node.input[1] not in dequantised}
+    quantised = {node.name for layer, node in convolutions(model).items() if layer not in int8.fp32_layers}
+    return {layer.name for layer in layers(model)} - quantised
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("graph", metavar="BUNDLE|PROFILE")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
-    found = layers(read(given.graph))
-    left_out = left_in_fp16(given.graph)
+    model = read(given.graph)
+    found, left_out = layers(model), left_in_fp16(given.graph, model)
     predictions = [predict(found, board, precision, left_out) for board in BOARDS for precision in BYTES]
     print(summary(found), *table(predictions), sep="\n")
     if left_out:

@@ -186,7 +186,7 @@ def _same_run(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: something is not.
     """
-    from trainer.run import open_run, train_paths
+    from trainer.run import listed_paths, open_run
 
     run = open_run(arguments.out)
 
@@ -198,7 +198,7 @@ def _same_run(arguments: argparse.Namespace) -> None:
 
     if arguments.data is not None:
         folder = arguments.data.resolve()
-        others = [path for path in train_paths(run) if folder not in path.resolve().parents]
+        others = [path for path in listed_paths(run) if folder not in path.resolve().parents]
         if others:
             raise differs("--data", f"images that are not in {arguments.data}, such as {others[0]}")
     if arguments.seed not in (None, run.seed):

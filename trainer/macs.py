@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, shape_inference
 
-MULTIPLY = ("Conv", "Gemm", "MatMul")  # operators
-
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -49,7 +47,7 @@ def layers(model: ModelProto) -> list[Layer]:
     fixed.graph.ClearField("value_info")  # recorded with N free; inferred anew with N = 1
     fixed = shape_inference.infer_shapes(fixed, data_prop=True)
     shapes = _shapes(fixed)
-    return [_layer(node, shapes) for node in fixed.graph.node if node.op_type in MULTIPLY]
+    return [_layer(node, shapes) for node in fixed.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
 
 
 def _shapes(model: ModelProto) -> dict[str, list[int]]:

@@ -82,18 +82,23 @@ def open_run(path: Path) -> Run:
     return Run(path, config, hashes["train"], hashes["calibration"], int(images["seed"]), images.get("commit"))
 
 
+def listed_paths(run: Run) -> list[Path]:
+    """The training images, in the order of the run, whether they are there or not."""
+    images = json.loads((run.path / "images.json").read_text(encoding="utf-8"))["train"]
+    return [Path(entry["path"]) for entry in images]
+
+
 def train_paths(run: Run) -> list[Path]:
     """The training images, in the order of the run.
 
     Raises:
         DataError: one has gone or changed since.
     """
-    images = json.loads((run.path / "images.json").read_text(encoding="utf-8"))["train"]
-    for entry in images:
-        path = Path(entry["path"])
-        if not path.is_file() or sha256_file(path) != entry["sha256"]:
+    paths = listed_paths(run)
+    for path, digest in zip(paths, run.train_sha256, strict=True):
+        if not path.is_file() or sha256_file(path) != digest:
             raise DataError(f"{path} has gone or changed since the run began: a resumed run needs the same images")
-    return [Path(entry["path"]) for entry in images]
+    return paths
 
 
 def save_checkpoint(run: Path, state: dict[str, Any]) -> None:

@@ -69,14 +69,14 @@ class Int8Graph:
         self._constants = constants
         quantised = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
         self._tensor_of: dict[str, str] = {}
-        self.scales: dict[str, float] = {}
+        self.scales: dict[str, NDArray[np.float32]] = {}
         self.weights: dict[str, Weight] = {}
         self._weight_of: dict[str, str] = {}
         for node in (node for node in graph.node if node.op_type == "DequantizeLinear"):
             codes, scale = node.input[0], numpy_helper.to_array(constants[node.input[1]])
             if codes in quantised:
                 self._tensor_of[node.output[0]] = quantised[codes]
-                self.scales[quantised[codes]] = float(scale)
+                self.scales[quantised[codes]] = scale
             else:
                 name = codes.removesuffix("/int8")
                 self._weight_of[node.output[0]] = name
@@ -124,8 +124,7 @@ def quantised(module: GraphModule, path: Path) -> GraphModule:
         for name in int8.reads_quantised(node):
             value = place.read_by(reader, name)
             if value not in pairs:
-                scale = np.float32(int8.scales[name])
-                pairs[value] = _add_pair(module, value, scale, PER_TENSOR, value.name)
+                pairs[value] = _add_pair(module, value, int8.scales[name], PER_TENSOR, value.name)
             reader.replace_input_with(value, pairs[value])
     for node, reader in readers:  # only now: normalisations go, and with them what pairs were to stand behind
         if node.op_type == "Conv" and int8.weight(node) in int8.weights:
@@ -238,7 +237,7 @@ def _store(module: GraphModule, convolution: Node, int8: Int8Graph, node: NodePr
         normalised.replace_all_uses_with(convolution)
 
 
-def _add_pair(module: GraphModule, value: Node, scale: NDArray[np.float32] | np.float32, axis: int, name: str) -> Node:
+def _add_pair(module: GraphModule, value: Node, scale: NDArray[np.float32], axis: int, name: str) -> Node:
     graph = module.graph
     with graph.inserting_after(value):
         constant = _constant(module, f"{name}_scale", np.maximum(scale, SMALLEST_FP16))

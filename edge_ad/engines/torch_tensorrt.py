@@ -132,6 +132,8 @@ def fixed_program(
     import torch
     from torch.export.passes import move_to_device_pass
 
+    if (precision == "int8") != (int8 is not None):
+        raise ValueError(f"{precision} with the INT8 graph {int8}: without one it would be FP16, with one it is INT8")
     flat = program.run_decompositions({})  # nothing is decomposed; what ran without gradients is no graph of its own
     module = with_batch_norm_weights(flat.module())
     if int8 is not None:
