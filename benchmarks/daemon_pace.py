@@ -1,6 +1,6 @@
 """The daemon's pace beside that of its engine alone, and the time from a capture to its result's receipt, on loopback.
 
-    python -m benchmarks.daemon_pace BUNDLE [--backend openvino] [--precision int8] [--frames 600] [--size 1080x1920]
+    python -m benchmarks.daemon_pace BUNDLE [--backend openvino] [--precision int8] [--frames 600] [--frame 1920x1080]
 
 Both sides run in this process, one after the other, on the same frame and the same engine. The whole daemon (capture
 thread, inference loop, outbox on the disk of --work, MQTT to a real mosquitto) inspects frames that a camera in memory
@@ -29,10 +29,12 @@ from numpy.typing import NDArray
 from benchmarks.loopback import run_station
 from edge_ad import log
 from edge_ad.backends.base import open_backend
+from edge_ad.bench.figures import Workload
 from edge_ad.bench.worker import full_frame, timed_step
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.cameras.base import KINDS, Delivered, EndOfFrames, Pace, Picture
 from edge_ad.config import BackendConfig, RegionConfig
+from edge_ad.console import frame_size
 from edge_ad.frames import frame_graph
 from edge_ad.outbox_file import OutboxFile
 from edge_ad.pipeline import Pipeline
@@ -142,14 +144,13 @@ def main() -> None:
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--frames", type=int, default=600)
-    parser.add_argument("--size", default="1080x1920", help="HEIGHTxWIDTH of the frames")
+    parser.add_argument("--frame", metavar="WxH", type=frame_size, default=(1920, 1080), help="the camera's pixels")
     parser.add_argument("--work", type=Path, default=Path("build"), help="a folder on the disk that the outbox uses")
     arguments = parser.parse_args()
     log.set_up("WARNING")
     bundle = open_bundle(arguments.bundle.absolute())
     engine = BackendConfig.model_validate({"name": arguments.backend, "precision": arguments.precision})
-    height, width = (int(side) for side in arguments.size.split("x"))
-    image = full_frame(bundle.golden().image[-1], height, width)
+    image = full_frame(bundle.golden().image[-1], Workload(arguments.frames, *arguments.frame))
     arguments.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.work.absolute()) as work, timed_commits() as commits:
         before = alone(bundle, engine, image, arguments.frames // 2)

@@ -1,9 +1,9 @@
 """Whole steps side by side, as ratios in one run: a bundle, the authors' network as they run it, EfficientAD-S.
 
-    python -m benchmarks.speed_ratios BUNDLE [--rounds 3] [--json FILE]
+    python -m benchmarks.speed_ratios BUNDLE [--rounds 3] [--frame 1920x1080] [--json FILE]
 
-Every side gets the same 1920 x 1080 frame through the same pre-processing and decision (edge_ad.bench.worker), in a
-process of its own, in turn, round after round; a ratio is taken within a round.
+Every side gets the same frame, 1920 x 1080 unless told otherwise, through the same pre-processing and decision
+(edge_ad.bench.worker), in a process of its own, in turn, round after round; a ratio is taken within a round.
 
 * `paper`: the networks of the profile `paper` in eager torch, FP32, two passes one after the other, then segmentation.
 * `efficientad_s`: benchmarks/efficientad.py in ONNX Runtime, FP32, exported from torch.
@@ -26,11 +26,12 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.efficientad import SIZE, EfficientAdS
+from edge_ad.bench.figures import Workload
 from edge_ad.bench.rounds import choose, label, run_process, run_worker
 from edge_ad.bench.worker import measure_steps
 from edge_ad.bundle import open_bundle
 from edge_ad.config import Precision
-from edge_ad.console import write_json
+from edge_ad.console import frame_size, write_json
 from edge_ad.core.layout import Layout
 from edge_ad.frames import FrameGraph
 from edge_ad.records import RawOutput
@@ -118,22 +119,23 @@ def export_efficientad(path: Path) -> None:
     program.save(str(path))
 
 
-def measure_side(side: str, path: str) -> dict[str, Any]:
+def measure_side(side: str, path: str, size: tuple[int, int]) -> dict[str, Any]:
     """One of the other sides, in this process."""
     backend = Paper() if side == "paper" else EfficientAd(path)
     graph = FrameGraph(backend, Layout(SIZE, SIZE), top_k=1)
-    return measure_steps(graph, golden_images(2, SIZE, SIZE)[-1], FRAMES[side], 0)
+    return measure_steps(graph, golden_images(2, SIZE, SIZE)[-1], Workload(FRAMES[side], *size), 0)
 
 
-def one_round(bundle: Path, efficientad: Path) -> dict[str, float]:
+def one_round(bundle: Path, efficientad: Path, size: tuple[int, int]) -> dict[str, float]:
     """Side -> median milliseconds of the whole step."""
     steps: dict[str, float] = {}
+    ours = Workload(FRAMES["ours"], *size)
     for side in ("paper", "efficientad_s"):
-        body = run_process(["benchmarks.speed_ratios", "--side", side, str(efficientad)])
+        body = run_process(["benchmarks.speed_ratios", "--side", side, "--frame", ours.size, str(efficientad)])
         assert not isinstance(body, str), body
         steps[side] = statistics.median(body["ms"]["step"])
     for engine in choose(open_bundle(bundle), "all"):
-        sample = run_worker(bundle, engine, FRAMES["ours"])
+        sample = run_worker(bundle, engine, ours)
         if not isinstance(sample, str):  # this machine has no such engine
             steps[label(engine)] = statistics.median(sample.ms["step"])
     return steps
@@ -158,16 +160,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="with --side: the ONNX file of EfficientAD-S")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--frame", metavar="WxH", type=frame_size, default=(1920, 1080), help="the camera's pixels")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", choices=("paper", "efficientad_s"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        print(json.dumps(measure_side(arguments.side, str(arguments.bundle))))
+        print(json.dumps(measure_side(arguments.side, str(arguments.bundle), arguments.frame)))
         return
     with tempfile.TemporaryDirectory() as folder:
         efficientad = Path(folder) / "efficientad_s.onnx"
         export_efficientad(efficientad)
-        rounds = [one_round(arguments.bundle.absolute(), efficientad) for _ in range(arguments.rounds)]
+        bundle = arguments.bundle.absolute()
+        rounds = [one_round(bundle, efficientad, arguments.frame) for _ in range(arguments.rounds)]
     found = report(rounds)
     print(f"{'':28} {'step ms':>9} {'paper':>8} {'EfficientAD-S':>14}   (times faster than)")
     for side, row in found.items():
@@ -176,7 +180,7 @@ def main() -> None:
             f"{row['times_faster_than_efficientad_s']:14.2f}"
         )
     if arguments.json is not None:
-        write_json(arguments.json, {"rounds": rounds, "medians": found})
+        write_json(arguments.json, {"frame": arguments.frame, "rounds": rounds, "medians": found})
 
 
 if __name__ == "__main__":

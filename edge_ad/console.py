@@ -6,6 +6,7 @@ import argparse
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -73,6 +74,14 @@ def run_command(command: Callable[[], int]) -> int:
         todo = "free some, then run it again" if no_space else "give another path, or mend this one"
         complain(f"error: {where}{error.strerror}; {todo}")
         return UsageError.exit_code
+
+
+def frame_size(text: str) -> tuple[int, int]:
+    """For argparse: "1920x1080" as (width, height), pixels."""
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT in pixels, as 1920x1080, got {text}")
+    return int(found[1]), int(found[2])
 
 
 class Parser(argparse.ArgumentParser):

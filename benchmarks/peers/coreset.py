@@ -5,12 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+BLOCK, AT_ONCE = 4096, 128  # rows and centres of one matrix product: what it makes stays in the cache
+HOT = 1 / 128  # share of the rows that are kept up to date with every choice
+LEAST_HOT = 1024
+
 
 def greedy_coreset(features: Tensor, count: int, first: int) -> Tensor:
     """Choose rows one by one, each the one farthest from those chosen before.
 
-    A new centre c can only come nearer to a row x than its present centre a where |c - a| < 2 |x - a| (the triangle
-    inequality), so only those rows are compared with it: after the first few, a small part.
+    A row's distance to what is chosen only shrinks. So of all rows only the farthest, the hot ones, are compared with
+    each new choice, as long as one of them is farther than every other row was when it was last looked at; then all
+    rows are brought up to date at once, by matrix products, and the hot ones are picked anew.
 
     Args:
         features: (M, D) float32.
@@ -18,22 +23,32 @@ def greedy_coreset(features: Tensor, count: int, first: int) -> Tensor:
         first: the row to begin with.
 
     Returns:
-        (count,) int64 indices, in the order in which they were chosen.
+        (count,) int64 indices, in the order in which they were chosen; none comes twice.
     """
-    chosen = torch.empty(count, dtype=torch.int64)
-    centres = torch.empty(count, features.shape[1])
-    chosen[0], centres[0] = first, features[first]
-    nearest = (features - features[first]).norm(dim=1)
-    owner = torch.zeros(len(features), dtype=torch.int64)
-    for done in range(1, count):
-        farthest = int(nearest.argmax())
-        centre = features[farthest]
-        between = (centres[:done] - centre).norm(dim=1)
-        touched = (between[owner] < 2 * nearest).nonzero()[:, 0]
-        distance = (features[touched] - centre).norm(dim=1)
-        closer = distance < nearest[touched]
-        rows = touched[closer]
-        nearest[rows], owner[rows] = distance[closer], done
-        nearest[farthest], owner[farthest] = 0.0, done
-        chosen[done], centres[done] = farthest, centre
-    return chosen
+    rows = features - features.mean(dim=0)  # shorter, as distances are taken from lengths below
+    lengths = rows.square().sum(dim=1)
+    nearest = torch.full_like(lengths, torch.inf)  # squared distance to what is chosen; -inf: chosen itself
+    hot_count = min(len(rows), max(LEAST_HOT, int(HOT * len(rows))))
+    chosen, seen = [first], 0
+    nearest[first] = -torch.inf
+    while len(chosen) < count:
+        _approach(nearest, rows, lengths, torch.tensor(chosen[seen:]))
+        seen = len(chosen)
+        hot = nearest.topk(hot_count).indices.sort().values
+        near, at, long = nearest[hot], rows[hot], lengths[hot]
+        others = near.min() if hot_count < len(rows) else -torch.inf
+        while len(chosen) < count and near[best := int(near.argmax())] >= others:
+            chosen.append(int(hot[best]))
+            torch.minimum(near, long + long[best] - 2 * (at @ at[best]), out=near)
+            near[best] = nearest[hot[best]] = -torch.inf
+    return torch.tensor(chosen)
+
+
+def _approach(nearest: Tensor, rows: Tensor, lengths: Tensor, chosen: Tensor) -> None:
+    """Bring the squared distances of all rows up to date with what was chosen since."""
+    for centres in chosen.split(AT_ONCE):
+        twice, long = -2 * rows[centres].T, lengths[centres]
+        for start in range(0, len(rows), BLOCK):
+            block = slice(start, start + BLOCK)
+            found = torch.addmm(long, rows[block], twice).amin(dim=1).add_(lengths[block])
+            torch.minimum(nearest[block], found, out=nearest[block])

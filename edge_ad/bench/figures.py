@@ -12,6 +12,20 @@ STAGES = ("pre", "engine", "post", "step")
 
 
 @dataclass(frozen=True, slots=True)
+class Workload:
+    """What an engine is given in each round: so many frames of so many pixels."""
+
+    frames: int = 50
+    width: int = 1920
+    height: int = 1080
+
+    @property
+    def size(self) -> str:
+        """Of a frame: "1920x1080"."""
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """What one process measured.
 

@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.bench.figures import STAGES, Ceiling, Figures, find_ceiling, summarise
+from edge_ad.bench.figures import STAGES, Ceiling, Figures, Workload, find_ceiling, summarise
 from edge_ad.bench.rounds import Measured, label
-from edge_ad.bench.worker import FRAME_HEIGHT, FRAME_WIDTH
 from edge_ad.bundle import MODEL_FILE, Bundle
 from edge_ad.config import BackendConfig, Precision
 
@@ -43,7 +42,7 @@ class Report:
 
     bundle: Bundle
     rounds: int
-    frames: int
+    workload: Workload
     machine: Mapping[str, Mapping[str, str]]
     figures: Mapping[BackendConfig, Figures]
     refused: Mapping[BackendConfig, str]
@@ -52,7 +51,7 @@ class Report:
 
 
 def report(
-    bundle: Bundle, measured: Measured, rounds: int, frames: int, machine: Mapping[str, Mapping[str, str]]
+    bundle: Bundle, measured: Measured, rounds: int, workload: Workload, machine: Mapping[str, Mapping[str, str]]
 ) -> Report:
     """Sum up what was measured."""
     reference = next(iter(measured.samples.values()))
@@ -63,7 +62,7 @@ def report(
         engine: summarise(samples, reference, macs, ceilings.get(engine.precision) if engine.device == "cpu" else None)
         for engine, samples in measured.samples.items()
     }
-    return Report(bundle, rounds, frames, machine, figures, measured.refused, ceilings, measured.no_rates)
+    return Report(bundle, rounds, workload, machine, figures, measured.refused, ceilings, measured.no_rates)
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -81,9 +80,9 @@ def as_json(report: Report) -> dict[str, Any]:
             "params": manifest.params,
             "bytes": {name: entry.bytes for name, entry in manifest.files.items() if name in MODEL_FILE.values()},
         },
-        "frame": [FRAME_HEIGHT, FRAME_WIDTH],
+        "frame": [report.workload.height, report.workload.width],
         "rounds": report.rounds,
-        "frames_per_round": report.frames,
+        "frames_per_round": report.workload.frames,
         "machine": report.machine,
         "reference": label(next(iter(report.figures))),
         "engines": [{**_identity(engine), **asdict(figures)} for engine, figures in report.figures.items()],
@@ -101,7 +100,8 @@ def as_lines(report: Report) -> Iterator[str]:
         size = f"{tiles} tiles of {size}"
     name = f"{manifest.method}/{manifest.profile} {report.bundle.digest[:12]}"
     yield f"{name}: {manifest.frame_macs / 1e9:.2f} GMACs at {size}"
-    yield f"{report.rounds} rounds of {report.frames} frames, {FRAME_WIDTH}x{FRAME_HEIGHT}; ms, medians where not said"
+    given = report.workload
+    yield f"{report.rounds} rounds of {given.frames} frames, {given.size}; ms, medians where not said"
     yield from _table([HEADER, *(_row(engine, figures) for engine, figures in report.figures.items())])
     yield f"speed: of the engine alone, against {label(next(iter(report.figures)))}, median (range) over the rounds"
     for precision, ceiling in report.ceilings.items():

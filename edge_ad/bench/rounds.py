@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edge_ad.backends.base import OPENERS
 from edge_ad.bench.ceiling import LIBRARIES
-from edge_ad.bench.figures import Sample
+from edge_ad.bench.figures import Sample, Workload
 from edge_ad.bundle import MODEL_FILE, Bundle
 from edge_ad.config import BackendConfig, Precision
 from edge_ad.console import tracked
@@ -100,7 +100,7 @@ def label(engine: BackendConfig) -> str:
     return f"{engine.name} {engine.device} {engine.precision}"
 
 
-def run_rounds(bundle: Bundle, engines: Sequence[BackendConfig], rounds: int, frames: int) -> Measured:
+def run_rounds(bundle: Bundle, engines: Sequence[BackendConfig], rounds: int, workload: Workload) -> Measured:
     """Measure each engine once a round, every other round in reverse; one that fails is not tried again.
 
     Raises:
@@ -113,7 +113,7 @@ def run_rounds(bundle: Bundle, engines: Sequence[BackendConfig], rounds: int, fr
         if isinstance(turn, CeilingTurn):
             _take_rates(found, turn)
         elif turn not in found.refused:
-            _take_sample(found, turn, bundle, frames)
+            _take_sample(found, turn, bundle, workload)
     if not found.samples:
         reasons = "; ".join(f"{label(engine)}: {reason}" for engine, reason in found.refused.items())
         raise BackendError(f"no engine could be measured: {reasons}")
@@ -131,8 +131,8 @@ def ceiling_turns(engines: Sequence[BackendConfig]) -> list[CeilingTurn]:
     ]
 
 
-def _take_sample(found: Measured, engine: BackendConfig, bundle: Bundle, frames: int) -> None:
-    sample = run_worker(bundle.path, engine, frames)
+def _take_sample(found: Measured, engine: BackendConfig, bundle: Bundle, workload: Workload) -> None:
+    sample = run_worker(bundle.path, engine, workload)
     if isinstance(sample, str):
         found.refused[engine] = sample
         found.samples.pop(engine, None)
@@ -153,10 +153,10 @@ def _take_rates(found: Measured, turn: CeilingTurn) -> None:
         of_precision.setdefault(f"{turn.library}, {chain}", []).append(rate)
 
 
-def run_worker(bundle: Path, engine: BackendConfig, frames: int) -> Sample | str:
+def run_worker(bundle: Path, engine: BackendConfig, workload: Workload) -> Sample | str:
     """Measure one engine in a process of its own; the reason where there is no measurement."""
     started_ns = time.monotonic_ns()  # one clock for all processes of a machine
-    body = run_process([WORKER, str(bundle), engine.model_dump_json(), str(frames)])
+    body = run_process([WORKER, str(bundle), engine.model_dump_json(), json.dumps(asdict(workload))])
     if isinstance(body, str):
         return body
     cold_start_s = (body["first_result_ns"] - started_ns) / 1e9

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from edge_ad import doctor
+from edge_ad.bench.figures import Workload
 from edge_ad.bench.report import as_json, as_lines, bars, report
 from edge_ad.bench.rounds import choose, run_rounds
 from edge_ad.bundle import open_bundle
@@ -13,12 +14,13 @@ from edge_ad.console import say, write_json
 from edge_ad.errors import DataError
 from edge_ad.images import write_png
 
-FRAMES = 50  # a round
 PLOT = "bench.png"
 STEERING = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")  # what of the environment changes the engines' speed
 
 
-def run_bench(path: Path, backend: str, rounds: int, json_path: Path | None, out: Path | None) -> None:
+def run_bench(
+    path: Path, backend: str, rounds: int, workload: Workload, json_path: Path | None, out: Path | None
+) -> None:
     """Measure a bundle, print the table, write what was asked for.
 
     Raises:
@@ -29,7 +31,7 @@ def run_bench(path: Path, backend: str, rounds: int, json_path: Path | None, out
     for folder in (out, json_path.parent if json_path is not None else None):
         _make(folder)  # before the minutes of measuring
     facts = machine()
-    found = report(bundle, run_rounds(bundle, engines, rounds, FRAMES), rounds, FRAMES, facts)
+    found = report(bundle, run_rounds(bundle, engines, rounds, workload), rounds, workload, facts)
     for line in as_lines(found):
         say(line)
     if json_path is not None:

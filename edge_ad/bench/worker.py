@@ -1,9 +1,9 @@
 """One engine, measured in a process of its own, so that its start and its memory are its own.
 
-    python -m edge_ad.bench.worker BUNDLE ENGINE FRAMES
+    python -m edge_ad.bench.worker BUNDLE ENGINE WORKLOAD
 
-ENGINE is a `BackendConfig` as JSON. The last line on standard output is JSON: the measurement, or the reason why there
-is none.
+ENGINE is a `BackendConfig`, WORKLOAD a `Workload`, both as JSON. The last line on standard output
+is JSON: the measurement, or the reason why there is none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.backends.base import open_backend
-from edge_ad.bench.figures import STAGES
+from edge_ad.bench.figures import STAGES, Workload
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig, RegionConfig
 from edge_ad.console import say
@@ -29,53 +29,54 @@ from edge_ad.frames import FrameGraph, frame_graph
 from edge_ad.pipeline import Pipeline
 from edge_ad.records import Frame, Thresholds
 
-FRAME_HEIGHT, FRAME_WIDTH = 1080, 1920
 WARM_UP_FRAMES = 5
 MARKED_SHARE = 0.01  # of the map, so that there are regions to find
 
 
-def main(bundle: str, engine: str, frames: str) -> int:
+def main(bundle: str, engine: str, workload: str) -> int:
     """Measure and report."""
     try:
-        found = measure(open_bundle(Path(bundle)), BackendConfig.model_validate_json(engine), int(frames))
+        given = Workload(**json.loads(workload))
+        found = measure(open_bundle(Path(bundle)), BackendConfig.model_validate_json(engine), given)
     except EdgeAdError as error:
         found = {"reason": str(error)}
     say(json.dumps(found))
     return 0
 
 
-def measure(bundle: Bundle, engine: BackendConfig, frames: int) -> dict[str, Any]:
+def measure(bundle: Bundle, engine: BackendConfig, workload: Workload) -> dict[str, Any]:
     """Run frames through the path that the daemon's take; `first_result_ns` is on the monotonic clock.
 
     Raises:
         EdgeAdError: the engine does not serve this bundle.
     """
-    return measure_steps(frame_graph(open_backend(bundle, engine), bundle.manifest), bundle.golden().image[-1], frames)
+    graph = frame_graph(open_backend(bundle, engine), bundle.manifest)
+    return measure_steps(graph, bundle.golden().image[-1], workload)
 
 
 def measure_steps(
-    graph: FrameGraph, image: NDArray[np.uint8], frames: int, warm_up: int = WARM_UP_FRAMES
+    graph: FrameGraph, image: NDArray[np.uint8], workload: Workload, warm_up: int = WARM_UP_FRAMES
 ) -> dict[str, Any]:
     """Run frames that show `image`, (H, W, 3) RGB; otherwise as `measure`."""
     pipeline = Pipeline(graph, None, RegionConfig())
-    image = full_frame(image)
+    image = full_frame(image, workload)
     pipeline.step(_captured(0, image))
     first_result_ns = time.monotonic_ns()
     pipeline.thresholds = always_a_defect(graph.run(image, None).anomaly_map())
     for number in range(warm_up):
         pipeline.step(_captured(number, image))
     ms: dict[str, list[float]] = {stage: [] for stage in STAGES}
-    for number in range(frames):
+    for number in range(workload.frames):
         for stage, value in timed_step(pipeline, image, number).items():
             ms[stage].append(value)
     resident, peak = memory_bytes()
     return {"first_result_ns": first_result_ns, "ms": ms, "resident_bytes": resident, "peak_bytes": peak}
 
 
-def full_frame(image: NDArray[np.uint8], height: int = FRAME_HEIGHT, width: int = FRAME_WIDTH) -> NDArray[np.uint8]:
+def full_frame(image: NDArray[np.uint8], workload: Workload) -> NDArray[np.uint8]:
     """An (H, W, 3) RGB image as a camera of so many pixels would deliver it: BGR."""
-    grown = cv2.resize(image[:, :, ::-1], (width, height), interpolation=cv2.INTER_LINEAR)
-    return grown.astype(np.uint8, copy=False)
+    size = (workload.width, workload.height)
+    return cv2.resize(image[:, :, ::-1], size, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
 
 def always_a_defect(anomaly_map: NDArray[np.float32]) -> Thresholds:

@@ -5,6 +5,7 @@ What needs anomalib is skipped where it is not installed (make peers-venv; .venv
 
 import importlib.util
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.peers import reference
+from benchmarks.peers import coreset, reference
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.coreset import greedy_coreset
 from benchmarks.peers.memory import grown_mb, start_mb
@@ -40,12 +41,22 @@ def brute_force(features: Tensor, count: int, first: int) -> list[int]:
     return chosen
 
 
-@given(seed=st.integers(0, 2**31 - 1), rows=st.integers(1, 60), dims=st.integers(1, 5))
-def test_the_coreset_is_that_of_brute_force(seed: int, rows: int, dims: int) -> None:
+@given(seed=st.integers(0, 2**31 - 1), rows=st.integers(1, 60), dims=st.integers(1, 5), hot=st.integers(1, 70))
+def test_the_coreset_is_that_of_brute_force(seed: int, rows: int, dims: int, hot: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     features = torch.rand(rows, dims, generator=generator)
     count, first = 1 + seed % rows, seed % rows
-    assert greedy_coreset(features, count, first).tolist() == brute_force(features, count, first)
+    with patch.multiple(coreset, LEAST_HOT=hot, BLOCK=7, AT_ONCE=3):  # so that few rows are many
+        assert greedy_coreset(features, count, first).tolist() == brute_force(features, count, first)
+
+
+@pytest.mark.parametrize("hot", [2, 100])
+def test_rows_that_are_alike_are_each_chosen_once(hot: int) -> None:
+    features = torch.ones(9, 3).index_fill(0, torch.tensor([4]), 5.0)
+    with patch.object(coreset, "LEAST_HOT", hot):
+        chosen = greedy_coreset(features, 9, 7).tolist()
+    assert chosen[:2] == [7, 4]
+    assert sorted(chosen) == list(range(9))
 
 
 def test_memory_that_a_model_takes_is_counted() -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from edge_ad import doctor
-from edge_ad.bench import rounds, show
+from edge_ad.bench import rounds
 from edge_ad.bench.ceiling import LIBRARIES
-from edge_ad.bench.figures import STAGES, Ceiling, Sample
+from edge_ad.bench.figures import STAGES, Ceiling, Sample, Workload
 from edge_ad.bench.report import COLOURS, as_json, as_lines, bars, report
 from edge_ad.bench.rounds import Measured, ceiling_turns, choose, label, run_rounds, run_worker
-from edge_ad.bench.worker import FRAME_HEIGHT, FRAME_WIDTH, always_a_defect, full_frame
+from edge_ad.bench.worker import always_a_defect, full_frame
 from edge_ad.bundle import Bundle, FileEntry, open_bundle
 from edge_ad.cli import main
 from edge_ad.config import BackendConfig
@@ -25,6 +25,7 @@ from edge_ad.images import read_image
 from edge_ad.records import Roi
 from tests.bundles import make_bundle
 
+ONE = Workload(1, 160, 120)
 ORT = BackendConfig(name="onnxruntime")
 OPENVINO = BackendConfig(name="openvino")
 TORCH = BackendConfig(name="torch")
@@ -43,12 +44,12 @@ def sample(engine_ms: float) -> Sample:
 @pytest.fixture
 def body(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The JSON of a real bench of onnxruntime, the picture beside it."""
-    monkeypatch.setattr(show, "FRAMES", 3)
     monkeypatch.setattr(rounds, "CEILING_S", 0.0)
     monkeypatch.setattr(rounds, "LIBRARIES", {"onnxruntime": LIBRARIES["onnxruntime"]})
     out = tmp_path / "new" / "folder"
-    arguments = ["--backend", "onnxruntime", "--repeats", "2", "--json", str(out / "bench.json"), "--out", str(out)]
-    assert main(["bench", str(bundle.path), *arguments]) == 0
+    which = ["--backend", "onnxruntime", "--repeats", "2", "--frame", "160x120"]
+    where = ["--json", str(out / "bench.json"), "--out", str(out)]
+    assert main(["bench", str(bundle.path), *which, *where]) == 0
     found: dict[str, Any] = json.loads((out / "bench.json").read_text())
     return found
 
@@ -60,7 +61,7 @@ def test_the_json_tells_figures_bundle_and_machine(body: dict[str, Any], bundle:
     assert body["schema"] == "edge-ad/bench/1"
     assert body["bundle"]["digest"] == bundle.digest
     assert body["bundle"]["bytes"] == {"model.onnx": bundle.model_path("fp32").stat().st_size}
-    assert (body["rounds"], body["frames_per_round"], body["frame"]) == (2, 3, [FRAME_HEIGHT, FRAME_WIDTH])
+    assert (body["rounds"], body["frames_per_round"], body["frame"]) == (2, 50, [120, 160])
     assert {"CPU", "CPU clock", "memory"} <= body["machine"]["system"].keys()
     assert "load average, 1 min" in body["machine"]["at the start"]
     engine = body["engines"][0]
@@ -98,6 +99,14 @@ def test_what_cannot_be_measured_is_one_line(
     assert said in error[0]
 
 
+@pytest.mark.parametrize("size", ["1920", "0x1080", "1920x", "1920X1080", "-1x5", "1e3x5"])
+def test_a_frame_without_a_width_and_a_height_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "bundle", f"--frame={size}"])
+    assert ended.value.code == 2
+    assert f"WIDTHxHEIGHT in pixels, as 1920x1080, got {size}" in capsys.readouterr().err
+
+
 # --- the rounds -------------------------------------------------------------------------------------------------
 
 
@@ -118,7 +127,7 @@ def test_every_precision_of_the_bundle_is_tried_on_every_engine_that_has_it(bund
 def test_engines_take_turns_in_alternating_order(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[BackendConfig | str] = []
 
-    def measure(path: Path, engine: BackendConfig, frames: int) -> Sample:
+    def measure(path: Path, engine: BackendConfig, workload: Workload) -> Sample:
         seen.append(engine)
         return sample(1.0)
 
@@ -128,7 +137,7 @@ def test_engines_take_turns_in_alternating_order(bundle: Bundle, monkeypatch: py
 
     monkeypatch.setattr(rounds, "run_worker", measure)
     monkeypatch.setattr(rounds, "run_process", convolve)
-    found = run_rounds(bundle, [ORT, OPENVINO], 2, 1)
+    found = run_rounds(bundle, [ORT, OPENVINO], 2, ONE)
     bare = ["onnxruntime fp32", "openvino fp32", "torch fp32"]
     assert seen == [ORT, OPENVINO, *bare, *bare[::-1], OPENVINO, ORT]
     assert {len(samples) for samples in found.samples.values()} == {2}
@@ -145,12 +154,12 @@ def test_a_library_without_convolutions_is_named_and_not_tried_again(
         asked.append(arguments[1])
         return said[arguments[1]]
 
-    monkeypatch.setattr(rounds, "run_worker", lambda path, engine, frames: sample(1.0))
+    monkeypatch.setattr(rounds, "run_worker", lambda path, engine, workload: sample(1.0))
     monkeypatch.setattr(rounds, "run_process", convolve)
-    found = run_rounds(bundle, [ORT], 2, 1)
+    found = run_rounds(bundle, [ORT], 2, ONE)
     assert asked.count("onnxruntime") == 1
     assert found.no_rates == {"onnxruntime fp32": "onnx is not installed"}
-    told = report(bundle, found, 2, 1, {})
+    told = report(bundle, found, 2, ONE, {})
     assert told.ceilings == {"fp32": Ceiling("openvino, a", 5.0)}
     assert "no ceiling by onnxruntime fp32: onnx is not installed" in list(as_lines(told))
 
@@ -165,18 +174,18 @@ def test_an_engine_that_fails_once_has_no_figures_and_is_not_tried_again(
 ) -> None:
     monkeypatch.setattr(rounds, "LIBRARIES", {})
     outcomes: dict[BackendConfig, list[Sample | str]] = {ORT: [sample(1.0)] * 3, TORCH: [sample(2.0), "out of memory"]}
-    monkeypatch.setattr(rounds, "run_worker", lambda path, engine, frames: outcomes[engine].pop(0))
-    found = run_rounds(bundle, [TORCH, ORT], 3, 1)
+    monkeypatch.setattr(rounds, "run_worker", lambda path, engine, workload: outcomes[engine].pop(0))
+    found = run_rounds(bundle, [TORCH, ORT], 3, ONE)
     assert found.samples.keys() == {ORT}
     assert found.refused == {TORCH: "out of memory"}
 
 
 def test_where_no_engine_runs_each_ones_reason_is_said(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "run_worker", lambda path, engine, frames: f"{engine.name} is not installed")
+    monkeypatch.setattr(rounds, "run_worker", lambda path, engine, workload: f"{engine.name} is not installed")
     with pytest.raises(
         BackendError, match=r"onnxruntime cpu fp32: onnxruntime is not .*; torch cpu fp32: torch is not"
     ):
-        run_rounds(bundle, [ORT, TORCH], 2, 1)
+        run_rounds(bundle, [ORT, TORCH], 2, ONE)
 
 
 # --- one process ------------------------------------------------------------------------------------------------
@@ -184,7 +193,7 @@ def test_where_no_engine_runs_each_ones_reason_is_said(bundle: Bundle, monkeypat
 
 def test_a_process_that_dies_is_a_reason_and_not_the_end(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "WORKER", "edge_ad.bench.nowhere")
-    reason = run_worker(bundle.path, ORT, 1)
+    reason = run_worker(bundle.path, ORT, ONE)
     assert isinstance(reason, str)
     assert reason.startswith("its process ended with 1: ")
     assert "nowhere" in reason
@@ -192,20 +201,20 @@ def test_a_process_that_dies_is_a_reason_and_not_the_end(bundle: Bundle, monkeyp
 
 def test_a_process_that_hangs_is_a_reason_and_not_the_end(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "LIMIT_S", 0.01)
-    assert run_worker(bundle.path, ORT, 1) == "it did not end within 0.01 s"
+    assert run_worker(bundle.path, ORT, ONE) == "it did not end within 0.01 s"
 
 
 def test_an_engine_that_refuses_the_bundle_says_why(bundle: Bundle) -> None:
-    reason = run_worker(bundle.path, TORCH, 1)
+    reason = run_worker(bundle.path, TORCH, ONE)
     assert isinstance(reason, str)
     assert "holds no model.pt2" in reason
 
 
 def test_the_measured_path_ends_in_a_defect_with_regions(bundle: Bundle) -> None:
-    frame = full_frame(bundle.golden().image[-1])
-    assert (frame.shape, frame.dtype) == ((FRAME_HEIGHT, FRAME_WIDTH, 3), np.uint8)
+    frame = full_frame(bundle.golden().image[-1], ONE)
+    assert (frame.shape, frame.dtype) == ((120, 160, 3), np.uint8)
     anomaly_map = bundle.golden().expected.anomaly_map[0]
-    decision = decide(0.0, anomaly_map, always_a_defect(anomaly_map), Roi(0, 0, FRAME_WIDTH, FRAME_HEIGHT), 16, 1)
+    decision = decide(0.0, anomaly_map, always_a_defect(anomaly_map), Roi(0, 0, 1920, 1080), 16, 1)
     assert decision.verdict == "defect"
     assert len(decision.regions) > 1
 
@@ -219,7 +228,7 @@ def measured() -> Measured:
 
 
 def test_the_table_names_every_engine_measured_or_not(bundle: Bundle, measured: Measured) -> None:
-    lines = list(as_lines(report(bundle, measured, 2, 1, {})))
+    lines = list(as_lines(report(bundle, measured, 2, ONE, {})))
     assert sum(line.startswith("onnxruntime cpu fp32 ") for line in lines) == 1
     assert [line.split()[-2] for line in lines if line.startswith("openvino cpu fp32 ")] == ["2.00"]
     assert lines[-1] == "  torch cpu fp32: torch does not load"
@@ -228,14 +237,14 @@ def test_the_table_names_every_engine_measured_or_not(bundle: Bundle, measured: 
 
 
 def test_what_was_not_measured_has_its_reason_in_the_json(bundle: Bundle, measured: Measured) -> None:
-    found = as_json(report(bundle, measured, 2, 1, {}))
+    found = as_json(report(bundle, measured, 2, ONE, {}))
     reason = {"backend": "torch", "device": "cpu", "precision": "fp32", "reason": "torch does not load"}
     assert found["not_measured"] == [reason]
     assert json.loads(json.dumps(found)) == found
 
 
 def test_the_slower_engine_has_the_longer_bar(bundle: Bundle, measured: Measured) -> None:
-    picture = bars(report(bundle, measured, 2, 1, {}))
+    picture = bars(report(bundle, measured, 2, ONE, {}))
     bar = (picture == COLOURS["engine"]).all(axis=2).sum(axis=1)
     slow, fast = sorted({int(length) for length in bar if length > 20}, reverse=True)  # the legend's square is smaller
     assert slow == pytest.approx(2 * fast, abs=3)
