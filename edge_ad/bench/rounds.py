@@ -42,7 +42,7 @@ ENGINES = (
 PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "onnxruntime": ("fp32", "int8"),
     "openvino": ("fp32", "bf16", "int8"),
-    "torch_tensorrt": ("fp32", "fp16"),
+    "torch_tensorrt": ("fp32", "fp16", "int8"),
     "tensorrt": ("fp32", "fp16", "int8"),
 }
 ONLY_FP32: tuple[Precision, ...] = ("fp32",)  # the other back-ends

@@ -122,6 +122,8 @@ def test_every_precision_of_the_bundle_is_tried_on_every_engine_that_has_it(bund
         *("openvino cpu fp32", "openvino cpu bf16", "openvino cpu int8")
     ]
     assert [label(engine) for engine in choose(both, "torch")] == ["torch cpu fp32", "torch cuda fp32"]
+    for built in ("tensorrt", "torch_tensorrt"):
+        assert [engine.precision for engine in choose(both, built)] == ["fp32", "fp16", "int8"]
 
 
 def test_engines_take_turns_in_alternating_order(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
