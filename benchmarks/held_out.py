@@ -4,7 +4,8 @@ r"""A validation set from held-out good images: hyper-parameters are decided on 
         [--good RUN/calibration_split] [--seed 0]
 
 No test image of SET is read. Every second held-out image stays good; on the others lie defects with the shapes of
-OTHERSET's ground-truth masks and looks that the trainer's own synthesis does not draw, from faint to plain:
+OTHERSET's ground-truth masks and looks that the trainer's own synthesis does not draw, from faint to plain. A
+quarter of them is cut off by the border of the part, or of the frame:
 
 | kind | look under the shape |
 | --- | --- |
@@ -41,9 +42,11 @@ from benchmarks.real_shapes import (
     centre_line,
     components,
     contrast,
+    laid,
     line_share,
     masks_below,
     place,
+    place_at_border,
     scaled,
     turned,
 )
@@ -58,6 +61,7 @@ from trainer.synthesis.sources import random_crop, to_grey
 HELD_OUT = 0.2
 AREA = (0.0005, 0.03)  # of the frame, drawn evenly over its logarithm
 LARGEST_SIDE = 0.5  # of the frame: what a shape may span
+AT_BORDER = 0.25  # share of the defects that the border of the part, or of the frame, cuts off
 SOFT_PX = 1.0  # sigma of a defect's border
 LEAST_LEVELS = 3.0  # mean change under the mask: fainter ones are drawn anew
 COARSE_PX = 2.0  # sigma that smooths a texture's grain away
@@ -247,12 +251,13 @@ def _drawn(shape: Mask, thin: bool, part: Mask, rng: Generator) -> NDArray[np.fl
         longest = LARGEST_SIDE * size / np.hypot(*shape.shape)
         mask = turned(scaled(shape, min(float(np.sqrt(area / shape.sum())), longest)), rng.uniform(0, 360))
         cover = np.pad(mask, 3).astype(np.float32)
-    corner = place(cover > 0.5, part, rng)
-    if corner is None or not (cover > 0.5).any():
+    at_border = rng.random() < AT_BORDER
+    corner = place_at_border(cover > 0.5, part, rng) if at_border else place(cover > 0.5, part, rng)
+    if corner is None:
         return None
-    x, y = corner
-    whole = np.zeros(part.shape, np.float32)
-    whole[y : y + cover.shape[0], x : x + cover.shape[1]] = cover
+    whole = laid(cover, corner, part.shape) * part
+    if not (whole > 0.5).any():
+        return None
     return whole if thin else np.asarray(cv2.GaussianBlur(whole, (0, 0), SOFT_PX), np.float32)
 
 

@@ -149,6 +149,28 @@ def place(shape: Mask, part: Mask, rng: Generator) -> tuple[int, int] | None:
     return None
 
 
+def place_at_border(shape: Mask, part: Mask, rng: Generator) -> tuple[int, int]:
+    """A random place, its top left corner (x, y), at which the part's border runs through a shape's middle.
+
+    The frame ends a part too, so some of the shape may lie outside of it: `laid` cuts that off.
+    """
+    inner = cv2.erode(part.astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    rows, columns = np.nonzero(part & (inner == 0))
+    chosen = int(rng.integers(len(rows)))
+    return int(columns[chosen]) - shape.shape[1] // 2, int(rows[chosen]) - shape.shape[0] // 2
+
+
+def laid(cover: NDArray[np.float32], corner: tuple[int, int], size: tuple[int, int]) -> NDArray[np.float32]:
+    """A (h, w) cover with its top left corner at (x, y) of a frame of (height, width); what lies outside is cut off."""
+    (x, y), (height, width) = corner, size
+    whole = np.zeros(size, np.float32)
+    left, top = max(0, x), max(0, y)
+    right, bottom = min(width, x + cover.shape[1]), min(height, y + cover.shape[0])
+    if left < right and top < bottom:
+        whole[top:bottom, left:right] = cover[top - y : bottom - y, left - x : right - x]
+    return whole
+
+
 def membrane(patch: NDArray[np.float32], mask: Mask) -> NDArray[np.float32]:
     """What lies under a mask replaced by the smoothest surface between its borders (Laplace's equation).
 

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from benchmarks.real_shapes import centre_line, components, line_share, membrane, place, scaled, turned
+from benchmarks.real_shapes import (
+    centre_line,
+    components,
+    laid,
+    line_share,
+    membrane,
+    place,
+    place_at_border,
+    scaled,
+    turned,
+)
 from edge_ad.errors import DataError
 from edge_ad.images import write_png
 
@@ -78,6 +88,24 @@ def test_a_shape_is_placed_on_the_part_or_nowhere(seed: int) -> None:
     x, y = corner
     assert part[y : y + shape.shape[0], x : x + shape.shape[1]][shape].mean() >= 0.98
     assert place(np.ones((40, 60), bool), part, np.random.default_rng(seed)) is None
+
+
+@given(seed=seeds)
+def test_a_shape_at_the_border_is_cut_off_by_the_part_or_the_frame(seed: int) -> None:
+    part = np.zeros((60, 70), bool)
+    part[20:, 10:55] = True  # it leaves the frame below
+    shape = ellipse(8, 4)
+    corner = place_at_border(shape, part, np.random.default_rng(seed))
+    found = laid(shape.astype(np.float32), corner, (60, 70)) > 0
+    assert 0.2 * shape.sum() < (found & part).sum() < 0.9 * shape.sum()
+
+
+@given(x=st.integers(-30, 80), y=st.integers(-30, 80))
+def test_what_is_laid_outside_of_the_frame_is_cut_off(x: int, y: int) -> None:
+    cover = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
+    room = np.zeros((120, 130), np.float32)
+    room[y + 30 : y + 32, x + 30 : x + 33] = cover
+    np.testing.assert_array_equal(laid(cover, (x, y), (60, 70)), room[30:90, 30:100])
 
 
 @given(slope=st.tuples(st.floats(-2, 2), st.floats(-2, 2)))
