@@ -36,6 +36,7 @@ from edge_ad.core.layout import Layout
 from edge_ad.frames import FrameGraph
 from edge_ad.records import RawOutput
 from trainer.config import profile
+from trainer.export import exporter_quiet
 from trainer.golden import golden_images
 from trainer.macs import count_macs
 from trainer.maths.ddpm import q_sample, x0_from_eps
@@ -104,15 +105,16 @@ def export_efficientad(path: Path) -> None:
     """
     torch.manual_seed(0)
     example = torch.zeros((1, SIZE, SIZE, 3), dtype=torch.uint8)
-    program = torch.onnx.export(
-        EfficientAdS().eval(),
-        (example,),
-        dynamo=True,
-        opset_version=18,
-        input_names=["image"],
-        output_names=["anomaly_map", "score"],
-        verbose=False,
-    )
+    with exporter_quiet():
+        program = torch.onnx.export(
+            EfficientAdS().eval(),
+            (example,),
+            dynamo=True,
+            opset_version=18,
+            input_names=["image"],
+            output_names=["anomaly_map", "score"],
+            verbose=False,
+        )
     assert program is not None
     gmacs = count_macs(program.model_proto) / 1e9
     assert round(gmacs, 1) == PUBLISHED_GMACS, gmacs

@@ -162,7 +162,7 @@ def export_graph(method: Method, config: TrainConfig) -> Exported:
     graph = method.graph().eval()
     images = torch.from_numpy(golden_images(max(BATCHES), config.input.height, config.input.width))
     # Traced with N = 2: an example of one row would make the exporter believe that N is always 1.
-    with _exporter_quiet():
+    with exporter_quiet():
         program = torch.onnx.export(
             graph,
             (images[:2],),
@@ -183,7 +183,7 @@ def export_graph(method: Method, config: TrainConfig) -> Exported:
 
 
 @contextlib.contextmanager
-def _exporter_quiet() -> Iterator[None]:
+def exporter_quiet() -> Iterator[None]:
     """Keep off the terminal what the exporter advises its own developers of, and that torchvision is not there."""
     log = logging.getLogger("torch.onnx")
     level = log.level
