@@ -29,12 +29,11 @@ from numpy.typing import NDArray
 from benchmarks.loopback import run_station
 from edge_ad import log
 from edge_ad.backends.base import open_backend
-from edge_ad.bench.figures import Workload
 from edge_ad.bench.worker import full_frame, timed_step
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.cameras.base import KINDS, Delivered, EndOfFrames, Pace, Picture
 from edge_ad.config import BackendConfig, RegionConfig
-from edge_ad.console import frame_size
+from edge_ad.console import add_frame_size
 from edge_ad.frames import frame_graph
 from edge_ad.outbox_file import OutboxFile
 from edge_ad.pipeline import Pipeline
@@ -144,13 +143,13 @@ def main() -> None:
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--frames", type=int, default=600)
-    parser.add_argument("--frame", metavar="WxH", type=frame_size, default=(1920, 1080), help="the camera's pixels")
+    add_frame_size(parser)
     parser.add_argument("--work", type=Path, default=Path("build"), help="a folder on the disk that the outbox uses")
     arguments = parser.parse_args()
     log.set_up("WARNING")
     bundle = open_bundle(arguments.bundle.absolute())
     engine = BackendConfig.model_validate({"name": arguments.backend, "precision": arguments.precision})
-    image = full_frame(bundle.golden().image[-1], Workload(arguments.frames, *arguments.frame))
+    image = full_frame(bundle.golden().image[-1], *arguments.frame)
     arguments.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.work.absolute()) as work, timed_commits() as commits:
         before = alone(bundle, engine, image, arguments.frames // 2)

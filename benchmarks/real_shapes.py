@@ -15,6 +15,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from skimage.morphology import skeletonize
 
+from edge_ad.core.layout import Box
 from edge_ad.errors import DataError
 from trainer.synthesis.sources import overgrown
 
@@ -162,12 +163,9 @@ def place_at_border(shape: Mask, part: Mask, rng: Generator) -> tuple[int, int]:
 
 def laid(cover: NDArray[np.float32], corner: tuple[int, int], size: tuple[int, int]) -> NDArray[np.float32]:
     """A (h, w) cover with its top left corner at (x, y) of a frame of (height, width); what lies outside is cut off."""
-    (x, y), (height, width) = corner, size
+    lies, frame = Box(corner[1], corner[0], *cover.shape), Box(0, 0, *size)
     whole = np.zeros(size, np.float32)
-    left, top = max(0, x), max(0, y)
-    right, bottom = min(width, x + cover.shape[1]), min(height, y + cover.shape[0])
-    if left < right and top < bottom:
-        whole[top:bottom, left:right] = cover[top - y : bottom - y, left - x : right - x]
+    whole[lies.within(frame).slices] = cover[frame.within(lies).slices]
     return whole
 
 

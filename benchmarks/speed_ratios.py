@@ -31,7 +31,7 @@ from edge_ad.bench.rounds import choose, label, run_process, run_worker
 from edge_ad.bench.worker import measure_steps
 from edge_ad.bundle import open_bundle
 from edge_ad.config import Precision
-from edge_ad.console import frame_size, write_json
+from edge_ad.console import add_frame_size, write_json
 from edge_ad.core.layout import Layout
 from edge_ad.frames import FrameGraph
 from edge_ad.records import RawOutput
@@ -162,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="with --side: the ONNX file of EfficientAD-S")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--frame", metavar="WxH", type=frame_size, default=(1920, 1080), help="the camera's pixels")
+    add_frame_size(parser)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", choices=("paper", "efficientad_s"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

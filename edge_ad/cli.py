@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_ad import __version__
-from edge_ad.console import Parser, frame_size, run_command, say
+from edge_ad.console import Parser, add_frame_size, run_command, say
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +120,15 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repeats", metavar="N", type=_positive, default=5, help="rounds; each starts every engine anew (default: 5)"
     )
-    parser.add_argument(
-        "--frame", metavar="WxH", type=frame_size, default=(1920, 1080), help="the camera's pixels (default: 1920x1080)"
-    )
+    add_frame_size(parser)
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here")
     parser.add_argument("--out", metavar="DIR", type=Path, help="draw the times into this folder")
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from edge_ad.bench.figures import Workload
     from edge_ad.bench.show import run_bench
 
-    width, height = arguments.frame
-    workload = Workload(width=width, height=height)
-    run_bench(arguments.bundle, arguments.backend, arguments.repeats, workload, arguments.json, arguments.out)
+    run_bench(arguments.bundle, arguments.backend, arguments.repeats, arguments.frame, arguments.json, arguments.out)
     return 0
 
 

@@ -76,8 +76,15 @@ def run_command(command: Callable[[], int]) -> int:
         return UsageError.exit_code
 
 
-def frame_size(text: str) -> tuple[int, int]:
-    """For argparse: "1920x1080" as (width, height), pixels."""
+def add_frame_size(parser: argparse.ArgumentParser) -> None:
+    """Add `--frame WIDTHxHEIGHT`, which becomes (width, height): the pixels of the camera that a benchmark plays."""
+    size = "1920x1080"
+    parser.add_argument(
+        "--frame", metavar="WxH", type=_frame_size, default=size, help=f"the camera's pixels (default: {size})"
+    )
+
+
+def _frame_size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT in pixels, as 1920x1080, got {text}")

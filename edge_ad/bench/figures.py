@@ -15,9 +15,9 @@ STAGES = ("pre", "engine", "post", "step")
 class Workload:
     """What an engine is given in each round: so many frames of so many pixels."""
 
-    frames: int = 50
-    width: int = 1920
-    height: int = 1080
+    frames: int
+    width: int
+    height: int
 
     @property
     def size(self) -> str:

@@ -14,14 +14,15 @@ from edge_ad.console import say, write_json
 from edge_ad.errors import DataError
 from edge_ad.images import write_png
 
+FRAMES = 50  # a round
 PLOT = "bench.png"
 STEERING = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")  # what of the environment changes the engines' speed
 
 
 def run_bench(
-    path: Path, backend: str, rounds: int, workload: Workload, json_path: Path | None, out: Path | None
+    path: Path, backend: str, rounds: int, size: tuple[int, int], json_path: Path | None, out: Path | None
 ) -> None:
-    """Measure a bundle, print the table, write what was asked for.
+    """Measure a bundle on frames of a (width, height), print the table, write what was asked for.
 
     Raises:
         EdgeAdError: not a bundle, no such back-end, none could be measured, or a place that cannot be written.
@@ -30,7 +31,7 @@ def run_bench(
     engines = choose(bundle, backend)
     for folder in (out, json_path.parent if json_path is not None else None):
         _make(folder)  # before the minutes of measuring
-    facts = machine()
+    facts, workload = machine(), Workload(FRAMES, *size)
     found = report(bundle, run_rounds(bundle, engines, rounds, workload), rounds, workload, facts)
     for line in as_lines(found):
         say(line)

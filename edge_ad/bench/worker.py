@@ -59,7 +59,7 @@ def measure_steps(
 ) -> dict[str, Any]:
     """Run frames that show `image`, (H, W, 3) RGB; otherwise as `measure`."""
     pipeline = Pipeline(graph, None, RegionConfig())
-    image = full_frame(image, workload)
+    image = full_frame(image, workload.width, workload.height)
     pipeline.step(_captured(0, image))
     first_result_ns = time.monotonic_ns()
     pipeline.thresholds = always_a_defect(graph.run(image, None).anomaly_map())
@@ -73,10 +73,10 @@ def measure_steps(
     return {"first_result_ns": first_result_ns, "ms": ms, "resident_bytes": resident, "peak_bytes": peak}
 
 
-def full_frame(image: NDArray[np.uint8], workload: Workload) -> NDArray[np.uint8]:
+def full_frame(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     """An (H, W, 3) RGB image as a camera of so many pixels would deliver it: BGR."""
-    size = (workload.width, workload.height)
-    return cv2.resize(image[:, :, ::-1], size, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    grown = cv2.resize(image[:, :, ::-1], (width, height), interpolation=cv2.INTER_LINEAR)
+    return grown.astype(np.uint8, copy=False)
 
 
 def always_a_defect(anomaly_map: NDArray[np.float32]) -> Thresholds:

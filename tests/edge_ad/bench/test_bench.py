@@ -213,7 +213,7 @@ def test_an_engine_that_refuses_the_bundle_says_why(bundle: Bundle) -> None:
 
 
 def test_the_measured_path_ends_in_a_defect_with_regions(bundle: Bundle) -> None:
-    frame = full_frame(bundle.golden().image[-1], ONE)
+    frame = full_frame(bundle.golden().image[-1], 160, 120)
     assert (frame.shape, frame.dtype) == ((120, 160, 3), np.uint8)
     anomaly_map = bundle.golden().expected.anomaly_map[0]
     decision = decide(0.0, anomaly_map, always_a_defect(anomaly_map), Roi(0, 0, 1920, 1080), 16, 1)
