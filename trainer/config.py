@@ -137,6 +137,8 @@ class PublishedSegmenterConfig(Strict):
 class EdgeSegmenterConfig(_Pyramid):
     """The small segmentation network (nets/edge.py)."""
 
+    sees_image: bool = Field(True, description="false: only the normal self and what differs from it")
+
 
 Denoiser = Annotated[UNetConfig | EdgeDenoiserConfig, Field(discriminator="kind")]
 SegmenterNet = Annotated[PublishedSegmenterConfig | EdgeSegmenterConfig, Field(discriminator="kind")]
@@ -217,6 +219,9 @@ class TrainConfig(Strict):
     evidence: Literal["none", "efficientnet-lite0"] = Field(
         "none", description="pretrained features: those of the image are compared with those of its normal self"
     )
+    prototypes: int = Field(
+        0, ge=0, le=4096, description="of good parts' features: the nearest one's distance is evidence; 0: none"
+    )
     loss: LossConfig = LossConfig()
     optim: OptimConfig
     synthesis: SynthesisConfig = SynthesisConfig()
@@ -244,6 +249,8 @@ class TrainConfig(Strict):
             if self.evidence != "none" and not set(FEATURE_CHANNELS) <= set(strides):
                 wanted = ", ".join(map(str, FEATURE_CHANNELS))
                 raise ValueError(f"evidence needs a {name} of kind edge with levels at strides {wanted}")
+        if self.prototypes > 0 and self.evidence == "none":
+            raise ValueError("prototypes are of pretrained features: set evidence, or prototypes to 0")
         return self
 
 

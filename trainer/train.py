@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _SAVE_EVERY_S = 120.0
 _LOG_EVERY_S = 15.0
+_OBSERVED = 256  # good images that a method looks at before training
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:
@@ -72,6 +73,11 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.waited_s = 0.0  # for samples: the share of the time that synthesis is on the critical path
+
+    def observe(self, samples: Samples) -> None:
+        """What a method takes in before training on `samples`; the same however often it is asked."""
+        for method in (self.model, self.average):
+            method.observe(samples.good(_OBSERVED), torch.Generator().manual_seed(self.run.seed))
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -220,6 +226,7 @@ def train(
     started = time.monotonic() - trainer.seconds
     try:
         for phase in phases:
+            trainer.observe(phase.samples)
             with closing(_batches(trainer, phase, workers)) as batches:
                 while (progress := trainer.progress(max_minutes)) < phase.until:
                     asked = time.monotonic()

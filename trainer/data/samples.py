@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -121,14 +121,23 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng([self._seed, 2, index])
-        epoch, place = divmod(index, len(self._tiles))
-        order = np.random.default_rng([self._seed, 3, epoch]).permutation(len(self._tiles))
-        canvas, box = self._tiles.place(int(order[place]))
-        clean = vary(canvas, self._config.data, rng, self._moved(box, rng), self.symmetry)
+        clean = self._clean(index, rng)
         image, mask = clean, np.zeros(clean.shape[:2], bool)
         if self._is_anomalous(index):
             image, mask = anomalous(self._tiles, clean, self._textures, self._grey, self._config.synthesis, rng)
         return torch.from_numpy(clean), torch.from_numpy(image), torch.from_numpy(mask.astype(np.uint8))
+
+    def good(self, count: int) -> Iterator[Tensor]:
+        """The good images of the first `count` samples: (3, H, W) float32 in 0..1 each."""
+        for index in range(count):
+            clean = self._clean(index, np.random.default_rng([self._seed, 2, index]))
+            yield _chw(torch.from_numpy(clean)[None])[0]
+
+    def _clean(self, index: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        epoch, place = divmod(index, len(self._tiles))
+        order = np.random.default_rng([self._seed, 3, epoch]).permutation(len(self._tiles))
+        canvas, box = self._tiles.place(int(order[place]))
+        return vary(canvas, self._config.data, rng, self._moved(box, rng), self.symmetry)
 
     def anomalous_indices(self, count: int) -> list[int]:
         """The first `count` places of the stream that get a synthetic anomaly; none if the configuration has none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,10 @@ from trainer.data.samples import Batch
 
 class Method(nn.Module, ABC):
     """The networks of a method, and their losses."""
+
+    @abstractmethod
+    def observe(self, good: Iterable[Tensor], generator: torch.Generator) -> None:
+        """Take in what is found without gradients, before training, from good images: (3, H, W) each, in 0..1."""
 
     @abstractmethod
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

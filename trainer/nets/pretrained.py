@@ -37,11 +37,19 @@ class PretrainedFeatures(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels, affine=False) for channels in FEATURE_CHANNELS.values())
         self.requires_grad_(False)
 
-    @torch.no_grad()
     def forward(self, image: Tensor) -> list[Tensor]:
+        """As `raw`, each channel brought to mean 0 and variance 1."""
+        return self.normed(self.raw(image))
+
+    @torch.no_grad()
+    def raw(self, image: Tensor) -> list[Tensor]:
         """(N, 3, H, W) in 0..1 -> (N, C, H / stride, W / stride) for each of FEATURE_CHANNELS; no gradient flows."""
-        found = self._raw_in_parts(image) if self.training else self._raw(image)
-        return [norm(h) for norm, h in zip(self.norms, found, strict=True)]
+        return self._raw_in_parts(image) if self.training else self._raw(image)
+
+    @torch.no_grad()
+    def normed(self, features: list[Tensor]) -> list[Tensor]:
+        """Features as of `raw`, each channel brought to mean 0 and variance 1."""
+        return [norm(h) for norm, h in zip(self.norms, features, strict=True)]
 
     def _raw_in_parts(self, image: Tensor) -> list[Tensor]:
         """As `_raw`: a batch at once is 50 MB a layer, which misses every cache; a few images take 0.6 of the time."""
@@ -49,7 +57,6 @@ class PretrainedFeatures(nn.Module):
         return [torch.cat(levels) for levels in zip(*parts, strict=True)]
 
     def _raw(self, image: Tensor) -> list[Tensor]:
-        """The features as the backbone has them, before their norms."""
         h = self.stem((image - MEAN) / STD)
         found: list[Tensor] = []
         for index, block in enumerate(self.blocks):

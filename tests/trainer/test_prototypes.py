@@ -1,0 +1,173 @@
+"""The distance to the nearest prototype of good parts: against brute force, and where it must not break."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edge_ad.errors import ConfigError
+from tests.trainer.tiny import make_dataset, one_process, tiny_config
+from trainer.config import FEATURE_CHANNELS, TrainConfig
+from trainer.data.folder import load_canvases, split_good
+from trainer.data.samples import Batch, Samples
+from trainer.export import export_graph
+from trainer.methods.base import build_method
+from trainer.methods.diffusionad.model import DiffusionAD
+from trainer.nets.prototypes import Prototypes, places
+from trainer.run import create, load_checkpoint, train_paths
+from trainer.train import train
+
+D = sum(FEATURE_CHANNELS.values())
+
+
+def _features(n: int, seed: int, scale: float = 1.0) -> list[Tensor]:
+    """Of images of 64 x 64: each channel with a mean and a spread of its own, two neighbours of each level alike."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for stride, channels in FEATURE_CHANNELS.items():
+        x = torch.randn((n, channels, 64 // stride, 64 // stride), generator=generator)
+        x[:, 1] = x[:, 0] + 0.1 * x[:, 1]
+        wide = torch.linspace(0.1, 10, channels)[:, None, None]
+        found.append(scale * wide * x + torch.linspace(-5, 5, channels)[:, None, None])
+    return found
+
+
+def _fitted(count: int = 16, seed: int = 0) -> Prototypes:
+    prototypes = Prototypes(count)
+    prototypes.fit(places(_features(24, 0)), torch.Generator().manual_seed(seed))
+    return prototypes
+
+
+def _rows(features: list[Tensor]) -> Tensor:
+    """(places, D) at stride 8: finer ones averaged, coarser ones repeated."""
+    fine, middle, coarse = features
+    level = torch.cat([F.avg_pool2d(fine, 2), middle, coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)], dim=1)
+    return level.permute(0, 2, 3, 1).reshape(-1, D).double()
+
+
+def test_the_distance_is_that_of_brute_force() -> None:
+    """In the whitened space, which the first D outputs of the convolutions are."""
+    prototypes, seen = _fitted(), _features(2, 1)
+    weight = torch.cat([conv.weight[:, :, 0, 0] for conv in prototypes.project], dim=1).double()
+    (bias,) = (conv.bias.double() for conv in prototypes.project if conv.bias is not None)
+    y = _rows(seen) @ weight[:D].T + bias[:D]
+    # -2 c_k y = -2 c_k W (x - mean): the prototypes in y are found by least squares from the other outputs' weights.
+    centres = torch.linalg.lstsq(weight[:D].T, -weight[D:].T / 2).solution.T
+    wanted = torch.cdist(y, centres).amin(dim=1)
+    found = prototypes(seen)
+    assert found.shape == (2, 1, 8, 8)
+    torch.testing.assert_close(found.flatten().double(), wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_good_places_have_a_mean_square_a_little_below_one_and_strange_ones_far_more() -> None:
+    prototypes = _fitted()
+    good = prototypes(_features(8, 2)).square().mean()
+    strange = prototypes(_features(8, 2, scale=3.0)).square().mean()
+    assert 0.5 < good < 1.2
+    assert strange > 5 * good
+
+
+def test_a_break_with_how_channels_go_together_is_far() -> None:
+    """Each channel alone stays in its usual range; that two alike differ shows in whitened features only."""
+    prototypes, seen = _fitted(), _features(4, 3)
+    usual = prototypes(seen).square().mean()
+    seen[1][:, 0], spread = seen[1][:, 0].flip(0), seen[1][:, 1].std()
+    assert spread > 0
+    assert prototypes(seen).square().mean() > 1.02 * usual
+
+
+def test_the_same_seed_finds_the_same_prototypes() -> None:
+    one, same, other = _fitted(), _fitted(), _fitted(seed=1)
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, same.state_dict()[key])
+    assert not torch.equal(one.project[0].weight, other.project[0].weight)  # type: ignore[arg-type]
+
+
+def test_what_is_between_two_kinds_of_places_is_strange() -> None:
+    """Places of eight kinds, as a part and its ground are. The mean of all finds what is between them most usual."""
+
+    def kinds(seed: int) -> list[Tensor]:
+        found = []
+        for number, level in enumerate(_features(16, seed, scale=0.01)):
+            means = 5 * torch.randn((8, level.shape[1]), generator=torch.Generator().manual_seed(number))
+            found.append(level + means.repeat(2, 1)[:, :, None, None])
+        return found
+
+    good = kinds(1)
+    between = [(level + level.roll(1, dims=0)) / 2 for level in good]
+    for count, farther in ((1, False), (64, True)):
+        prototypes = Prototypes(count)
+        prototypes.fit(places(kinds(0)), torch.Generator().manual_seed(0))
+        assert bool(prototypes(between).mean() > prototypes(good).mean()) == farther
+
+
+@pytest.mark.parametrize("image", [torch.zeros(1, 3, 32, 32), torch.rand(1, 3, 32, 32)], ids=["constant", "noise"])
+def test_one_image_with_fewer_places_than_prototypes_is_enough(image: Tensor) -> None:
+    method = _method(64)
+    method.observe(image, torch.Generator().manual_seed(0))
+    for found in (method.look(image), method.look(torch.rand(2, 3, 32, 32))):
+        (distance,) = found.distances
+        assert torch.isfinite(distance).all()
+
+
+def _config(count: int, **more: object) -> TrainConfig:
+    net = {"kind": "edge", "widths": [8] * 3}
+    changes = {"fold": 4, "denoiser": net, "segmenter": net, "evidence": "efficientnet-lite0", "prototypes": count}
+    return tiny_config(**{**changes, "loss": {"features": 0.1}, **more})
+
+
+def _method(count: int) -> DiffusionAD:
+    pytest.importorskip("efficientnet_lite_pytorch", reason="the backbone's package is not installed")
+    method = build_method(_config(count), 0)
+    assert isinstance(method, DiffusionAD)
+    return method
+
+
+def test_the_segmentation_learns_from_the_distance_and_leaves_the_prototypes_as_they_are() -> None:
+    method = _method(8)
+    good = torch.rand(4, 3, 32, 32)
+    method.observe(good, torch.Generator().manual_seed(0))
+    assert method.prototypes is not None
+    before = {key: value.clone() for key, value in method.prototypes.state_dict().items()}
+    mask = torch.zeros(4, 1, 32, 32)
+    mask[:2, :, 8:16, 8:16] = 1
+    losses = method.losses(Batch(good, good * (1 - mask), mask), torch.Generator().manual_seed(0))
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    join = method.segmenter.body.join[-1][0]  # type: ignore[union-attr, index]
+    assert join.weight.shape[1] == 1
+    assert join.weight.grad.abs().sum() > 0
+    assert all(torch.equal(value, before[key]) for key, value in method.prototypes.state_dict().items())
+    assert all(p.grad is None for p in method.prototypes.parameters())
+
+
+def test_the_graph_with_prototypes_runs_alike_in_onnx_runtime() -> None:
+    method = _method(8)
+    method.observe(torch.rand(4, 3, 32, 32), torch.Generator().manual_seed(0))
+    exported = export_graph(method.eval(), _config(8))  # refuses beyond 1e-4, N = 1, 2, 5
+    assert max(exported.worst.values()) < 1e-4
+
+
+def test_a_training_ends_with_the_prototypes_of_its_full_size_and_finds_them_again(tmp_path: Path) -> None:
+    """Half of it sees images of half the size, whose places look otherwise. Both networks of the run have the same."""
+    optim = {"batch": 4, "steps": 4, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3, "half_size": 0.5, "ema": 0.9}
+    config = _config(8, input={"height": 64, "width": 64}, optim=optim)
+    run = create(tmp_path / "run", config, split_good(make_dataset(tmp_path / "data"), 0.25, 0), 0)
+    train(run, one_process(), None, resume=False, workers=0)
+    canvases = load_canvases(train_paths(run), None, config.input.frame_layout(), tmp_path)
+    wanted = _method(8).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    wanted.observe(Samples(canvases, [], config, 0).good(256), torch.Generator().manual_seed(0))
+    assert wanted.prototypes is not None
+    state = load_checkpoint(run.path)
+    for networks in ("model", "average"):
+        for key, value in wanted.prototypes.state_dict().items():
+            assert torch.equal(state[networks][f"prototypes.{key}"], value)
+    train(run, one_process(), None, resume=True, workers=0)
+    again = load_checkpoint(run.path)
+    assert all(torch.equal(value, again["average"][key]) for key, value in state["average"].items())
+
+
+def test_prototypes_without_features_are_refused() -> None:
+    with pytest.raises(ConfigError, match="prototypes are of pretrained features: set evidence, or prototypes to 0"):
+        tiny_config(prototypes=8)
