@@ -144,6 +144,13 @@ Denoiser = Annotated[UNetConfig | EdgeDenoiserConfig, Field(discriminator="kind"
 SegmenterNet = Annotated[PublishedSegmenterConfig | EdgeSegmenterConfig, Field(discriminator="kind")]
 
 
+class PrototypesConfig(Strict):
+    """What good parts look like anywhere (nets/prototypes.py): the distance to the nearest prototype is evidence."""
+
+    count: int = Field(0, ge=0, le=4096, description="0: none")
+    gain: float = Field(0.5, ge=0, description="what a standard deviation of the distance adds to the logits")
+
+
 class LossConfig(Strict):
     """Weights of the terms (DiffusionAD Eq. 9 to 12)."""
 
@@ -219,9 +226,7 @@ class TrainConfig(Strict):
     evidence: Literal["none", "efficientnet-lite0"] = Field(
         "none", description="pretrained features: those of the image are compared with those of its normal self"
     )
-    prototypes: int = Field(
-        0, ge=0, le=4096, description="of good parts' features: the nearest one's distance is evidence; 0: none"
-    )
+    prototypes: PrototypesConfig = PrototypesConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig
     synthesis: SynthesisConfig = SynthesisConfig()
@@ -249,8 +254,8 @@ class TrainConfig(Strict):
             if self.evidence != "none" and not set(FEATURE_CHANNELS) <= set(strides):
                 wanted = ", ".join(map(str, FEATURE_CHANNELS))
                 raise ValueError(f"evidence needs a {name} of kind edge with levels at strides {wanted}")
-        if self.prototypes > 0 and self.evidence == "none":
-            raise ValueError("prototypes are of pretrained features: set evidence, or prototypes to 0")
+        if self.prototypes.count > 0 and self.evidence == "none":
+            raise ValueError("prototypes are of pretrained features: set evidence, or prototypes.count to 0")
         return self
 
 

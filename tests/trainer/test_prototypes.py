@@ -36,7 +36,7 @@ def _features(n: int, seed: int, scale: float = 1.0) -> list[Tensor]:
 
 def _fitted(count: int = 16, seed: int = 0) -> Prototypes:
     prototypes = Prototypes(count)
-    prototypes.fit(places(_features(24, 0)), torch.Generator().manual_seed(seed))
+    prototypes.fit(places(_features(200, 0)), torch.Generator().manual_seed(seed))
     return prototypes
 
 
@@ -56,26 +56,26 @@ def test_the_distance_is_that_of_brute_force() -> None:
     # -2 c_k y = -2 c_k W (x - mean): the prototypes in y are found by least squares from the other outputs' weights.
     centres = torch.linalg.lstsq(weight[:D].T, -weight[D:].T / 2).solution.T
     wanted = torch.cdist(y, centres).amin(dim=1)
-    found = prototypes(seen)
+    found = prototypes(seen) * prototypes.spread + prototypes.usual
     assert found.shape == (2, 1, 8, 8)
     torch.testing.assert_close(found.flatten().double(), wanted, atol=1e-3, rtol=1e-3)
 
 
-def test_good_places_have_a_mean_square_a_little_below_one_and_strange_ones_far_more() -> None:
+def test_good_places_have_mean_0_and_deviation_1_and_strange_ones_are_far() -> None:
     prototypes = _fitted()
-    good = prototypes(_features(8, 2)).square().mean()
-    strange = prototypes(_features(8, 2, scale=3.0)).square().mean()
-    assert 0.5 < good < 1.2
-    assert strange > 5 * good
+    good, strange = prototypes(_features(8, 2)), prototypes(_features(8, 2, scale=3.0))
+    assert abs(good.mean()) < 0.6
+    assert 0.8 < good.std() < 1.2
+    assert strange.mean() > 5
 
 
 def test_a_break_with_how_channels_go_together_is_far() -> None:
     """Each channel alone stays in its usual range; that two alike differ shows in whitened features only."""
     prototypes, seen = _fitted(), _features(4, 3)
-    usual = prototypes(seen).square().mean()
+    usual = prototypes(seen).mean()
     seen[1][:, 0], spread = seen[1][:, 0].flip(0), seen[1][:, 1].std()
     assert spread > 0
-    assert prototypes(seen).square().mean() > 1.02 * usual
+    assert prototypes(seen).mean() > usual + 0.1
 
 
 def test_the_same_seed_finds_the_same_prototypes() -> None:
@@ -114,7 +114,13 @@ def test_one_image_with_fewer_places_than_prototypes_is_enough(image: Tensor) ->
 
 def _config(count: int, **more: object) -> TrainConfig:
     net = {"kind": "edge", "widths": [8] * 3}
-    changes = {"fold": 4, "denoiser": net, "segmenter": net, "evidence": "efficientnet-lite0", "prototypes": count}
+    changes = {
+        "fold": 4,
+        "denoiser": net,
+        "segmenter": net,
+        "evidence": "efficientnet-lite0",
+        "prototypes": {"count": count},
+    }
     return tiny_config(**{**changes, "loss": {"features": 0.1}, **more})
 
 
@@ -169,5 +175,5 @@ def test_a_training_ends_with_the_prototypes_of_its_full_size_and_finds_them_aga
 
 
 def test_prototypes_without_features_are_refused() -> None:
-    with pytest.raises(ConfigError, match="prototypes are of pretrained features: set evidence, or prototypes to 0"):
-        tiny_config(prototypes=8)
+    with pytest.raises(ConfigError, match=r"pretrained features: set evidence, or prototypes\.count to 0"):
+        tiny_config(prototypes={"count": 8})

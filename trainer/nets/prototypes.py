@@ -26,9 +26,12 @@ class Prototypes(nn.Module):
     """Distances to the nearest of `count` prototypes of good parts, in whitened pretrained features.
 
     With the features y of a place, whitened over the good images (mean 0, covariance 1 / D), and the prototypes c_k:
-    d^2 = |y|^2 + min_k (|c_k|^2 - 2 c_k y). Both parts are one 1x1 convolution of the features; mean over a good image
-    of d^2 is a little below 1.
+    d^2 = |y|^2 + min_k (|c_k|^2 - 2 c_k y), both parts from one 1x1 convolution of the features. What comes out is d,
+    brought to mean 0 and standard deviation 1 over good places.
     """
+
+    usual: Tensor
+    spread: Tensor
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -38,12 +41,18 @@ class Prototypes(nn.Module):
             nn.Conv2d(channels, out, 1, bias=stride == STRIDE) for stride, channels in FEATURE_CHANNELS.items()
         )
         self.requires_grad_(False)
+        self.register_buffer("usual", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """(N, C, H / stride, W / stride) for each of FEATURE_CHANNELS -> the distance, (N, 1, H / 8, W / 8)."""
+        """(N, C, H / stride, W / stride) for each of FEATURE_CHANNELS -> (N, 1, H / 8, W / 8)."""
         fine, middle, coarse = self.project
         found = fine(F.avg_pool2d(features[0], 2)) + middle(features[1])
         found = found + F.interpolate(coarse(features[2]), scale_factor=2.0, mode="nearest")
+        return (self._distance(found) - self.usual) / self.spread
+
+    def _distance(self, found: Tensor) -> Tensor:
+        """(N, D + K, ...) -> d, (N, 1, ...)."""
         y, against = found[:, : self.dimensions], found[:, self.dimensions :]
         squared = y.square().sum(dim=1, keepdim=True) + against.amin(dim=1, keepdim=True)
         return torch.sqrt(squared.clamp(min=1e-6))
@@ -69,6 +78,9 @@ class Prototypes(nn.Module):
             layer.weight.copy_(part.T[:, :, None, None])
             if layer.bias is not None:
                 layer.bias.copy_(bias)
+        distance = self._distance(rows @ weight + bias)
+        self.usual.copy_(distance.mean())
+        self.spread.copy_(distance.std().clamp(min=1e-3))
 
     def _count(self) -> int:
         return cast(nn.Conv2d, self.project[0]).out_channels - self.dimensions

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trainer.config import DiffusionConfig, PublishedSegmenterConfig, TrainConfig, UNetConfig
 from trainer.data.samples import Batch
@@ -53,7 +54,7 @@ class Evidence:
 
     Attributes:
         features: at each level (N, C, h, w).
-        distances: to the nearest prototype, (N, 1, h, w); none without prototypes.
+        distances: to the nearest prototype, in standard deviations, (N, 1, h, w); none without prototypes.
     """
 
     features: list[Tensor]
@@ -75,7 +76,7 @@ def build_segmenter(config: TrainConfig) -> Segmenter | EdgeSegmenter:
     if isinstance(net, PublishedSegmenterConfig):
         return Segmenter(net.base)
     evidence = list(net.feature_levels(fold_).items()) if config.evidence != "none" else []
-    if config.prototypes > 0:
+    if config.prototypes.count > 0:
         evidence.append((net.strides(fold_).index(PROTOTYPE_STRIDE), 1))
     return EdgeSegmenter((3 * fold_ * fold_, fold_ * fold_), net.widths, evidence, net.sees_image)
 
@@ -94,7 +95,7 @@ class DiffusionAD(Method):
         self.denoiser = build_denoiser(config)
         self.segmenter = build_segmenter(config)
         self.pretrained = PretrainedFeatures() if config.evidence != "none" else None
-        self.prototypes = Prototypes(config.prototypes) if config.prototypes > 0 else None
+        self.prototypes = Prototypes(config.prototypes.count) if config.prototypes.count > 0 else None
         d = config.diffusion
         abar = torch.tensor(linear_schedule(d.timesteps, d.beta_start, d.beta_end).abar, dtype=torch.float32)
         self.register_buffer("abar", abar if d.diffuse else torch.ones_like(abar), persistent=False)
@@ -164,6 +165,11 @@ class DiffusionAD(Method):
             pairs = zip(evidence.features, reconstruction.guided_features, strict=True)
             differences = [torch.abs(found - normal) for found, normal in pairs]
             logits = self.segmenter(x, reconstruction.guided, [*differences, *evidence.distances])
+            # What is far from all good parts is suspicious unless the network, which sees it too, has learned better:
+            # so defects that are unlike all synthetic ones still show.
+            for distance in evidence.distances:
+                here = F.interpolate(distance, scale_factor=PROTOTYPE_STRIDE / self.config.fold, mode="bilinear")
+                logits = logits + self.config.prototypes.gain * here
         return unfold(logits, self.config.fold).float()
 
     @torch.no_grad()
