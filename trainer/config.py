@@ -137,18 +137,19 @@ class PublishedSegmenterConfig(Strict):
 class EdgeSegmenterConfig(_Pyramid):
     """The small segmentation network (nets/edge.py)."""
 
-    sees_image: bool = Field(True, description="false: only the normal self and what differs from it")
-
 
 Denoiser = Annotated[UNetConfig | EdgeDenoiserConfig, Field(discriminator="kind")]
 SegmenterNet = Annotated[PublishedSegmenterConfig | EdgeSegmenterConfig, Field(discriminator="kind")]
 
 
 class PrototypesConfig(Strict):
-    """What good parts look like anywhere (nets/prototypes.py): the distance to the nearest prototype is evidence."""
+    """What good parts look like anywhere (nets/prototypes.py): the distance to the nearest one moves the logits."""
 
     count: int = Field(0, ge=0, le=4096, description="0: none")
-    gain: float = Field(0.5, ge=0, description="what a standard deviation of the distance adds to the logits")
+    least: float = Field(-1.0, le=0, description="logits, where a place is nearer than usual")
+    most: float = Field(
+        1.5, ge=0, description="logits, where it is farther: a standard deviation is 1, no more than this"
+    )
 
 
 class LossConfig(Strict):

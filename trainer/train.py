@@ -75,7 +75,7 @@ class Trainer:
         self.waited_s = 0.0  # for samples: the share of the time that synthesis is on the critical path
 
     def observe(self, samples: Samples) -> None:
-        """What a method takes in before training on `samples`; the same however often it is asked."""
+        """What a method takes in before training on `samples`; both networks the same."""
         for method in (self.model, self.average):
             method.observe(samples.good(_OBSERVED), torch.Generator().manual_seed(self.run.seed))
 
@@ -221,12 +221,13 @@ def train(
         where = f"{torch.get_num_threads()} threads, {fabric.device}, processes: {fabric.world_size}"
         logger.info("training on {} images, {}", len(run.train_sha256), where)
         logger.info("symmetry of the parts: {}", phases[-1].samples.symmetry)
+    if trainer.step == 0:
+        trainer.observe(phases[-1].samples)
     trainer.model.train()
     journal = Journal(trainer, snapshots, trainer.progress(max_minutes))
     started = time.monotonic() - trainer.seconds
     try:
         for phase in phases:
-            trainer.observe(phase.samples)
             with closing(_batches(trainer, phase, workers)) as batches:
                 while (progress := trainer.progress(max_minutes)) < phase.until:
                     asked = time.monotonic()

@@ -62,14 +62,12 @@ def test_training_brings_every_channel_to_mean_0_and_variance_1() -> None:
 
 def test_the_backbone_stays_and_all_else_learns() -> None:
     method = _method()
-    assert method.pretrained is not None
-    before = [p.clone() for p in method.pretrained.parameters()]
+    assert method.evidence is not None
+    before = [p.clone() for p in method.evidence.parameters()]
     losses = method.losses(_batch(), torch.Generator().manual_seed(0))
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     assert losses["features"] > 0
-    assert all(
-        p.grad is None and torch.equal(p, b) for p, b in zip(method.pretrained.parameters(), before, strict=True)
-    )
+    assert all(p.grad is None and torch.equal(p, b) for p, b in zip(method.evidence.parameters(), before, strict=True))
     groups = [p for group in method.parameter_groups() for p in group["params"]]  # type: ignore[attr-defined]
     assert all(p.grad is not None for p in groups)
     assert len(groups) + len(before) == len(list(method.parameters()))

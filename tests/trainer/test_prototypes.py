@@ -103,13 +103,14 @@ def test_what_is_between_two_kinds_of_places_is_strange() -> None:
         assert bool(prototypes(between).mean() > prototypes(good).mean()) == farther
 
 
-@pytest.mark.parametrize("image", [torch.zeros(1, 3, 32, 32), torch.rand(1, 3, 32, 32)], ids=["constant", "noise"])
+@pytest.mark.parametrize("image", [torch.zeros(3, 32, 32), torch.rand(3, 32, 32)], ids=["constant", "noise"])
 def test_one_image_with_fewer_places_than_prototypes_is_enough(image: Tensor) -> None:
     method = _method(64)
-    method.observe(image, torch.Generator().manual_seed(0))
-    for found in (method.look(image), method.look(torch.rand(2, 3, 32, 32))):
-        (distance,) = found.distances
-        assert torch.isfinite(distance).all()
+    method.observe([image], torch.Generator().manual_seed(0))
+    assert method.evidence is not None
+    assert method.prototypes is not None
+    for seen in (image[None], torch.rand(2, 3, 32, 32)):
+        assert torch.isfinite(method.prototypes(method.evidence.raw(seen))).all()
 
 
 def _config(count: int, **more: object) -> TrainConfig:
@@ -131,20 +132,33 @@ def _method(count: int) -> DiffusionAD:
     return method
 
 
-def test_the_segmentation_learns_from_the_distance_and_leaves_the_prototypes_as_they_are() -> None:
-    method = _method(8)
-    good = torch.rand(4, 3, 32, 32)
+def test_a_strange_place_moves_the_logits_within_bounds_and_stays_where_it_is() -> None:
+    method = _method(8).eval()
+    good = torch.rand(8, 3, 128, 128) * 0.1 + 0.4
     method.observe(good, torch.Generator().manual_seed(0))
-    assert method.prototypes is not None
-    before = {key: value.clone() for key, value in method.prototypes.state_dict().items()}
-    mask = torch.zeros(4, 1, 32, 32)
+    assert method.evidence is not None
+    image = good[:1].clone()
+    image[:, :, 48:64, 96:112] = torch.rand(1, 3, 16, 16)
+    moved = method.suspect(torch.zeros(1, 1, 128, 128), method.evidence.raw(image))
+    bounds = method.config.prototypes
+    assert moved.min() >= bounds.least
+    torch.testing.assert_close(moved[:, :, 48:64, 96:112], torch.full((1, 1, 16, 16), bounds.most))
+    assert moved[:, :, :, :32].mean() < 0.5
+
+
+def test_no_training_sees_the_prototypes_and_none_changes_them() -> None:
+    """With the same weights and draws, the losses are those of a method without."""
+    good, mask = torch.rand(4, 3, 32, 32), torch.zeros(4, 1, 32, 32)
     mask[:2, :, 8:16, 8:16] = 1
-    losses = method.losses(Batch(good, good * (1 - mask), mask), torch.Generator().manual_seed(0))
-    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-    join = method.segmenter.body.join[-1][0]  # type: ignore[union-attr, index]
-    assert join.weight.shape[1] == 1
-    assert join.weight.grad.abs().sum() > 0
-    assert all(torch.equal(value, before[key]) for key, value in method.prototypes.state_dict().items())
+    found = []
+    for count in (0, 8):
+        method = _method(count)
+        method.observe(good, torch.Generator().manual_seed(0))
+        losses = method.losses(Batch(good, good * (1 - mask), mask), torch.Generator().manual_seed(0))
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        found.append({name: float(value.detach()) for name, value in losses.items()})
+    assert found[0] == found[1]
+    assert method.prototypes is not None
     assert all(p.grad is None for p in method.prototypes.parameters())
 
 
@@ -155,8 +169,8 @@ def test_the_graph_with_prototypes_runs_alike_in_onnx_runtime() -> None:
     assert max(exported.worst.values()) < 1e-4
 
 
-def test_a_training_ends_with_the_prototypes_of_its_full_size_and_finds_them_again(tmp_path: Path) -> None:
-    """Half of it sees images of half the size, whose places look otherwise. Both networks of the run have the same."""
+def test_a_training_keeps_the_prototypes_of_its_full_size(tmp_path: Path) -> None:
+    """Also where it begins with images of half the size. Both networks of a run have the same, resumed or not."""
     optim = {"batch": 4, "steps": 4, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3, "half_size": 0.5, "ema": 0.9}
     config = _config(8, input={"height": 64, "width": 64}, optim=optim)
     run = create(tmp_path / "run", config, split_good(make_dataset(tmp_path / "data"), 0.25, 0), 0)

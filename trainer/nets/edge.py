@@ -42,22 +42,23 @@ class _Residual(nn.Module):
 class _Pyramid(nn.Module):
     """An encoder and a decoder over `widths`, each level half the resolution of the one before.
 
-    `inputs` are the channels of each of its inputs, `joining` has the level and the channels of each thing that joins
-    the encoder on its way. The encoder's finest level, which is the dearest, has no block of its own.
+    `inputs` are the channels of each of its inputs, `joining` maps a level to the channels of what joins the encoder
+    there. The encoder's finest level, which is the dearest, has no block of its own.
     """
 
-    def __init__(self, inputs: Sequence[int], widths: Sequence[int], joining: Sequence[tuple[int, int]] = ()) -> None:
+    def __init__(self, inputs: Sequence[int], widths: Sequence[int], joining: Mapping[int, int]) -> None:
         super().__init__()
         self.stem = nn.ModuleList(_linear(channels, widths[0]) for channels in inputs)
-        self.join_levels = tuple(level for level, _ in joining)
-        self.join = nn.ModuleList(_conv(channels, widths[level], kernel=1) for level, channels in joining)
+        self.join = nn.ModuleDict(
+            {str(level): _conv(channels, widths[level], kernel=1) for level, channels in joining.items()}
+        )
         self.encoder = nn.ModuleList(_Residual(width) for width in widths[1:])
         self.down = nn.ModuleList(_conv(a, b, stride=2) for a, b in itertools.pairwise(widths))
         self.up = nn.ModuleList(_conv(b, a, kernel=1) for a, b in itertools.pairwise(widths))
         self.decoder = nn.ModuleList(_Residual(width) for width in widths)
 
-    def forward(self, inputs: Sequence[Tensor], joining: Sequence[Tensor] = ()) -> list[Tensor]:
-        """What the decoder makes of each level, finest first; `joining` is (N, C, h, w) each."""
+    def forward(self, inputs: Sequence[Tensor], joining: Mapping[int, Tensor]) -> list[Tensor]:
+        """What the decoder makes of each level, finest first; `joining` is level -> (N, C, h, w)."""
         stems = [stem(x) for stem, x in zip(self.stem, inputs, strict=True)]
         h = self._joined(F.relu(functools.reduce(torch.add, stems)), 0, joining)
         skips = [h]
@@ -70,11 +71,8 @@ class _Pyramid(nn.Module):
             found.insert(0, self.decoder[level](h + skips.pop()))
         return found
 
-    def _joined(self, h: Tensor, level: int, joining: Sequence[Tensor]) -> Tensor:
-        for at, conv, x in zip(self.join_levels, self.join, joining, strict=True):
-            if at == level:
-                h = h + conv(x)
-        return h
+    def _joined(self, h: Tensor, level: int, joining: Mapping[int, Tensor]) -> Tensor:
+        return h + self.join[str(level)](joining[level]) if level in joining else h
 
 
 class EdgeDenoiser(nn.Module):
@@ -85,7 +83,7 @@ class EdgeDenoiser(nn.Module):
 
     def __init__(self, channels: int, widths: Sequence[int], features: Mapping[int, int] | None = None) -> None:
         super().__init__()
-        self.body = _Pyramid([channels], widths)
+        self.body = _Pyramid([channels], widths, {})
         self.head = nn.Conv2d(widths[0], channels, 3, padding=1)
         self.feature_heads = nn.ModuleDict(
             {str(level): nn.Conv2d(widths[level], deep, 1) for level, deep in (features or {}).items()}
@@ -93,34 +91,30 @@ class EdgeDenoiser(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(N, channels, h, w), h and w multiples of 2^(levels - 1) -> the same, and the features, finest first."""
-        levels = self.body([x])
+        levels = self.body([x], {})
         return self.head(levels[0]), [head(levels[int(level)]) for level, head in self.feature_heads.items()]
 
 
 class EdgeSegmenter(nn.Module):
-    """Marks what differs between an image and its reconstruction, and what else of evidence says so.
+    """Marks what differs between an image and its reconstruction, in their pixels and, if wanted, in their features.
 
-    `channels` are those of an image and of the logits; `evidence` has the level and the channels of each other map that
-    speaks of a difference. Unless it `sees_image`, it knows the image by its differences alone.
+    `channels` are those of an image and of the logits; `features` maps a level to the channels of the features that are
+    compared there.
     """
 
     def __init__(
-        self,
-        channels: tuple[int, int],
-        widths: Sequence[int],
-        evidence: Sequence[tuple[int, int]] = (),
-        sees_image: bool = True,
+        self, channels: tuple[int, int], widths: Sequence[int], features: Mapping[int, int] | None = None
     ) -> None:
         super().__init__()
-        self.sees_image = sees_image
-        self.body = _Pyramid([channels[0]] * (3 if sees_image else 2), widths, evidence)
+        self.feature_levels = tuple(features or ())
+        self.body = _Pyramid([channels[0]] * 3, widths, features or {})
         self.head = nn.Conv2d(widths[0], channels[1], 3, padding=1)
 
-    def forward(self, image: Tensor, reconstruction: Tensor, evidence: Sequence[Tensor] = ()) -> Tensor:
+    def forward(self, image: Tensor, reconstruction: Tensor, features: Sequence[Tensor] = ()) -> Tensor:
         """Two (N, channels[0], h, w), h and w multiples of 2^(levels - 1) -> logits (N, channels[1], h, w).
 
-        `evidence` is (N, C, h / 2^level, w / 2^level) each.
+        `features` has the absolute difference of the features at each of `feature_levels`.
         """
-        seen = [image] if self.sees_image else []
-        levels = self.body([*seen, reconstruction, torch.abs(image - reconstruction)], evidence)
+        joining = dict(zip(self.feature_levels, features, strict=True))
+        levels = self.body([image, reconstruction, torch.abs(image - reconstruction)], joining)
         return cast(Tensor, self.head(levels[0]))

@@ -1,8 +1,9 @@
 """How far a place is from whatever good parts look like anywhere: the distance to the nearest prototype.
 
-The denoiser says what belongs to this place; where parts lie in any orientation it can only guess, and a small defect
-is less than its error. The prototypes know nothing of places, which is what PatchCore (Roth et al. 2022) lives by; here
-they are few enough that looking one up is a convolution.
+The segmentation network knows what separates synthetic defects from good parts, and the better it knows, the less it
+says of real ones that are like neither. The prototypes know good parts only, which is what PatchCore (Roth et al. 2022)
+lives by; here they are few enough that looking one up is a convolution. No training sees them: shown their distance,
+the network learns to do without it as far as synthetic defects allow (docs/decisions/0008-prototypes-of-good-parts.md).
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ class Prototypes(nn.Module):
             generator: draws the first prototypes.
         """
         rows = places.double()
-        mean, spread = rows.mean(dim=0), rows.std(dim=0).clamp(min=1e-6)
-        whitening = _whitening((rows - mean) / spread) / spread[:, None]
+        mean, scale = rows.mean(dim=0), rows.std(dim=0).clamp(min=1e-6)
+        whitening = _whitening((rows - mean) / scale) / scale[:, None]
         whitening /= self.dimensions**0.5
         y = ((rows - mean) @ whitening).float()
         centres = _k_means(y, self._count(), generator).double()

@@ -44,10 +44,11 @@ class Graph(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 (N, H, W, 3) RGB -> anomaly_map (N, H, W), score (N,), reconstruction (N, H, W, 3)."""
-        x = folded_frame(image, self.fold)
+        x, evidence = folded_frame(image, self.fold), self.method.evidence
         found = self.reconstruct(x)
-        evidence = self.method.look(image.float().permute(0, 3, 1, 2) / 255)
-        anomaly_map = torch.sigmoid(self.method.segment(x, found, evidence))[:, 0]
+        raw = evidence.raw(image.float().permute(0, 3, 1, 2) / 255) if evidence is not None else []
+        logits = self.method.segment(x, found, evidence.normed(raw) if evidence is not None else [])
+        anomaly_map = torch.sigmoid(self.method.suspect(logits, raw))[:, 0]
         score = torch.topk(anomaly_map.flatten(1), self.top_k, dim=1).values.mean(dim=1)
         return anomaly_map, score, unfold(found.guided, self.fold).clamp(0, 1).permute(0, 2, 3, 1)
 

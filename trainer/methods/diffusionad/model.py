@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,19 +48,6 @@ class Reconstruction:
     features: list[tuple[Tensor, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What pretrained features say of N images; empty without them.
-
-    Attributes:
-        features: at each level (N, C, h, w).
-        distances: to the nearest prototype, in standard deviations, (N, 1, h, w); none without prototypes.
-    """
-
-    features: list[Tensor]
-    distances: list[Tensor]
-
-
 def build_denoiser(config: TrainConfig) -> UNet | EdgeDenoiser:
     """The denoiser of a configuration."""
     net, fold_ = config.denoiser, config.fold
@@ -75,10 +62,8 @@ def build_segmenter(config: TrainConfig) -> Segmenter | EdgeSegmenter:
     net, fold_ = config.segmenter, config.fold
     if isinstance(net, PublishedSegmenterConfig):
         return Segmenter(net.base)
-    evidence = list(net.feature_levels(fold_).items()) if config.evidence != "none" else []
-    if config.prototypes.count > 0:
-        evidence.append((net.strides(fold_).index(PROTOTYPE_STRIDE), 1))
-    return EdgeSegmenter((3 * fold_ * fold_, fold_ * fold_), net.widths, evidence, net.sees_image)
+    features = net.feature_levels(fold_) if config.evidence != "none" else None
+    return EdgeSegmenter((3 * fold_ * fold_, fold_ * fold_), net.widths, features)
 
 
 class DiffusionAD(Method):
@@ -94,7 +79,7 @@ class DiffusionAD(Method):
         self.config = config
         self.denoiser = build_denoiser(config)
         self.segmenter = build_segmenter(config)
-        self.pretrained = PretrainedFeatures() if config.evidence != "none" else None
+        self.evidence = PretrainedFeatures() if config.evidence != "none" else None
         self.prototypes = Prototypes(config.prototypes.count) if config.prototypes.count > 0 else None
         d = config.diffusion
         abar = torch.tensor(linear_schedule(d.timesteps, d.beta_start, d.beta_end).abar, dtype=torch.float32)
@@ -144,44 +129,42 @@ class DiffusionAD(Method):
             return _blended(x0, g)
         return (x0[0] if len(x0) == 1 else blend(x0[0], x0[1].clamp(-1, 1), g)).clamp(-1, 1)
 
-    def look(self, image: Tensor) -> Evidence:
-        """What pretrained features say of (N, 3, H, W) in 0..1."""
-        if self.pretrained is None:
-            return Evidence([], [])
-        raw = self.pretrained.raw(image)
-        return Evidence(self.pretrained.normed(raw), self._distances(raw))
-
-    def _distances(self, raw: list[Tensor]) -> list[Tensor]:
-        return [self.prototypes(raw)] if self.prototypes is not None else []
-
-    def segment(self, x: Tensor, reconstruction: Reconstruction, evidence: Evidence) -> Tensor:
+    def segment(self, x: Tensor, reconstruction: Reconstruction, features: Sequence[Tensor]) -> Tensor:
         """Logits of where a folded image (N, C, h, w) differs from its normal self: (N, 1, H, W), no longer folded.
 
-        `evidence` is of the same image.
+        `features` are the pretrained ones of the same image; none without evidence.
         """
-        if isinstance(self.segmenter, Segmenter):
+        if not features:
             logits = self.segmenter(x, reconstruction.guided)
         else:
-            pairs = zip(evidence.features, reconstruction.guided_features, strict=True)
-            differences = [torch.abs(found - normal) for found, normal in pairs]
-            logits = self.segmenter(x, reconstruction.guided, [*differences, *evidence.distances])
-            # What is far from all good parts is suspicious unless the network, which sees it too, has learned better:
-            # so defects that are unlike all synthetic ones still show.
-            for distance in evidence.distances:
-                here = F.interpolate(distance, scale_factor=PROTOTYPE_STRIDE / self.config.fold, mode="bilinear")
-                logits = logits + self.config.prototypes.gain * here
+            pairs = zip(features, reconstruction.guided_features, strict=True)
+            logits = self.segmenter(x, reconstruction.guided, [torch.abs(found - normal) for found, normal in pairs])
         return unfold(logits, self.config.fold).float()
 
     @torch.no_grad()
     def observe(self, good: Iterable[Tensor], generator: torch.Generator) -> None:
         """See `Method.observe`: the prototypes, if there are any."""
-        if self.pretrained is None or self.prototypes is None:
+        if self.evidence is None or self.prototypes is None:
             return
         drawn = []
         for image in good:
-            seen = places(self.pretrained.raw(image[None].to(self.abar.device))).cpu()
+            seen = places(self.evidence.raw(image[None].to(self.abar.device))).cpu()
             drawn.append(seen[torch.randperm(len(seen), generator=generator)[:_PLACES]])
         self.prototypes.fit(torch.cat(drawn), generator)
+
+    def suspect(self, logits: Tensor, raw: Sequence[Tensor]) -> Tensor:
+        """Logits (N, 1, H, W), moved by the distance to the nearest prototype, within its bounds; not in the paper.
+
+        Args:
+            logits: from `segment`.
+            raw: `PretrainedFeatures.raw` of the same images.
+        """
+        if self.prototypes is None:
+            return logits
+        bounds, fold_ = self.config.prototypes, self.config.fold
+        distance = F.interpolate(self.prototypes(raw), scale_factor=PROTOTYPE_STRIDE / fold_, mode="bilinear")
+        moved = distance.clamp(bounds.least, bounds.most)
+        return logits + F.interpolate(moved, scale_factor=float(fold_), mode="nearest")
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """See `Method.losses`: noise loss (Eq. 9) and mask loss (Eq. 10 to 12); not in the paper: restore, features."""
@@ -191,8 +174,8 @@ class DiffusionAD(Method):
         t = draw_timesteps(n, d, generator).to(device)
         noise = torch.randn((*t.shape, *x.shape[1:]), generator=generator).to(device)
         found = self.reconstruct(x, t, noise, d.w)
-        evidence, wanted = self._look_twice(batch)
-        logits = self.segment(x, found, evidence)
+        seen = self.evidence(torch.cat([batch.image, batch.clean])) if self.evidence is not None else []
+        logits = self.segment(x, found, [feature[:n] for feature in seen])
 
         error = over_scales(found.output, noise.unbind(1) if d.prediction == "eps" else [clean] * t.shape[1])
         good = batch.mask.flatten(1).amax(1) == 0
@@ -203,21 +186,9 @@ class DiffusionAD(Method):
         }
         if weights.restore > 0:  # x0, whatever the network predicts: the noise of a defect image is no target
             terms["restore"] = weights.restore * mean_over(over_scales(found.x0, [clean] * t.shape[1]), ~good)
-        if wanted and weights.features > 0:
-            terms["features"] = weights.features * feature_error(found.features, wanted)
+        if seen and weights.features > 0:
+            terms["features"] = weights.features * feature_error(found.features, [feature[n:] for feature in seen])
         return terms
-
-    @torch.no_grad()
-    def _look_twice(self, batch: Batch) -> tuple[Evidence, list[Tensor]]:
-        """The evidence of a batch's images, and the features of its good ones."""
-        if self.pretrained is None:
-            return Evidence([], []), []
-        n = len(batch.image)
-        raw = self.pretrained.raw(torch.cat([batch.image, batch.clean]))
-        features = self.pretrained.normed(raw)  # of both at once: the statistics are of both
-        with torch.autocast(raw[0].device.type, enabled=False):  # small differences of large numbers
-            distances = self._distances([level[:n].float() for level in raw])
-        return Evidence([level[:n] for level in features], distances), [level[n:] for level in features]
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """See `Method.parameter_groups`."""
