@@ -56,7 +56,7 @@ class Prototypes(nn.Module):
         """(N, D + K, ...) -> d, (N, 1, ...)."""
         y, against = found[:, : self.dimensions], found[:, self.dimensions :]
         squared = y.square().sum(dim=1, keepdim=True) + against.amin(dim=1, keepdim=True)
-        return torch.sqrt(squared.clamp(min=1e-6))
+        return torch.sqrt(squared.clamp(min=0.0))  # rounding may leave less
 
     def fit(self, places: Tensor, generator: torch.Generator) -> None:
         """Find the prototypes of good images: k-means (Lloyd 1982) of what is seen at their places.
