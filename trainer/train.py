@@ -75,9 +75,9 @@ class Trainer:
         self.waited_s = 0.0  # for samples: the share of the time that synthesis is on the critical path
 
     def observe(self, samples: Samples) -> None:
-        """What a method takes in before training on `samples`; both networks the same."""
-        for method in (self.model, self.average):
-            method.observe(samples.good(_OBSERVED), torch.Generator().manual_seed(self.run.seed))
+        """What a method takes in before its first step, of good samples; the average begins as the model does."""
+        self.model.observe(samples.good(_OBSERVED), torch.Generator().manual_seed(self.run.seed))
+        self.average.load_state_dict(self.model.state_dict())
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""

@@ -58,14 +58,14 @@ class Prototypes(nn.Module):
         squared = y.square().sum(dim=1, keepdim=True) + against.amin(dim=1, keepdim=True)
         return torch.sqrt(squared.clamp(min=0.0))  # rounding may leave less
 
-    def fit(self, places: Tensor, generator: torch.Generator) -> None:
+    def fit(self, seen: Tensor, generator: torch.Generator) -> None:
         """Find the prototypes of good images: k-means (Lloyd 1982) of what is seen at their places.
 
         Args:
-            places: (M, D), from `places`; the more, the longer it takes: 100,000 a few seconds.
+            seen: (M, D), from `places`; the more, the longer it takes: 100,000 a few seconds.
             generator: draws the first prototypes.
         """
-        rows = places.double()
+        rows = seen.double()
         mean, scale = rows.mean(dim=0), rows.std(dim=0).clamp(min=1e-6)
         whitening = _whitening((rows - mean) / scale) / scale[:, None]
         whitening /= self.dimensions**0.5
