@@ -504,14 +504,17 @@ def first_problem(error: ValidationError) -> str:
     """
     problems = error.errors()
     problem = min(problems, key=lambda each: each["type"] != "extra_forbidden")
+    what = _what(problem, problems)
+    if problem["type"] == "value_error" and not problem["loc"]:  # a rule between sections, which names them itself
+        return what[:300]
     where = ".".join(str(part) for part in problem["loc"]) or "the file"
-    return f"{where}: {_what(problem, problems)}"[:300]
+    return f"{where}: {what}"[:300]
 
 
 def _what(problem: ErrorDetails, problems: Sequence[ErrorDetails]) -> str:
     if problem["type"] != "extra_forbidden":
         got = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
-        return " ".join(problem["msg"].split()) + got
+        return " ".join(problem["msg"].removeprefix("Value error, ").split()) + got
     beside = problem["loc"][:-1]
     missing = [str(p["loc"][-1]) for p in problems if p["type"] == "missing" and p["loc"][:-1] == beside]
     return "no such key" + (f"; missing beside it: {', '.join(missing)}" if missing else "")

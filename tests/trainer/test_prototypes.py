@@ -190,5 +190,7 @@ def test_a_training_keeps_the_prototypes_of_its_full_size(tmp_path: Path) -> Non
 
 
 def test_prototypes_without_features_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"pretrained features: set evidence, or prototypes\.count to 0"):
+    with pytest.raises(
+        ConfigError, match=r"^tiny: prototypes are of pretrained features: set evidence, or prototypes\.count to 0"
+    ):
         tiny_config(prototypes={"count": 8})

@@ -120,8 +120,7 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         self._anomalous = round(config.optim.anomalous * config.optim.batch)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        rng = np.random.default_rng([self._seed, 2, index])
-        clean = self._clean(index, rng)
+        clean, rng = self._clean(index)
         image, mask = clean, np.zeros(clean.shape[:2], bool)
         if self._is_anomalous(index):
             image, mask = anomalous(self._tiles, clean, self._textures, self._grey, self._config.synthesis, rng)
@@ -130,14 +129,15 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def good(self, count: int) -> Iterator[Tensor]:
         """The good images of the first `count` samples: (3, H, W) float32 in 0..1 each."""
         for index in range(count):
-            clean = self._clean(index, np.random.default_rng([self._seed, 2, index]))
-            yield _chw(torch.from_numpy(clean)[None])[0]
+            yield _chw(torch.from_numpy(self._clean(index)[0])[None])[0]
 
-    def _clean(self, index: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    def _clean(self, index: int) -> tuple[NDArray[np.uint8], np.random.Generator]:
+        """The good image of a sample, and what the rest of the sample is drawn from."""
+        rng = np.random.default_rng([self._seed, 2, index])
         epoch, place = divmod(index, len(self._tiles))
         order = np.random.default_rng([self._seed, 3, epoch]).permutation(len(self._tiles))
         canvas, box = self._tiles.place(int(order[place]))
-        return vary(canvas, self._config.data, rng, self._moved(box, rng), self.symmetry)
+        return vary(canvas, self._config.data, rng, self._moved(box, rng), self.symmetry), rng
 
     def anomalous_indices(self, count: int) -> list[int]:
         """The first `count` places of the stream that get a synthetic anomaly; none if the configuration has none."""

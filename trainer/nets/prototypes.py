@@ -36,7 +36,7 @@ class Prototypes(nn.Module):
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.dimensions = sum(FEATURE_CHANNELS.values())
+        self.count, self.dimensions = count, sum(FEATURE_CHANNELS.values())
         out = self.dimensions + count
         self.project = nn.ModuleList(
             nn.Conv2d(channels, out, 1, bias=stride == STRIDE) for stride, channels in FEATURE_CHANNELS.items()
@@ -70,7 +70,7 @@ class Prototypes(nn.Module):
         whitening = _whitening((rows - mean) / scale) / scale[:, None]
         whitening /= self.dimensions**0.5
         y = ((rows - mean) @ whitening).float()
-        centres = _k_means(y, self._count(), generator).double()
+        centres = _k_means(y, self.count, generator).double()
         weight = torch.cat([whitening, -2 * whitening @ centres.T], dim=1)  # (D, D + K)
         bias = -mean @ weight
         bias[self.dimensions :] += centres.square().sum(dim=1)
@@ -82,9 +82,6 @@ class Prototypes(nn.Module):
         distance = self._distance(rows @ weight + bias)
         self.usual.copy_(distance.mean())
         self.spread.copy_(distance.std().clamp(min=1e-3))
-
-    def _count(self) -> int:
-        return cast(nn.Conv2d, self.project[0]).out_channels - self.dimensions
 
 
 def places(features: Sequence[Tensor]) -> Tensor:
