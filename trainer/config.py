@@ -162,6 +162,9 @@ class LossConfig(Strict):
     focal: float = Field(5.0, ge=0)
     focal_alpha: Fraction = 0.5
     focal_gamma: float = Field(4.0, ge=0)
+    size_balance: Fraction = Field(
+        0.0, description="0: each defective pixel counts alike, as in the paper; 1: each defective image does"
+    )
 
 
 class OptimConfig(Strict):

@@ -31,20 +31,39 @@ def feature_error(found: Sequence[Sequence[Tensor]], wanted: Sequence[Tensor]) -
     return torch.stack(errors).sum() / len(found[0])
 
 
-def focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Binary focal loss (Lin et al. 2017, Eq. 5), mean over all pixels, from logits.
+def size_weights(target: Tensor, balance: float) -> Tensor:
+    """What each pixel counts for, so that large defects do not drown small ones; not in the paper.
+
+    A defect image of area A weighs its defective pixels by A^-balance, times what leaves their sum over the batch as it
+    was. All other pixels weigh 1.
+
+    Args:
+        target: (N, 1, H, W), 0 or 1.
+        balance: 0 for the paper's mean over pixels, 1 for the same share for each defect image.
+
+    Returns:
+        (N, 1, H, W).
+    """
+    area = target.sum(dim=(1, 2, 3), keepdim=True)
+    share = area.clamp(min=1) ** -balance
+    return 1 + target * (share * (area.sum() / (area * share).sum().clamp(min=1)) - 1)
+
+
+def focal(logits: Tensor, target: Tensor, alpha: float, gamma: float, weight: Tensor | float = 1.0) -> Tensor:
+    """Binary focal loss (Lin et al. 2017, Eq. 5), weighted mean over all pixels, from logits.
 
     Args:
         logits, target: the same shape; target is 0 or 1.
         alpha: weight of the positive class; the negative has 1 - alpha.
         gamma: how strongly easy pixels are discounted.
+        weight: of each pixel, by `size_weights`.
     """
     z = logits * (2 * target - 1)  # logit of the true class
-    weight = alpha * target + (1 - alpha) * (1 - target)
+    balanced = alpha * target + (1 - alpha) * (1 - target)
     discount = torch.exp(gamma * F.logsigmoid(-z))  # (1 - p)^gamma, with a finite gradient also where p rounds to 1
-    return -(weight * discount * F.logsigmoid(z)).mean()
+    return -(weight * balanced * discount * F.logsigmoid(z)).mean()
 
 
-def smooth_l1(logits: Tensor, target: Tensor) -> Tensor:
-    """Smooth L1 with beta 1 between probabilities and target, mean over all pixels."""
-    return F.smooth_l1_loss(torch.sigmoid(logits), target)
+def smooth_l1(logits: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """Smooth L1 with beta 1 between probabilities and target, weighted mean over all pixels."""
+    return (weight * F.smooth_l1_loss(torch.sigmoid(logits), target, reduction="none")).mean()

@@ -17,7 +17,7 @@ from trainer.maths.guidance import blend, blend_weight
 from trainer.maths.schedule import linear_schedule
 from trainer.methods.base import Method
 from trainer.methods.diffusionad.graph import Graph, IterativeGraph
-from trainer.methods.diffusionad.loss import feature_error, focal, mean_over, over_scales, smooth_l1
+from trainer.methods.diffusionad.loss import feature_error, focal, mean_over, over_scales, size_weights, smooth_l1
 from trainer.methods.diffusionad.variants import AutoEncoder, NormGuided, OneStep, Variant, own_variant
 from trainer.nets.edge import EdgeDenoiser, EdgeSegmenter
 from trainer.nets.pretrained import PretrainedFeatures
@@ -179,10 +179,11 @@ class DiffusionAD(Method):
 
         error = over_scales(found.output, noise.unbind(1) if d.prediction == "eps" else [clean] * t.shape[1])
         good = batch.mask.flatten(1).amax(1) == 0
+        size = size_weights(batch.mask, weights.size_balance)
         terms = {
             "denoise": weights.denoise * mean_over(error, good),
-            "smooth_l1": weights.smooth_l1 * smooth_l1(logits, batch.mask),
-            "focal": weights.focal * focal(logits, batch.mask, weights.focal_alpha, weights.focal_gamma),
+            "smooth_l1": weights.smooth_l1 * smooth_l1(logits, batch.mask, size),
+            "focal": weights.focal * focal(logits, batch.mask, weights.focal_alpha, weights.focal_gamma, size),
         }
         if weights.restore > 0:  # x0, whatever the network predicts: the noise of a defect image is no target
             terms["restore"] = weights.restore * mean_over(over_scales(found.x0, [clean] * t.shape[1]), ~good)
