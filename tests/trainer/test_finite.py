@@ -30,6 +30,7 @@ trainings = st.fixed_dictionaries(
         "precision": st.sampled_from(["fp32", "bf16"]),
         "diffusion": st.sampled_from(DIFFUSIONS),
         "restore": st.sampled_from([0.0, 1.0]),
+        "size_balance": st.sampled_from([0.0, 0.5, 1.0]),
     }
 )
 
@@ -62,7 +63,7 @@ def _config(case: dict[str, Any], **changes: object) -> TrainConfig:
     return tiny_config(
         optim={"steps": STEPS, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3, "warmup": 0.0, **optim},
         diffusion=case["diffusion"],
-        loss={"restore": case["restore"], "features": case["restore"]},
+        loss={"restore": case["restore"], "features": case["restore"], "size_balance": case["size_balance"]},
         **changes,
     )
 

@@ -10,7 +10,7 @@ from tests.trainer.tiny import tiny_config
 from trainer.config import DiffusionConfig
 from trainer.data.samples import Batch
 from trainer.methods.base import build_method
-from trainer.methods.diffusionad.loss import focal, mean_over, smooth_l1
+from trainer.methods.diffusionad.loss import focal, mean_over, size_weights, smooth_l1
 from trainer.methods.diffusionad.model import draw_timesteps
 
 
@@ -38,6 +38,39 @@ def test_focal_loss_and_its_gradient_are_finite_for_any_logit(logit: float, targ
 def test_smooth_l1_of_a_certain_mistake_is_a_half() -> None:
     """|p - y| = 1 is at the joint of the two branches: 0.5."""
     assert smooth_l1(torch.tensor([50.0]), torch.tensor([0.0])).item() == pytest.approx(0.5)
+
+
+def test_weighted_losses_are_means_of_weighted_pixels() -> None:
+    logits, target, weight = torch.randn(50), (torch.rand(50) < 0.3).float(), 4 * torch.rand(50)
+    for loss in (smooth_l1, lambda *a: focal(*a[:2], 0.5, 2.0, *a[2:])):
+        one_by_one = torch.stack([loss(z[None], y[None]) for z, y in zip(logits, target, strict=True)])
+        assert loss(logits, target, weight).item() == pytest.approx((weight * one_by_one).mean().item(), rel=1e-5)
+
+
+def _squares(*sides: int) -> torch.Tensor:
+    target = torch.zeros(len(sides), 1, 16, 16)
+    for row, side in zip(target, sides, strict=True):
+        row[:, :side, :side] = 1
+    return target
+
+
+def test_size_weights_by_hand() -> None:
+    """Areas 16 and 64, balance 0.5: the weights are c/4 and c/8 with 16 c/4 + 64 c/8 = 80, so c = 80 / 12."""
+    weights = size_weights(_squares(4, 8, 0), 0.5)
+    assert weights[0, 0, 0, 0].item() == pytest.approx(80 / 48)
+    assert weights[1, 0, 0, 0].item() == pytest.approx(80 / 96)
+    assert (weights[:, :, 8:, 8:] == 1).all()  # no defect
+    assert (weights[2] == 1).all()  # a good image
+
+
+@given(st.lists(st.integers(0, 16), min_size=1, max_size=6), st.floats(0, 1))
+def test_size_weights_move_the_share_of_defects_not_their_sum(sides: list[int], balance: float) -> None:
+    target = _squares(*sides)
+    weights = size_weights(target, balance)
+    assert (weights * target).sum().item() == pytest.approx(target.sum().item(), rel=1e-4)
+    assert torch.equal(size_weights(target, 0.0), torch.ones_like(target))
+    shares = (size_weights(target, 1.0) * target).sum(dim=(1, 2, 3))[target.amax(dim=(1, 2, 3)) > 0]
+    assert torch.allclose(shares, shares[:1].expand_as(shares), rtol=1e-4)
 
 
 def test_the_mean_over_no_row_is_zero() -> None:
