@@ -105,28 +105,72 @@ def with_outputs(model: ModelProto, tensors: Collection[str]) -> ModelProto:
     return probe
 
 
-def quantise_graph(model: ModelProto, ranges: Mapping[str, float], layers: Collection[str]) -> ModelProto:
+def quantise_graph(
+    model: ModelProto,
+    ranges: Mapping[str, float],
+    layers: Collection[str],
+    shifts: Mapping[str, NDArray[np.float32]] | None = None,
+) -> ModelProto:
     """The graph with these layers in INT8.
 
     Args:
         model: FP32, opset 13 or later.
         ranges: tensor -> largest magnitude that INT8 represents, for all of `quantised_tensors`.
         layers: names as in `convolutions`.
+        shifts: layer -> (C_out,), added to its bias; for all layers, or None.
     """
     quantised = ModelProto()
     quantised.CopyFrom(model)
     graph = quantised.graph
     del graph.node[:], graph.value_info[:]
     reads = _quantised_reads(model, layers)
-    weights = {node.output[0]: node.input[1] for name, node in convolutions(model).items() if name in layers}
+    chosen = {name: node for name, node in convolutions(model).items() if name in layers}
+    weights = {node.output[0]: node.input[1] for node in chosen.values()}
+    shifted = {node.output[0]: (name, shifts[name]) for name, node in chosen.items()} if shifts else {}
     tensors = quantised_tensors(model, layers)
     graph.node.extend(_store_weight(graph, name) for name in sorted(set(weights.values())))
     for node in model.graph.node:
         first = node.output[0]
-        graph.node.append(_reading(node, {*reads.get(first, []), *([weights[first]] if first in weights else [])}))
+        copy = _reading(node, {*reads.get(first, []), *([weights[first]] if first in weights else [])})
+        if first in shifted:
+            _shift(graph, copy, *shifted[first])
+        graph.node.append(copy)
         graph.node.extend(pair for name in node.output if name in tensors for pair in _pair(graph, name, ranges[name]))
     _drop_unread(graph)
     return quantised
+
+
+def _shift(graph: GraphProto, convolution: NodeProto, layer: str, shift: NDArray[np.float32]) -> None:
+    """Add to the bias of a convolution; it gets one of its own, as layers may share one."""
+    constants = {constant.name: constant for constant in graph.initializer}
+    bias = numpy_helper.to_array(constants[convolution.input[2]]) if len(convolution.input) > 2 else np.float32(0)
+    convolution.input[2:] = [f"{layer}/shifted"]
+    graph.initializer.append(numpy_helper.from_array(np.asarray(bias + shift, np.float32), f"{layer}/shifted"))
+
+
+def side_by_side(model: ModelProto, ranges: Mapping[str, float], layers: Collection[str]) -> ModelProto:
+    """The FP32 graph, which computes these layers once more in INT8, each on its FP32 input.
+
+    Its outputs, one for each layer in their order: (C_out,), how much less INT8 gives, in the mean over all places.
+    """
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    graph, convs = probe.graph, convolutions(model)
+    axes = numpy_helper.from_array(np.array([0, 2, 3]), "places")
+    graph.initializer.append(axes)
+    chosen = [convs[name] for name in layers]
+    for tensor in dict.fromkeys(node.input[0] for node in chosen):
+        graph.node.extend(_pair(graph, tensor, ranges[tensor]))
+    graph.node.extend(_store_weight(graph, name) for name in dict.fromkeys(node.input[1] for node in chosen))
+    del graph.output[:]
+    for name, node in zip(layers, chosen, strict=True):
+        again = _reading(node, node.input[:2])
+        again.name, again.output[:] = f"{name}/int8", [f"{name}/int8"]
+        lost = helper.make_node("Sub", [node.output[0], again.output[0]], [f"{name}/lost"])
+        mean = helper.make_node("ReduceMean", [lost.output[0], axes.name], [f"{name}/shift"], keepdims=0)
+        graph.node.extend([again, lost, mean])
+        graph.output.append(helper.make_tensor_value_info(mean.output[0], TensorProto.FLOAT, [None]))
+    return probe
 
 
 def _reading(node: NodeProto, dequantised: Collection[str]) -> NodeProto:

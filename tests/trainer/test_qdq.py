@@ -19,6 +19,7 @@ from trainer.qdq import (
     quantise_weight,
     quantised_tensors,
     scales_of,
+    side_by_side,
     with_outputs,
 )
 
@@ -65,13 +66,19 @@ def _conv(source: str, layer: str, target: str) -> NodeProto:
     return helper.make_node("Conv", [source, f"method.{layer}.weight"], [target], pads=[1, 1, 1, 1])
 
 
-def quantised(model: ModelProto, layers: list[str]) -> ModelProto:
-    """With ranges as wide as what one image gives."""
+def an_image() -> NDArray[np.float32]:
+    return np.random.default_rng(1).normal(size=(1, 4, SIDE, SIDE)).astype(np.float32)
+
+
+def widest(model: ModelProto) -> dict[str, float]:
+    """Ranges as wide as what one image gives."""
     tensors = quantised_tensors(model, LAYERS)
-    image = np.random.default_rng(1).normal(size=(1, 4, SIDE, SIDE)).astype(np.float32)
-    found = run(with_outputs(model, tensors), image, tensors)
-    ranges = {name: float(np.abs(value).max()) for name, value in zip(tensors, found, strict=True)}
-    result = quantise_graph(model, ranges, layers)
+    found = run(with_outputs(model, tensors), an_image(), tensors)
+    return {name: float(np.abs(value).max()) for name, value in zip(tensors, found, strict=True)}
+
+
+def quantised(model: ModelProto, layers: list[str], shifts: dict[str, NDArray[np.float32]] | None = None) -> ModelProto:
+    result = quantise_graph(model, widest(model), layers, shifts)
     onnx.checker.check_model(result, full_check=True)
     return result
 
@@ -173,9 +180,47 @@ def test_any_choice_of_layers_needs_only_ranges_that_were_observed_for_all(model
 
 @pytest.mark.parametrize("layers", [LAYERS, LAYERS[:2], []])
 def test_int8_is_near_fp32_on_what_its_ranges_are_from(model: ModelProto, layers: list[str]) -> None:
-    image = np.random.default_rng(1).normal(size=(1, 4, SIDE, SIDE)).astype(np.float32)
-    [found], [expected] = (run(graph, image, ["result"]) for graph in (quantised(model, layers), model))
+    [found], [expected] = (run(graph, an_image(), ["result"]) for graph in (quantised(model, layers), model))
     assert np.abs(found - expected).max() <= (0.05 if layers else 0) * np.abs(expected).max()
+
+
+def lost(model: ModelProto) -> dict[str, NDArray[np.float32]]:
+    """What `side_by_side` says of each layer, for one image."""
+    probe = side_by_side(model, widest(model), LAYERS)
+    onnx.checker.check_model(probe, full_check=True)
+    return dict(zip(LAYERS, run(probe, an_image(), [output.name for output in probe.graph.output]), strict=True))
+
+
+@pytest.mark.parametrize(("layer", "output"), [("stem", "a"), ("second", "c"), ("up", "d")])
+def test_what_a_layer_loses_in_int8_is_measured_on_its_fp32_input(model: ModelProto, layer: str, output: str) -> None:
+    """The graph with that layer alone in INT8 says the same: the mean over a channel's places."""
+    alone = quantise_graph(model, widest(model), [layer])
+    [expected], [found] = (run(with_outputs(graph, [output]), an_image(), [output]) for graph in (model, alone))
+    mean = (expected - found).mean(axis=(0, 2, 3))
+    assert np.abs(mean).max() > 0
+    assert lost(model)[layer] == pytest.approx(mean, abs=1e-5)
+
+
+def test_a_shift_is_added_to_the_bias_of_its_layer_alone(model: ModelProto) -> None:
+    """Also where two layers share one, and where there was none."""
+    biased = ModelProto()
+    biased.CopyFrom(model)
+    biased.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "shared"))
+    for output in ("a", "b"):
+        node_of(biased, output).input.append("shared")
+    shifts = {name: np.full(4, index, np.float32) for index, name in enumerate(LAYERS)}
+    result = quantised(biased, ["first", "second"], shifts)
+    constants = {constant.name: numpy_helper.to_array(constant) for constant in result.graph.initializer}
+    assert node_of(result, "a").input[2] == "shared"
+    assert (constants[node_of(result, "b").input[2]] == 1 + 1).all()
+    assert (constants[node_of(result, "c").input[2]] == 2).all()
+    assert len(node_of(result, "d").input) == 2
+
+
+def test_with_its_shift_a_layer_loses_nothing_in_the_mean(model: ModelProto) -> None:
+    shifted = quantised(model, ["stem"], lost(model))
+    [expected], [found] = (run(with_outputs(graph, ["a"]), an_image(), ["a"]) for graph in (model, shifted))
+    assert (expected - found).mean(axis=(0, 2, 3)) == pytest.approx(np.zeros(4), abs=1e-5)
 
 
 @given(hnp.arrays(np.float32, (3, 2, 3, 3), elements=st.integers(-(2**20), 2**20)))
