@@ -54,7 +54,7 @@ def _add_train(commands: _Commands) -> None:
     train.add_argument("--out", type=Path, required=True, help="the run directory")
     _add_config(train)
     train.add_argument("--method", choices=METHOD_NAMES, help="that of the configuration if not given")
-    train.add_argument("--max-minutes", type=float, help="stop after so long; the learning rate falls to 0 by then")
+    train.add_argument("--max-minutes", type=float, help="stop after so long; the learning rate has fallen by then")
     train.add_argument("--seed", type=int, help="0 if not given")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     train.add_argument("--processes", type=int, default=1, help="on each machine: one for each GPU (docs/training.md)")

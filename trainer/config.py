@@ -175,6 +175,7 @@ class OptimConfig(Strict):
     denoiser_lr: float = Field(gt=0)
     segmenter_lr: float = Field(gt=0)
     warmup: Fraction = Field(0.02, description="share of training over which the rate rises")
+    lr_least: Fraction = Field(0.0, description="share of its peak at which the falling rate stops; best with `ema`")
     weight_decay: float = Field(0.0, ge=0)
     grad_clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 = off")
     ema: Fraction = Field(0.0, description="decay of the averaged weights that are exported; 0 = the last weights")

@@ -32,11 +32,11 @@ _LOG_EVERY_S = 15.0
 _OBSERVED = 256  # good images that a method looks at before training
 
 
-def learning_rate_factor(progress: float, warmup: float) -> float:
-    """Linear rise over the share `warmup`, then a cosine fall to 0; progress in 0..1."""
+def learning_rate_factor(progress: float, warmup: float, least: float = 0.0) -> float:
+    """Linear rise over the share `warmup`, then a cosine fall to 0, which stops at `least`; progress in 0..1."""
     if progress < warmup:
         return progress / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / max(1e-9, 1 - warmup))))
+    return max(least, 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / max(1e-9, 1 - warmup)))))
 
 
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
@@ -106,7 +106,7 @@ class Trainer:
 
 def _train_step(trainer: Trainer, batch: Batch, optim: OptimConfig, progress: float) -> dict[str, float]:
     for group, peak in zip(trainer.optimizer.param_groups, trainer.peak_rates, strict=True):
-        group["lr"] = peak * learning_rate_factor(progress, optim.warmup)
+        group["lr"] = peak * learning_rate_factor(progress, optim.warmup, optim.lr_least)
     turn = trainer.step * trainer.fabric.world_size + trainer.fabric.global_rank  # no two batches share their noise
     generator = torch.Generator().manual_seed(trainer.run.seed * 1_000_003 + turn)
     device = trainer.fabric.device

@@ -263,6 +263,14 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
     assert factors[10:] == sorted(factors[10:], reverse=True)
 
 
+def test_the_learning_rate_falls_no_lower_than_asked() -> None:
+    steps = np.linspace(0, 1, 101)
+    to_zero, held = ([learning_rate_factor(p, 0.1, least) for p in steps] for least in (0.0, 0.4))
+    assert held[:11] == to_zero[:11]  # it still rises from zero
+    assert held[10:] == [max(0.4, factor) for factor in to_zero[10:]]
+    assert held[-1] == 0.4
+
+
 def test_the_average_of_constant_weights_is_those_weights() -> None:
     model, average = torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)
     with torch.no_grad():
