@@ -57,7 +57,7 @@ TOLERANCE_INT8 = {"anomaly_map": 0.2, "reconstruction": 0.2, "score_relative": 0
 DRIFT_MARGIN, DRIFT_FLOOR = 2.0, 1e-3
 # Measured on edge graphs: golden outputs are missed by 6e-7 in onnxruntime, 1.6e-6 in openvino and 2.4e-7 in torch
 # (CPU); two of them differ by 2.4e-6 on real parts. In bfloat16 openvino is off by 1.2e-2 to 9.1e-2, where the map is
-# steepest (5.4e-3 in the mean), and up to 5.8e-3 in the score: that must not pass as FP32. bfloat16 has three bits fewer
+# steepest (5.4e-3 in the mean), and up to 5.8e-3 in the score: that must not pass as FP32. bfloat16 has three bits less
 # than FP16, so the map has eight times FP16's room below.
 # In INT8 openvino and onnxruntime differ by 4.7e-2 in the map and 6.3e-2 in the reconstruction, 1.5e-3 in the mean.
 # FP32 without TF32 differs by the order of sums. In FP16 the demo's graph misses its golden outputs by 1.4e-3, 7e-4 and
