@@ -22,7 +22,7 @@ demo: $(DEMO_VENV)/.installed ## the whole line on this machine: cameras' images
 test: $(VENV)/.installed ## all tests that take seconds
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
 
-test-slow: $(VENV)/.installed ## the tests that take minutes, and those on ../shared
+test-slow: $(VENV)/.installed ## the tests that take minutes, and those on real data sets
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
 
 test-gpu: $(VENV)/.installed ## the tests that need an NVIDIA GPU, on a desktop (boards: docs/jetson.md)
@@ -69,7 +69,7 @@ $(DEMO_VENV)/.installed: pyproject.toml
 	$(DEMO_VENV)/bin/pip install --quiet -e ".[demo]"
 	@touch $@
 
-engines-venv: $(ENGINES_VENV)/.installed
+engines-venv: $(ENGINES_VENV)/.installed ## what `engines` needs, in .venv-engines
 
 # The torch_tensorrt built against TensorRT-RTX, whose wheels hold its libraries; it wants an older one, which cannot
 # build INT8 convolutions. pycuda has no wheels: it is compiled where CUDA's headers are.
@@ -83,7 +83,7 @@ $(ENGINES_VENV)/.installed: pyproject.toml tests/fake_gpu/install_pycuda.sh
 	tests/fake_gpu/install_pycuda.sh $(ENGINES_VENV)/bin/python
 	@touch $@
 
-peers-venv: $(PEERS_VENV)/.installed
+peers-venv: $(PEERS_VENV)/.installed ## what `peers` needs, in .venv-peers
 
 # anomalib without its own OpenCV, which would lie in the same folder as ours; so what it imports is named here.
 # torchvision without its requirements: they would bring a second torch.
@@ -105,7 +105,7 @@ system-packages: ## what the tests use of Debian or Ubuntu (as root)
 	  iproute2 ffmpeg python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-tools gstreamer1.0-plugins-base \
 	  gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav
 
-demo-bundle: $(VENV)/.installed ## train the bundle of the demo anew (about 25 minutes)
+demo-bundle: $(VENV)/.installed ## train the bundle of the demo anew (10 minutes of training)
 	$(BIN)/python -m benchmarks.demo_bundle --work $(or $(WORK),build/demo)
 
 clean: ## remove what the other targets made

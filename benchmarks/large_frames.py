@@ -1,6 +1,6 @@
 """Large frames with small defects of real shape: a set to train on, and what of its defects reaches the graph.
 
-    python -m benchmarks.large_frames make ../shared/data/magnetic_tile OUT --cells 4
+    python -m benchmarks.large_frames make DATA/magnetic_tile OUT --cells 4
     python -m benchmarks.large_frames fade OUT --tiles 1 2 4
 
 `make` lays out mosaics: a frame is cells x cells pictures of good parts, each 256 x 256 pixels, and a defective frame
