@@ -101,7 +101,7 @@ class Bounds:
     """How much INT8 may change: half of what is promised, as these images are not those of the promise.
 
     The maps may change little by themselves: defects that the trainer drew are so plain that a coarse map ranks them as
-    well, and others are not (docs/results.md has what that costs).
+    well, and others are not (docs/results-before.md has what that costs).
     """
 
     map_error: float = 0.035
