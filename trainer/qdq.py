@@ -5,7 +5,7 @@ NVIDIA's rules for explicit quantisation, which OpenVINO's fit too:
 * the input of a quantised convolution is quantised, its weights are stored as INT8, its bias stays FP32;
 * between a convolution and its activation there is nothing, so that both are one kernel;
 * where a branch is added to the output of a convolution, the branch is quantised and that output is not: the addition
-  joins the convolution's kernel;
+  joins the convolution's kernel. Of two convolutions it is the later one, whose kernel finds the other's output ready;
 * what is enlarged (nearest) is quantised before: a quarter of the values.
 
 A tensor is quantised once, for all who read it quantised.
@@ -82,14 +82,15 @@ def _quantised_reads(model: ModelProto, layers: Collection[str]) -> dict[str, li
 
 
 def _branches(addition: NodeProto, int8: Mapping[str, bool]) -> list[str]:
-    """The inputs of an addition that are quantised: all but one that is the output of a convolution.
+    """The inputs of an addition that are quantised: all but the output of the last convolution among them.
 
-    None where that convolution is in FP32: the addition is too. `int8` tells it of each output of a convolution.
+    None where one of these convolutions is in FP32: the addition is too. `int8` tells it of each output of a
+    convolution, in the order of the graph.
     """
-    joined = [name for name in addition.input if name in int8]
+    joined = [name for name in int8 if name in addition.input]
     if not all(int8[name] for name in joined):
         return []
-    return [name for name in addition.input if name not in joined[:1]]
+    return [name for name in addition.input if name not in joined[-1:]]
 
 
 def _nearest(resize: NodeProto) -> bool:

@@ -148,6 +148,19 @@ def test_a_branch_is_quantised_and_the_convolution_it_joins_is_not(model: ModelP
     assert list(node_of(quantised(model, LAYERS), "joined").input) == ["stem_out/dequantised", "c"]
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_of_two_convolutions_that_are_added_the_later_one_takes_the_addition(
+    model: ModelProto, *, swapped: bool
+) -> None:
+    """Its kernel finds the other's output ready; the other way round nothing fuses."""
+    linear = ModelProto()
+    linear.CopyFrom(model)
+    node_of(linear, "joined").input[:] = ["c", "a"] if swapped else ["a", "c"]
+    result = quantise_graph(linear, dict.fromkeys(quantised_tensors(linear, LAYERS), 1.0), LAYERS)
+    onnx.checker.check_model(result, full_check=True)
+    assert set(node_of(result, "joined").input) == {"a/dequantised", "c"}
+
+
 def test_a_constant_that_is_added_is_no_branch(model: ModelProto) -> None:
     added = ModelProto()
     added.CopyFrom(model)
