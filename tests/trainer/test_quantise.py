@@ -21,7 +21,7 @@ from trainer import quantise as module
 from trainer.cli import main
 from trainer.config import SynthesisConfig
 from trainer.data.folder import load_tiles, split_good
-from trainer.export import export
+from trainer.export import export, make_int8
 from trainer.golden import golden_images
 from trainer.qdq import convolutions, with_outputs
 from trainer.quantise import (
@@ -85,6 +85,15 @@ def test_the_bundle_holds_both_graphs_and_says_how_int8_was_made(run: Run, bundl
     assert set(summary.images_sha256) == set(run.calibration_sha256)  # of all good images those that training held out
     assert (summary.int8_layers, summary.fp32_layers) == (22, ())
     assert "convolutions in INT8 | 22" in (bundle.path / "MODEL_CARD.md").read_text()
+
+
+def test_only_the_images_that_ranges_are_made_of_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    monkeypatch.setattr("trainer.export.RANGE_IMAGES", 2)
+    monkeypatch.setattr("trainer.export.quantise", lambda _model, good, *_: read.append(len(good)))
+    made = make_int8(run, onnx.ModelProto(), run.path.parent / "data")
+    assert made.images_sha256 == tuple(sorted(run.calibration_sha256)[:2])
+    assert read == [2]
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
