@@ -13,6 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import halvings
 from edge_ad.cuda.device import PrimaryContext
@@ -53,9 +55,17 @@ def source_code() -> str:
 
 
 def cubin_path(folder: Path, sm: str) -> Path:
-    """Where the kernel for an architecture lies, or would; another source has another name."""
-    sources = hashlib.sha256(f"{source_code()}{NVCC_OPTIONS}".encode()).hexdigest()[:12]
-    return folder / f"area_resize-{sm}-{sources}.cubin"
+    """Where the kernel for an architecture lies, or would.
+
+    Another source has another name, and so has another OpenCV: a kernel is proved against the one that is there.
+    """
+    sources = hashlib.sha256(f"{source_code()}{NVCC_OPTIONS}{opencv_build()}".encode()).hexdigest()[:12]
+    return folder / f"area_resize-{sm}-cv{cv2.__version__}-{sources}.cubin"
+
+
+def opencv_build() -> str:
+    """What decides OpenCV's pixels: its version, how it was built (vendor's routines), which vector code runs here."""
+    return f"{cv2.__version__}\n{cv2.getBuildInformation()}\n{cv2.getCPUFeaturesLine()}\n{cv2.useOptimized()}"
 
 
 def find_nvcc() -> str | None:

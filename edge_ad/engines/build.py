@@ -37,7 +37,7 @@ class Request:
         builder: "auto" takes Torch-TensorRT where it can build from the bundle's program, else TensorRT's own builder.
         state_dir: where engines are kept; None for the default.
         workspace_mib: scratch memory of one kernel; None for a share of what is free.
-        again: build also where an engine is in service.
+        again: build also where an engine is in service, and the kernel for frames with it.
     """
 
     bundle: Path
@@ -64,7 +64,7 @@ def run_build(request: Request, say: Callable[[str], None]) -> EngineRecord:
     facts = device_facts()
     folder = store.engines_dir(request.state_dir)
     say(f"GPU: {facts}")
-    say(provide_kernel(folder, bundle.manifest.input.frame_layout()))
+    provide_kernel(folder, facts, bundle.manifest.input.frame_layout(), say, again=request.again)
     key = current_key(bundle, builder, request.precision, facts)
     with store.building(folder, key):
         found = _in_service(folder, key, say, again=request.again)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from loguru import logger
 
@@ -11,10 +13,12 @@ from edge_ad.backends.base import tolerance
 from edge_ad.backends.tensorrt import TensorRTBackend
 from edge_ad.bundle import Bundle
 from edge_ad.config import BackendConfig
-from edge_ad.cuda.device import device_facts
+from edge_ad.core.layout import Layout
+from edge_ad.cuda.device import DeviceFacts, device_facts
 from edge_ad.cuda.resize import cubin_path
 from edge_ad.engines import store
 from edge_ad.engines.build import current_key
+from edge_ad.engines.kernel import provide_kernel
 from edge_ad.engines.key import Builder, EngineKey
 from edge_ad.engines.store import NoEngineError
 from edge_ad.errors import BackendError, BundleError, UsageError
@@ -32,13 +36,21 @@ def open_engine(bundle: Bundle, config: BackendConfig) -> TensorRTBackend:
     facts = device_facts()
     folder = store.engines_dir()
     plan = plan_for(bundle, current_key(bundle, builder, config.precision, facts))
-    kernel = cubin_path(folder, facts.sm)
-    cubin = kernel.read_bytes() if kernel.exists() else None
-    if bundle.manifest.input.fit != "stretch":
-        logger.info("frames are prepared on the CPU: the kernel does no {}", bundle.manifest.input.fit)
-    elif cubin is None:
-        logger.info("frames are prepared on the CPU: {} is not there (edge-ad build makes it, with nvcc)", kernel)
+    cubin = kernel_for(folder, facts, bundle.manifest.input.frame_layout())
     return TensorRTBackend(bundle, builder, config.precision, plan, cubin)
+
+
+def kernel_for(folder: Path, facts: DeviceFacts, layout: Layout) -> bytes | None:
+    """The kernel that prepares frames, compiled anew where its file was damaged; None where the CPU prepares them.
+
+    Where there is no file none is compiled: that is also how `edge-ad build` left it if this OpenCV rounds otherwise,
+    and a compiler at every start would find no more than that.
+    """
+    path = cubin_path(folder, facts.sm)
+    if layout.fit == "stretch" and not path.exists():
+        logger.info("frames are prepared on the CPU: {} is not there (edge-ad build makes it, with nvcc)", path)
+        return None
+    return provide_kernel(folder, facts, layout, logger.info)
 
 
 def plan_for(bundle: Bundle, key: EngineKey) -> bytes:
@@ -67,6 +79,15 @@ def build_apart(bundle: Bundle, key: EngineKey) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
     if ended.returncode == 0:
         return
+    if ended.returncode < 0:
+        raise BackendError(f"edge-ad build {bundle.path}: {_killed_by(-ended.returncode)}")
     said = (ended.stderr.strip().splitlines() or [f"it ended with {ended.returncode} and said nothing"])[-1]
     kind = BundleError if ended.returncode == UsageError.exit_code else BackendError
     raise kind(f"edge-ad build {bundle.path}: {said.removeprefix('<3>').removeprefix('error: ')}")
+
+
+def _killed_by(number: int) -> str:
+    """What to say of a child that a signal ended: its last line on stderr would be some warning from before."""
+    if number == signal.SIGKILL:  # the system's way with who takes most when memory runs out
+        return f"killed by signal {number} (out of memory? docs/jetson.md, 8 GB boards)"
+    return f"killed by signal {number} ({signal.strsignal(number) or 'unknown'})"

@@ -4,7 +4,7 @@
                           <hash>.plan        the engine
                           .lock              held while building
                    timing-<sm>-<version>.bin TensorRT's measurements of kernels, for the next build
-                   area_resize-<sm>-....cubin
+                   area_resize-<sm>-<OpenCV>-....cubin  the kernel that prepares frames (edge_ad/engines/kernel.py)
 
 `engine.json` names an engine that has been proved and lies on the disk; it changes by an atomic rename. So a reader and
 a power cut see the old engine or the new one, and a build that fails changes nothing. The hash protects against damage;
@@ -24,7 +24,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from edge_ad.config import Strict
-from edge_ad.durable import sync_folder
+from edge_ad.durable import TEMPORARY, write_whole
 from edge_ad.engines.key import EngineKey, differences
 from edge_ad.errors import BackendError
 
@@ -119,35 +119,34 @@ def read_plan(folder: Path, record: EngineRecord) -> bytes:
 def write_plan(folder: Path, key: EngineKey, plan: bytes) -> Path:
     """Write an engine beside the one in service; it is not in service yet.
 
+    A build that gives the same bytes again has the name of the engine in service: until all is written, that one lies
+    there untouched.
+
     Raises:
         BackendError: there is no room for it.
     """
     path = folder / key.slot / f"{hashlib.sha256(plan).hexdigest()[:12]}.plan"
     try:
-        _write_durably(path, plan)
+        write_whole(path, plan)
     except OSError as error:
-        path.unlink(missing_ok=True)
         raise BackendError(f"cannot write {path}: {error.strerror}") from error
     return path
 
 
 def switch(folder: Path, record: EngineRecord) -> None:
-    """Put an engine in service, then remove what it replaces.
+    """Put an engine in service, then remove what it replaces; the slot must be held.
 
     Raises:
         BackendError: the record cannot be written; the old engine stays in service.
     """
     slot = folder / record.key.slot
-    new = slot / f"{RECORD}.new"
     try:
-        _write_durably(new, record.model_dump_json(by_alias=True, indent=1).encode())
-        new.replace(slot / RECORD)
-        sync_folder(slot)
+        write_whole(slot / RECORD, record.model_dump_json(by_alias=True, indent=1).encode())
     except OSError as error:
         raise BackendError(f"cannot write {slot / RECORD}: {error.strerror}") from error
-    for plan in slot.glob("*.plan"):
-        if plan.name != record.plan:
-            plan.unlink()
+    for file in (*slot.glob("*.plan"), *slot.glob(f"*{TEMPORARY}")):  # the latter of builds that were killed
+        if file.name != record.plan:
+            file.unlink()
 
 
 @contextmanager
@@ -171,11 +170,3 @@ def building(folder: Path, key: EngineKey) -> Iterator[None]:
 def timing_cache(folder: Path, key: EngineKey) -> Path:
     """The file of kernel timings for this GPU and TensorRT; any engine of any bundle profits from it."""
     return folder / f"timing-{key.sm}-{key.tensorrt}.bin"
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(path.parent)

@@ -11,6 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from loguru import logger
+
+from edge_ad.durable import write_whole
 from edge_ad.errors import BackendError
 
 
@@ -20,7 +23,7 @@ class Limits:
 
     Attributes:
         workspace_bytes: scratch memory of one kernel.
-        timing_cache: file with earlier measurements; written anew after the build.
+        timing_cache: file with earlier measurements, written anew after the build; without it a build takes longer.
     """
 
     workspace_bytes: int
@@ -89,16 +92,27 @@ def builder_config(trt: ModuleType, builder: Any, limits: Limits) -> Any:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limits.workspace_bytes)
     config.clear_flag(trt.BuilderFlag.TF32)
     config.max_aux_streams = 0  # further streams would cost memory each, and win nothing at N = 1
-    known = limits.timing_cache.read_bytes() if limits.timing_cache.exists() else b""
+    known = _known_timings(limits.timing_cache)
     cache = config.create_timing_cache(known) or config.create_timing_cache(b"")  # None: the file is damaged
     config.set_timing_cache(cache, ignore_mismatch=False)
     return config
+
+
+def _known_timings(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        logger.warning("{} cannot be read ({}): all kernels are measured anew", path, error.strerror)
+        return b""
 
 
 def _keep_timings(config: Any, path: Path) -> None:
     timings = config.get_timing_cache()
     if timings is None:
         return
-    new = path.with_suffix(".new")
-    new.write_bytes(bytes(timings.serialize()))
-    new.replace(path)
+    try:
+        write_whole(path, bytes(timings.serialize()))
+    except OSError as error:
+        logger.warning("{} cannot be written ({}): the next build measures anew", path, error.strerror)

@@ -2,60 +2,28 @@
 
 from __future__ import annotations
 
-import ctypes
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_ad import cuda
 from edge_ad.core.layout import Layout
-from edge_ad.core.preprocess import halvings, preprocess
-from edge_ad.cuda.resize import NVCC_OPTIONS, SPAN_BYTES, axis, compile_kernel, cubin_path, find_nvcc, source_code
+from edge_ad.core.preprocess import preprocess
+from edge_ad.cuda.resize import NVCC_OPTIONS, compile_kernel, cubin_path, find_nvcc, source_code
 from edge_ad.errors import BackendError
 from edge_ad.records import Roi
-
-Shrink = Callable[[NDArray[np.uint8], int, int], NDArray[np.uint8]]
-HARNESS = Path(__file__).parent / "area_resize_host.cpp"
-SOURCES = Path(cuda.__file__).parent
+from tests.edge_ad.cuda.host_kernel import Shrink, on_host
 
 
 @pytest.fixture(scope="session")
 def shrink(tmp_path_factory: pytest.TempPathFactory) -> Shrink:
     """The kernel's source, compiled by the host's compiler."""
-    if shutil.which("g++") is None:
-        pytest.skip("no g++ here")
-    library = tmp_path_factory.mktemp("area") / "area.so"
-    options = ["-O2", "-ffp-contract=off", "-Wall", "-Werror", "-shared", "-fPIC", "-I", str(SOURCES)]
-    subprocess.run(["g++", *options, "-o", str(library), str(HARNESS)], check=True)
-    host = ctypes.CDLL(str(library))
-
-    def spans(target: int, source: int) -> NDArray[np.uint8]:
-        found = np.zeros(target * SPAN_BYTES, np.uint8)
-        host.area_spans(_pointer(found), target, source, ctypes.c_double(axis(source, target).scale))
-        return found
-
-    def run(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-        times = halvings(frame.shape[:2], (height, width))
-        source = (frame.shape[0] >> times, frame.shape[1] >> times)
-        rows, columns = axis(source[0], height), axis(source[1], width)
-        boxes = (rows.box, columns.box) if rows.box and columns.box else (0, 0)
-        found = np.zeros((1, height, width, 3), np.uint8)
-        tables = (_pointer(spans(height, source[0])), _pointer(spans(width, source[1])))
-        host.area_resize(_pointer(frame), frame.strides[0], times, *tables, *boxes, _pointer(found), height, width)
-        return found
-
-    return run
-
-
-def _pointer(array: NDArray[np.uint8]) -> ctypes.c_void_p:
-    return array.ctypes.data_as(ctypes.c_void_p)
+    return on_host(tmp_path_factory.mktemp("area"))
 
 
 def noise(height: int, width: int) -> NDArray[np.uint8]:
@@ -139,6 +107,24 @@ def test_another_source_or_architecture_is_another_file(tmp_path: Path, monkeypa
     assert cubin_path(tmp_path, "sm_87") == here
     changed = f"{source_code()}// changed"
     monkeypatch.setattr("edge_ad.cuda.resize.source_code", lambda: changed)
+    assert cubin_path(tmp_path, "sm_87") != here
+
+
+@pytest.mark.parametrize(
+    ("what", "other"),
+    [
+        ("__version__", "4.8.0"),
+        ("getBuildInformation", lambda: "Version control: 5.0.0, of another vendor"),
+        ("getCPUFeaturesLine", lambda: "NEON"),
+        ("useOptimized", lambda: False),
+    ],
+)
+def test_another_opencv_is_another_file_for_the_proof_was_against_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, other: object
+) -> None:
+    here = cubin_path(tmp_path, "sm_87")
+    assert f"cv{cv2.__version__}" in here.name
+    monkeypatch.setattr(cv2, what, other)
     assert cubin_path(tmp_path, "sm_87") != here
 
 

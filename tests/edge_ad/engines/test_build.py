@@ -25,6 +25,7 @@ from edge_ad.cuda.resize import find_nvcc
 from edge_ad.engines import build, kernel, store
 from edge_ad.engines import torch_tensorrt as torch_builder
 from edge_ad.engines.build import choose, current_key
+from edge_ad.engines.kernel import read_kernel
 from edge_ad.engines.store import EngineRecord
 from edge_ad.errors import BackendError, BundleError
 from edge_ad.frames import frame_graph
@@ -270,11 +271,22 @@ def test_a_kernel_that_differs_from_this_opencv_is_not_kept(
 ) -> None:
     if find_nvcc() is None:
         pytest.skip("no nvcc here")
-    original = kernel.preprocess
+    original = kernel.preprocess  # what the proof compares with
     monkeypatch.setattr(kernel, "preprocess", lambda *arguments: original(*arguments) ^ 1)
     said = run("--backend", "tensorrt")
     assert any("CPU: the kernel differs from this OpenCV in" in line for line in said)
     assert list((state / "engines").glob("*.cubin")) == []
+
+
+def test_again_makes_the_kernel_anew_too(run: Build, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "compile_kernel", lambda sm: b"\x7fELF old")
+    run("--backend", "tensorrt")
+    (path,) = (state / "engines").glob("*.cubin")
+    monkeypatch.setattr(kernel, "compile_kernel", lambda sm: b"\x7fELF new")
+    run("--backend", "tensorrt")
+    assert read_kernel(path) == b"\x7fELF old"
+    run("--backend", "tensorrt", "--again")
+    assert read_kernel(path) == b"\x7fELF new"
 
 
 # --- opening --------------------------------------------------------------------------------------------------------
@@ -321,6 +333,26 @@ def test_golden_outputs_are_proved_at_each_start_too(
     )
     with pytest.raises(BundleError, match="misses the golden outputs"):
         open_backend(bundle, BackendConfig(name="tensorrt"))
+
+
+@pytest.mark.parametrize("left", [b"", b"\x7fELF of which the end is missing"])
+def test_a_station_whose_kernel_was_damaged_makes_it_anew_and_takes_frames(
+    fake_gpu: FakeGpu, run: Build, bundle: Bundle, state: Path, monkeypatch: pytest.MonkeyPatch, left: bytes
+) -> None:
+    """As a power cut may leave it."""
+    monkeypatch.setattr(kernel, "compile_kernel", lambda sm: b"\x7fELF")
+    run("--backend", "tensorrt", "--precision", "fp32")
+    (path,) = (state / "engines").glob("*.cubin")
+    path.write_bytes(left)
+    backend = open_backend(bundle, BackendConfig(name="tensorrt"))
+    frame = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    on_gpu, on_cpu = (
+        frame_graph(engine, bundle.manifest).run(frame, None).joined()
+        for engine in (backend, open_backend(bundle, BackendConfig()))
+    )
+    backend.close()
+    assert max(max_errors(on_gpu, on_cpu).values()) <= 1e-6
+    assert read_kernel(path) == b"\x7fELF"
 
 
 def test_without_cuda_opening_is_one_line(bundle: Bundle, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:

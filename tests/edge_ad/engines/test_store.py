@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edge_ad.durable import TEMPORARY
 from edge_ad.engines import store
 from edge_ad.engines.key import EngineKey
 from edge_ad.engines.store import EngineRecord, NoEngineError
@@ -85,6 +88,31 @@ def test_the_switch_removes_what_it_replaces_and_nothing_of_others(tmp_path: Pat
     new = put(tmp_path, b"new")
     assert [path.name for path in (tmp_path / KEY.slot).glob("*.plan")] == [new.plan]
     assert store.read_plan(tmp_path, other) == b"other"
+
+
+def test_the_same_engine_built_again_leaves_the_one_in_service_alone_until_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal bytes have one name: of the file in service. Its bytes go to the disk last, and the disk is full."""
+    record = put(tmp_path, b"engine")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BackendError, match=r"cannot write .*\.plan: No space left on device"):
+        store.write_plan(tmp_path, KEY, b"engine")
+    assert store.read_plan(tmp_path, store.in_service(tmp_path, KEY)) == b"engine"
+    names = {path.name for path in (tmp_path / KEY.slot).iterdir()}
+    assert names == {store.RECORD, store.LOCK_FILE, record.plan}
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    put(tmp_path, b"old")
+    left = tmp_path / KEY.slot / f".0123456789ab.plan.0badcafe{TEMPORARY}"
+    left.write_bytes(b"half of an eng")
+    put(tmp_path, b"new")
+    assert not left.exists()
 
 
 def test_the_folders_are_private(tmp_path: Path) -> None:
