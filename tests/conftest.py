@@ -19,7 +19,12 @@ hypothesis.settings.register_profile("edge-ad", deadline=None)
 hypothesis.settings.load_profile("edge-ad")
 
 # The device side is tested without torch too; then what needs it is left out, and the header says so.
-NEED_TORCH = ["trainer", "edge_ad/engines/test_torch_tensorrt.py", "edge_ad/engines/test_quantised_program.py"]
+NEED_TORCH = [
+    "trainer",
+    "edge_ad/engines/test_torch_tensorrt.py",
+    "edge_ad/engines/test_refused_programs.py",
+    "edge_ad/engines/test_quantised_program.py",
+]
 collect_ignore = NEED_TORCH if importlib.util.find_spec("torch") is None else []
 
 

@@ -92,13 +92,26 @@ OPENERS: dict[str, Callable[[Bundle, BackendConfig], Backend]] = {
 }
 
 
+# What each computes in, where the bundle holds it.
+PRECISIONS: dict[str, tuple[Precision, ...]] = {
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "torch": ("fp32",),
+    "torch_tensorrt": ("fp32", "fp16", "int8"),
+    "tensorrt": ("fp32", "fp16", "int8"),
+}
+
+
 def open_backend(bundle: Bundle, config: BackendConfig) -> Backend:
     """Load a bundle's graph in the configured engine and prove it on the golden images.
 
     Raises:
-        BackendError: the engine is not installed, or refused the graph or the device.
+        BackendError: the engine is not installed, has no such precision, or refused the graph or the device.
         BundleError: the golden outputs are missed by more than the manifest's tolerance.
     """
+    has = PRECISIONS[config.name]
+    if config.precision not in has:
+        raise BackendError(f"{config.name} runs {' or '.join(has)}, not {config.precision}: set precision")
     backend = OPENERS[config.name](bundle, config)
     prove_golden(bundle, backend)
     return backend

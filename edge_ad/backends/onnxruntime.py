@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -12,12 +14,13 @@ from edge_ad.config import BackendConfig
 from edge_ad.errors import BackendError
 from edge_ad.records import RawOutput
 
-PROVIDERS = {
-    "cpu": ["CPUExecutionProvider"],
-    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
-    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+# Device -> provider -> its options, the preferred one first. FP32 is not TF32, which is on by default.
+CUDA = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+PROVIDERS: dict[str, dict[str, dict[str, str]]] = {
+    "cpu": {"CPUExecutionProvider": {}},
+    "cuda": CUDA,
+    "tensorrt": {"TensorrtExecutionProvider": {}, **CUDA},
 }
-PRECISIONS = ("fp32", "int8")
 
 
 class OnnxRuntimeBackend:
@@ -29,28 +32,33 @@ class OnnxRuntimeBackend:
         """Load the graph.
 
         Raises:
-            BackendError: the provider is not in this onnxruntime, or it refused the graph; or a precision it lacks.
+            BackendError: the provider is not in this onnxruntime, or did not take the whole graph.
         """
         self.precision = config.precision
-        if config.precision not in PRECISIONS:
-            raise BackendError(f"onnxruntime runs {' or '.join(PRECISIONS)}, not {config.precision}: set precision")
         self._height, self._width = bundle.manifest.input.height, bundle.manifest.input.width
         providers = PROVIDERS[config.device]
-        if providers[0] not in ort.get_available_providers():
+        first = next(iter(providers))
+        if first not in ort.get_available_providers():
             raise BackendError(
-                f"this onnxruntime {ort.__version__} has no {providers[0]}: install its GPU build or set device: cpu"
+                f"this onnxruntime {ort.__version__} has no {first}: install its GPU build or set device: cpu"
             )
+        if config.device == "tensorrt":
+            # TensorRT's provider has no option for TF32; NVIDIA's libraries read this once, when the first one loads.
+            os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
         options = ort.SessionOptions()
         options.intra_op_num_threads = config.threads
         # One block for all tensors is no faster on a CPU, and a daemon is 9 MB larger with it.
         options.enable_mem_pattern = config.device != "cpu"
+        if config.device != "cpu":  # else nodes that the provider does not take run on the CPU without a word
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         path = str(bundle.model_path(config.precision))
-        try:
-            session = ort.InferenceSession(path, options, providers=providers)
+        try:  # enable_fallback: older onnxruntimes ignore it, fall back here and are caught below
+            session = ort.InferenceSession(path, options, providers=list(providers.items()), enable_fallback=0)
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
             raise BackendError(f"onnxruntime refused {bundle.path} on {config.device}: {_line(error)}") from error
-        if session.get_providers()[0] != providers[0]:  # onnxruntime falls back to the CPU with a warning only
-            raise BackendError(f"onnxruntime fell back to {session.get_providers()[0]}: {providers[0]} did not start")
+        if session.get_providers()[0] != first:  # onnxruntime falls back to the CPU with a warning only
+            raise BackendError(f"onnxruntime fell back to {session.get_providers()[0]}: {first} did not start")
+        session.disable_fallback()  # or a run that fails on the GPU would be repeated on the CPU, and so all later ones
         self._session: ort.InferenceSession | None = session
 
     def run(self, image: NDArray[np.uint8]) -> RawOutput:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_ad.backends.base import OPENERS
+from edge_ad.backends.base import OPENERS, PRECISIONS
 from edge_ad.bench.ceiling import LIBRARIES
 from edge_ad.bench.figures import Sample, Workload
 from edge_ad.bundle import MODEL_FILE, Bundle
@@ -39,13 +39,6 @@ ENGINES = (
     BackendConfig(name="torch_tensorrt", device="cuda"),
     BackendConfig(name="tensorrt", device="cuda"),
 )
-PRECISIONS: dict[str, tuple[Precision, ...]] = {
-    "onnxruntime": ("fp32", "int8"),
-    "openvino": ("fp32", "bf16", "int8"),
-    "torch_tensorrt": ("fp32", "fp16", "int8"),
-    "tensorrt": ("fp32", "fp16", "int8"),
-}
-ONLY_FP32: tuple[Precision, ...] = ("fp32",)  # the other back-ends
 
 
 @dataclass
@@ -90,7 +83,7 @@ def choose(bundle: Bundle, backend: str) -> list[BackendConfig]:
         engine.model_copy(update={"precision": precision})
         for precision, file in MODEL_FILE.items()
         for engine in ENGINES
-        if file in bundle.manifest.files and precision in PRECISIONS.get(engine.name, ONLY_FP32)
+        if file in bundle.manifest.files and precision in PRECISIONS[engine.name]
         if backend in (ALL, engine.name)
     ]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from edge_ad.errors import BackendError
 
+MEMORY_STEP = 4 << 30  # bytes
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h, for which pycuda has no name
 
 
@@ -28,6 +29,7 @@ class DeviceFacts:
         driver_version: the newest CUDA version that the driver supports, "12.6".
         integrated: GPU and CPU share their memory (Jetson).
         can_map_host_memory: page-locked host memory can be read by the GPU in place.
+        multiprocessors: how many; they tell modules apart that share name and architecture, as all of Orin do.
     """
 
     name: str
@@ -36,11 +38,17 @@ class DeviceFacts:
     driver_version: str
     integrated: bool
     can_map_host_memory: bool
+    multiprocessors: int
 
     @property
     def sm(self) -> str:
         """The architecture as the compilers write it, "sm_87"."""
         return "sm_{}{}".format(*self.compute_capability)
+
+    @property
+    def memory_gib(self) -> int:
+        """The memory that the device is sold with, to the next 4 GiB: firmware and system keep parts of it."""
+        return -(-self.memory_bytes // MEMORY_STEP) * (MEMORY_STEP >> 30)
 
     @property
     def zero_copy(self) -> bool:
@@ -50,7 +58,8 @@ class DeviceFacts:
     def __str__(self) -> str:
         kind = "integrated" if self.integrated else "discrete"
         gib = self.memory_bytes / 2**30
-        return f"{self.name}, {self.sm}, {gib:.1f} GiB, {kind}, driver for CUDA {self.driver_version}"
+        parts = f"{self.multiprocessors} multiprocessors, {gib:.1f} GiB"
+        return f"{self.name}, {self.sm}, {parts}, {kind}, driver for CUDA {self.driver_version}"
 
 
 class PrimaryContext:
@@ -65,11 +74,14 @@ class PrimaryContext:
         """Retain the context of device `ordinal`.
 
         Raises:
-            BackendError: there is no such device, as `load_driver`.
+            BackendError: there is no such device, as `load_driver`; or it has no room for a context.
         """
         self.driver = load_driver()
         self.facts = device_facts(ordinal)
-        self._context = self.driver.Device(ordinal).retain_primary_context()
+        try:
+            self._context = self.driver.Device(ordinal).retain_primary_context()
+        except self.driver.Error as error:
+            raise BackendError(f"no context on {self.facts.name}: {_line(error)}") from error
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -126,6 +138,7 @@ def device_facts(ordinal: int = 0) -> DeviceFacts:
             driver_version=cuda_version(driver.get_driver_version()),
             integrated=bool(device.get_attribute(flags.INTEGRATED)),
             can_map_host_memory=bool(device.get_attribute(flags.CAN_MAP_HOST_MEMORY)),
+            multiprocessors=device.get_attribute(flags.MULTIPROCESSOR_COUNT),
         )
     except driver.Error as error:
         raise BackendError(f"no CUDA: device {ordinal}: {_line(error)}") from error

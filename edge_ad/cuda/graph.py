@@ -11,6 +11,7 @@ from typing import Any
 
 from loguru import logger
 
+from edge_ad.cuda.device import load_driver
 from edge_ad.errors import BackendError
 
 DRIVER = "libcuda.so.1"
@@ -28,7 +29,7 @@ class Work:
         stream.synchronize()
         try:
             self._graph = CudaGraph(int(stream.handle), queue)
-        except BackendError as error:  # the same work, at some hundredths of a millisecond more
+        except (BackendError, load_driver().Error) as error:  # the same work, at some hundredths of a millisecond more
             logger.warning("no CUDA graph, every step is queued by itself: {}", error)
 
     def launch(self) -> None:
@@ -56,6 +57,7 @@ class CudaGraph:
 
         Raises:
             BackendError: something of it cannot be recorded.
+            pycuda.driver.Error: the same, found by a step of `queue` itself.
         """
         self._driver = ctypes.CDLL(DRIVER)
         self._stream = ctypes.c_void_p(stream)

@@ -103,6 +103,8 @@ def current_key(bundle: Bundle, builder: Builder, precision: Precision, facts: D
         shape=(layout.tiles, layout.height, layout.width, 3),
         device=facts.name,
         sm=facts.sm,
+        multiprocessors=facts.multiprocessors,
+        memory_gib=facts.memory_gib,
         cuda=facts.driver_version,
         tensorrt=load_tensorrt().__version__,
         torch=installed_version("torch") if with_torch else None,

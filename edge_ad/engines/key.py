@@ -20,6 +20,8 @@ _NAMES = {
     "shape": "input shape",
     "device": "GPU",
     "sm": "architecture",
+    "multiprocessors": "multiprocessors",
+    "memory_gib": "GPU memory in GiB",
     "cuda": "CUDA",
     "tensorrt": "TensorRT",
     "torch": "torch",
@@ -38,6 +40,8 @@ class EngineKey:
         shape: of the input, (N, H, W, 3); N is fixed: the tiles of one frame.
         device: the GPU's name.
         sm: its architecture, "sm_87".
+        multiprocessors: how many it has. All Jetson Orin modules have one name and one architecture.
+        memory_gib: its memory, as `DeviceFacts.memory_gib`.
         cuda: newest CUDA version of the driver, "12.6".
         tensorrt: version.
         torch, torch_tensorrt: versions; None where TensorRT's own builder needs neither.
@@ -50,6 +54,8 @@ class EngineKey:
     shape: tuple[int, int, int, int]
     device: str
     sm: str
+    multiprocessors: int
+    memory_gib: int
     cuda: str
     tensorrt: str
     torch: str | None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import logging
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
     from torch.nn import Module
 
+COMPILER_LOG, TENSORRT_LOG = "torch_tensorrt", "torch_tensorrt [TensorRT Conversion Context]"
 ONNX_INSTEAD = "or --backend tensorrt, which builds from the bundle's ONNX"
 
 
@@ -210,13 +212,47 @@ def _halve_tensor(module: GraphModule, name: str) -> None:
 
 
 def convert(compiler: ModuleType, program: ExportedProgram, limits: Limits) -> bytes:
-    """Convert a program of one fixed shape, whole, to a serialized engine."""
+    """Convert a program of one fixed shape, whole, to a serialized engine.
+
+    Raises:
+        BackendError: the compiler refused it; why.
+    """
     convert_ = compiler.dynamo.convert_exported_program_to_serialized_trt_engine
     (example,), _ = program.example_inputs
     inputs = [compiler.Input(shape=tuple(example.shape), dtype=example.dtype)]
     settings = compile_settings(inspect.signature(convert_).parameters, limits)
-    plan: bytes = convert_(program, arg_inputs=inputs, **settings)
+    with _LastError(COMPILER_LOG) as compiler_errors, _LastError(TENSORRT_LOG) as tensorrt_errors:
+        try:
+            plan: bytes = convert_(program, arg_inputs=inputs, **settings)
+        except Exception as error:  # torch_tensorrt's errors share no base but Exception
+            reason = compiler_errors.said or _line(error)
+            own = f" (TensorRT: {tensorrt_errors.said})" if tensorrt_errors.said else ""
+            raise BackendError(f"Torch-TensorRT refused the program: {reason}{own}, {ONNX_INSTEAD}") from error
     return plan
+
+
+class _LastError(logging.Handler):
+    """Keeps the first line of what was logged last as an error, in the block.
+
+    torch_tensorrt 2.8 to 2.10 only log what went wrong, go on without an engine and end in an UnboundLocalError; later
+    ones raise, for an operator that TensorRT has not, an error that begins with the whole graph.
+    """
+
+    def __init__(self, log: str) -> None:
+        super().__init__(logging.ERROR)
+        self.said = ""
+        self._log = logging.getLogger(log)
+
+    def __enter__(self) -> _LastError:
+        self._log.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        cause = record.exc_info[1] if record.exc_info else None
+        self.said = _line(cause) if isinstance(cause, Exception) else _first(record.getMessage())
 
 
 def compile_settings(accepted: Collection[str], limits: Limits) -> dict[str, Any]:
@@ -248,5 +284,9 @@ def _minor(version: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    first = str(error).strip().splitlines()[:1]
-    return f"{type(error).__name__}: {first[0]}" if first else type(error).__name__
+    first = _first(str(error))
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _first(text: str) -> str:
+    return text.strip().partition("\n")[0]

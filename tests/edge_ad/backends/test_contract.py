@@ -204,6 +204,19 @@ def test_int8_that_is_too_far_from_fp32_is_not_served(darkness: Bundle, tmp_path
         prove_golden(Bundle(tmp_path, darkness.manifest), backend)
 
 
-def test_onnxruntime_has_no_bf16(darkness: Bundle) -> None:
-    with pytest.raises(BackendError, match="onnxruntime runs fp32 or int8, not bf16"):
-        open_backend(darkness, BackendConfig(precision="bf16"))
+@pytest.mark.parametrize(
+    ("name", "precision", "has"),
+    [
+        ("onnxruntime", "bf16", "fp32 or int8"),
+        ("openvino", "fp16", "fp32 or bf16 or int8"),
+        ("torch", "fp16", "fp32"),
+        ("torch_tensorrt", "bf16", "fp32 or fp16 or int8"),
+        ("tensorrt", "bf16", "fp32 or fp16 or int8"),
+    ],
+)
+def test_a_precision_that_an_engine_has_not_is_refused_with_those_that_it_has(
+    darkness: Bundle, name: str, precision: str, has: str
+) -> None:
+    """On any machine: also where the engine is not installed, and before anything is built."""
+    with pytest.raises(BackendError, match=f"^{name} runs {has}, not {precision}: set precision$"):
+        open_backend(darkness, BackendConfig.model_validate({"name": name, "precision": precision}))

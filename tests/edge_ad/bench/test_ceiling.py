@@ -11,9 +11,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from edge_ad.backends.base import PRECISIONS
 from edge_ad.bench import ceiling
 from edge_ad.bench.ceiling import LENGTH, LIBRARIES, Chain, onnx_chain, rate
-from edge_ad.bench.rounds import ENGINES, PRECISIONS
+from edge_ad.bench.rounds import ENGINES
 from edge_ad.config import Precision
 from trainer.macs import count_macs
 
@@ -62,9 +63,7 @@ def test_what_is_missing_is_the_reason(
 
 
 def test_each_precision_of_an_engine_on_the_cpu_has_a_ceiling() -> None:
-    on_cpu = {
-        precision for engine in ENGINES if engine.device == "cpu" for precision in PRECISIONS.get(engine.name, ())
-    }
+    on_cpu = {precision for engine in ENGINES if engine.device == "cpu" for precision in PRECISIONS[engine.name]}
     assert {precision for _, precision in CASES} == on_cpu
 
 

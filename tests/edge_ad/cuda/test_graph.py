@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from edge_ad.cuda import graph as module
 from edge_ad.cuda.buffers import Buffer
 from edge_ad.cuda.device import PrimaryContext
 from edge_ad.cuda.graph import CudaGraph, Work
@@ -64,3 +68,43 @@ def test_what_cannot_be_recorded_runs_step_by_step(context: PrimaryContext, fake
         fake_gpu.driver.fake_refuse_capture(0)
     assert calls == [1, 1]  # the first run, and the launch
     work.close()
+
+
+class PycudaError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [BackendError, PycudaError])
+def test_a_step_that_refuses_to_be_recorded_runs_step_by_step(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """A copy that is queued after the recording has become invalid is refused by pycuda itself."""
+    calls: list[str] = []
+    recording = False
+
+    def queue() -> None:
+        if recording:
+            raise error("cuMemcpyDtoHAsync failed: operation failed due to a previous error during capture")
+        calls.append("queued")
+
+    def call(result: bool) -> Any:
+        def of_driver(*_: object) -> int:
+            nonlocal recording
+            recording = result
+            return 0
+
+        return of_driver
+
+    driver = {"cuStreamBeginCapture_v2": call(True), "cuStreamEndCapture": call(False)}
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Functions(driver))
+    monkeypatch.setattr(module, "load_driver", lambda: SimpleNamespace(Error=PycudaError))
+    work = Work(SimpleNamespace(handle=1, synchronize=lambda: None), queue)
+    work.launch()
+    assert calls == ["queued", "queued"]  # the first run, and the launch
+    assert not recording
+
+
+class Functions(dict[str, Any]):
+    """A library's functions, by name and as attributes, as ctypes gives them."""
+
+    __getattr__ = dict.__getitem__

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from edge_ad.bundle import open_bundle
+from edge_ad.cuda.device import DeviceFacts
+from edge_ad.engines import build
 from edge_ad.engines.key import EngineKey, differences
+from tests.bundles import make_bundle
 
 KEY = EngineKey(
     bundle="3f" * 32,
@@ -15,6 +21,8 @@ KEY = EngineKey(
     shape=(1, 256, 256, 3),
     device="Orin",
     sm="sm_87",
+    multiprocessors=8,
+    memory_gib=8,
     cuda="12.6",
     tensorrt="10.3.0",
     torch="2.8.0",
@@ -27,6 +35,8 @@ CHANGED: dict[str, object] = {
     "shape": (1, 192, 192, 3),
     "device": "NVIDIA Thor",
     "sm": "sm_110",
+    "multiprocessors": 16,
+    "memory_gib": 64,
     "cuda": "13.0",
     "tensorrt": "10.7.0",
     "torch": None,
@@ -51,6 +61,26 @@ def test_each_single_fact_that_differs_is_named_with_both_values(field: str) -> 
 def test_all_that_differs_is_on_one_line() -> None:
     other = replace(KEY, tensorrt="10.7.0", cuda="12.8")
     assert differences(KEY, other) == "CUDA 12.6 -> 12.8, TensorRT 10.3.0 -> 10.7.0"
+
+
+def test_modules_of_one_family_are_told_apart_in_words() -> None:
+    """Every Jetson Orin module calls itself Orin, sm_87."""
+    assert differences(KEY, replace(KEY, multiprocessors=16, memory_gib=64)) == (
+        "multiprocessors 8 -> 16, GPU memory in GiB 8 -> 64"
+    )
+
+
+def test_the_key_of_a_build_says_which_module_it_is_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "load_tensorrt", lambda: SimpleNamespace(__version__="10.3.0"))
+    bundle = open_bundle(make_bundle(tmp_path / "bundle"))
+    facts = DeviceFacts(
+        "Orin", (8, 7), 7620 << 20, "12.6", integrated=True, can_map_host_memory=True, multiprocessors=8
+    )
+    small, large = (
+        build.current_key(bundle, "tensorrt", "fp16", found)
+        for found in (facts, replace(facts, memory_bytes=62799 << 20, multiprocessors=16))
+    )
+    assert differences(small, large) == "multiprocessors 8 -> 16, GPU memory in GiB 8 -> 64"
 
 
 def test_bundle_builder_and_precision_have_places_of_their_own_and_versions_replace_each_other() -> None:

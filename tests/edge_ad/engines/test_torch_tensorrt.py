@@ -312,6 +312,12 @@ def test_in_int8_every_pair_reaches_the_converters_those_of_weights_too(found: F
 
 def test_a_graph_that_does_not_become_one_engine_is_refused(without_gpu: Run, tmp_path: Path) -> None:
     """The control of the tests above, and of the promise that nothing falls back to torch."""
-    result = without_gpu("build", write(tmp_path / PROGRAM, Gamma()), 8, 9, "fp32")
+    program = write(tmp_path / PROGRAM, Gamma())
+    result = without_gpu("partition", program, 8, 9, "fp32")
     assert result.returncode != 0
     assert "model is not fully supported" in result.stderr
+    result = without_gpu("convert", program, 8, 9, "fp32")
+    assert result.returncode != 0
+    last = result.stderr.splitlines()[-1]
+    assert "BackendError: Torch-TensorRT refused the program: UnsupportedOperatorException: Conversion of" in last
+    assert "lgamma" in last

@@ -1,9 +1,10 @@
 """A script: what Torch-TensorRT makes of a program, on a machine without a GPU.
 
-    python -m tests.edge_ad.engines.without_gpu partition|build PROGRAM HEIGHT WIDTH PRECISION...
+    python -m tests.edge_ad.engines.without_gpu partition|build|convert PROGRAM HEIGHT WIDTH PRECISION...
 
 Prints JSON, precision -> what was found. `partition`: the operators of the program and of each TensorRT engine;
-`build`: the same, and the size of the engine that our own code builds. For INT8 the INT8 graph lies beside the program.
+`build`: the same, and the size of the engine that our own code builds; `convert`: only the latter. For INT8 the INT8
+graph lies beside the program.
 torch_tensorrt asks for a CUDA device at import, so one is pretended; nothing runs on it. A process of its own, because
 that cannot be undone.
 """
@@ -122,8 +123,9 @@ def examine(compiler: ModuleType, what: str, path: Path, shape: tuple[int, int, 
     program = fixed_program(load_program(path), precision, shape, "cpu", int8)
     wanted = sum(node.target is operator() for node in program.graph.nodes)
     found = {"unknown_settings": unknown_settings(compiler, limits), "pairs_wanted": wanted}
-    found |= partition(compiler, program, limits)
-    return found | {"bytes": len(convert(compiler, program, limits))} if what == "build" else found
+    if what != "convert":
+        found |= partition(compiler, program, limits)
+    return found if what == "partition" else found | {"bytes": len(convert(compiler, program, limits))}
 
 
 def main(what: str, path: str, height: str, width: str, *precisions: str) -> None:
