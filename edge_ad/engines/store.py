@@ -3,7 +3,7 @@
     <state>/engines/<slot>/engine.json       what is in service: its key, its file, its hash, how it was proved
                           <hash>.plan        the engine
                           .lock              held while building
-                   timing-<sm>-<version>.bin TensorRT's measurements of kernels, for the next build
+                   timing-<GPU>-<version>.bin TensorRT's measurements of kernels, for the next build
                    area_resize-<sm>-<OpenCV>-....cubin  the kernel that prepares frames (edge_ad/engines/kernel.py)
 
 `engine.json` names an engine that has been proved and lies on the disk; it changes by an atomic rename. So a reader and
@@ -169,4 +169,4 @@ def building(folder: Path, key: EngineKey) -> Iterator[None]:
 
 def timing_cache(folder: Path, key: EngineKey) -> Path:
     """The file of kernel timings for this GPU and TensorRT; any engine of any bundle profits from it."""
-    return folder / f"timing-{key.sm}-{key.tensorrt}.bin"
+    return folder / f"timing-{key.sm}x{key.multiprocessors}-{key.memory_gib}gib-{key.tensorrt}.bin"

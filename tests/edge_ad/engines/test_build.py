@@ -152,7 +152,8 @@ def test_a_new_engine_is_proved_recorded_and_in_service(
     assert record.key.bundle == bundle.digest
     assert record.golden_errors.keys() == {"anomaly_map", "reconstruction", "score_relative"}
     assert json.loads((state.parent / "engine.json").read_text()) == record.model_dump(by_alias=True, mode="json")
-    assert (state / "engines" / "timing-sm_87-10.3.0.bin").read_bytes() == b"timings"
+    timings = f"timing-sm_87x{record.key.multiprocessors}-{record.key.memory_gib}gib-10.3.0.bin"
+    assert (state / "engines" / timings).read_bytes() == b"timings"
 
 
 def test_an_int8_engine_is_proved_on_golden_outputs_of_its_own(
