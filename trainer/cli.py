@@ -13,7 +13,7 @@ from edge_ad.config import Precision
 from edge_ad.console import Parser, run_command, say, write_json
 from edge_ad.errors import ConfigError, DataError
 from trainer import config as configs
-from trainer.config import METHOD_NAMES, TrainConfig
+from trainer.config import METHOD_NAMES, SEEDS, TrainConfig
 from trainer.methods.diffusionad.variants import KINDS
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _add_train(commands: _Commands) -> None:
     _add_config(train)
     train.add_argument("--method", choices=METHOD_NAMES, help="that of the configuration if not given")
     train.add_argument("--max-minutes", type=float, help="stop after so long; the learning rate has fallen by then")
-    train.add_argument("--seed", type=int, help="0 if not given")
+    train.add_argument("--seed", type=_seed, help="0 if not given")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     train.add_argument("--processes", type=int, default=1, help="on each machine: one for each GPU (docs/training.md)")
     train.add_argument("--nodes", type=int, default=1, help="machines that run this command together")
@@ -70,12 +70,18 @@ def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument("--set", action="append", metavar="KEY=VALUE", help="replace a value: diffusion.w=0")
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) not in SEEDS:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {SEEDS[-1]}, got {text}")
+    return int(text)
+
+
 def _add_preview(commands: _Commands) -> None:
     preview = commands.add_parser("preview", help="draw the synthetic defects that a training would see")
     preview.add_argument("--data", type=Path, required=True, help="as for train")
     preview.add_argument("--out", type=Path, required=True, help="the picture, a PNG file")
     _add_config(preview)
-    preview.add_argument("--seed", type=int, default=0)
+    preview.add_argument("--seed", type=_seed, default=0)
     preview.add_argument("--count", type=int, default=32)
 
 
@@ -163,8 +169,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _new_run(arguments: argparse.Namespace) -> None:
-    from trainer.data.folder import split_good
+    from trainer.data.folder import load_textures, split_good
     from trainer.detail import detail
+    from trainer.methods.base import build_method
     from trainer.run import create
 
     if arguments.data is None:
@@ -176,6 +183,8 @@ def _new_run(arguments: argparse.Namespace) -> None:
     split = split_good(arguments.data, config.data.hold_out, seed)
     roi = config.data.roi.record() if config.data.roi else None
     said = detail(next(iter(split.train)), roi, config.input.frame_layout())
+    load_textures(config.synthesis.textures)
+    build_method(config, seed)  # as the textures: what is refused is refused before there is a run
     create(arguments.out, config, split, seed)
     say(said)
 
@@ -186,6 +195,7 @@ def _same_run(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: something is not.
     """
+    from trainer.data.folder import good_folder
     from trainer.run import listed_paths, open_run
 
     run = open_run(arguments.out)
@@ -197,8 +207,8 @@ def _same_run(arguments: argparse.Namespace) -> None:
         )
 
     if arguments.data is not None:
-        folder = arguments.data.resolve()
-        others = [path for path in listed_paths(run) if folder not in path.resolve().parents]
+        folder = good_folder(arguments.data).resolve()  # the images in it may be links to anywhere
+        others = [path for path in listed_paths(run) if not path.parent.resolve().is_relative_to(folder)]
         if others:
             raise differs("--data", f"images that are not in {arguments.data}, such as {others[0]}")
     if arguments.seed not in (None, run.seed):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from edge_ad.bundle import TileGrid
 from edge_ad.config import RoiConfig, Strict, first_problem, load_yaml
@@ -18,11 +18,18 @@ from edge_ad.errors import ConfigError
 MethodName = Literal["diffusionad"]
 METHOD_NAMES = get_args(MethodName)
 FEATURE_CHANNELS = {4: 24, 8: 40, 16: 112}  # of the pretrained features: stride, pixels -> channels
+SEEDS = range(2**63 // 1_000_003)  # each step draws from seed x 1_000_003 + step, of 64 bits
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Widths = Annotated[tuple[int, ...], Field(min_length=2, max_length=8)]
+Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=2, max_length=8)]
 
 
-class InputConfig(Strict):
+class Finite(Strict):
+    """No number is infinite or none at all: such a loss or rate would train to weights that are not numbers."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class InputConfig(Finite):
     """Size of the graph's input, pixels, and how an image gets there (docs/images.md)."""
 
     height: int = Field(256, ge=32, le=1024, multiple_of=32)
@@ -40,7 +47,7 @@ class InputConfig(Strict):
         return Layout(self.height, self.width, self.fit, self.tiles.rows, self.tiles.columns, self.tiles.overlap)
 
 
-class DataConfig(Strict):
+class DataConfig(Finite):
     """Which images are trained on, and how a good image may vary."""
 
     hold_out: Fraction = Field(0.2, description="share of the good images kept for calibration, never trained on")
@@ -56,7 +63,7 @@ class DataConfig(Strict):
     )
 
 
-class DiffusionConfig(Strict):
+class DiffusionConfig(Finite):
     """The forward process, the two scales and the guidance (DiffusionAD section III)."""
 
     diffuse: bool = Field(True, description="false: no noise at all, a plain auto-encoder, for comparison")
@@ -76,6 +83,8 @@ class DiffusionConfig(Strict):
     def _ordered(self) -> DiffusionConfig:
         if not self.t_s < self.tau <= self.t_b < self.timesteps:
             raise ValueError("need t_s < tau <= t_b < timesteps")
+        if self.beta_start > self.beta_end:
+            raise ValueError("need beta_start <= beta_end")
         return self
 
     @model_validator(mode="after")
@@ -85,22 +94,29 @@ class DiffusionConfig(Strict):
         return self
 
 
-class UNetConfig(Strict):
+class UNetConfig(Finite):
     """The published denoiser (nets/unet.py)."""
 
     kind: Literal["unet"]
-    base: int = Field(128, multiple_of=32)
+    base: int = Field(128, ge=32, multiple_of=32)
     multipliers: Widths = (1, 1, 2, 2, 4, 4)
     blocks: int = Field(2, ge=1)
     attention_factors: tuple[int, ...] = (8, 16, 32)
     heads: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _heads_share_channels(self) -> UNetConfig:
+        levels = [m for level, m in enumerate(self.multipliers) if 2**level in self.attention_factors]
+        if any(self.base * m % self.heads for m in [*levels, self.multipliers[-1]]):
+            raise ValueError("heads must divide the channels, base x multiplier, wherever there is attention")
+        return self
 
     def stride(self, fold: int) -> int:
         """What the image's size must be a multiple of, pixels."""
         return fold << (len(self.multipliers) - 1)
 
 
-class _Pyramid(Strict):
+class _Pyramid(Finite):
     """A network of nets/edge.py."""
 
     kind: Literal["edge"]
@@ -123,7 +139,7 @@ class EdgeDenoiserConfig(_Pyramid):
     """The small denoiser (nets/edge.py)."""
 
 
-class PublishedSegmenterConfig(Strict):
+class PublishedSegmenterConfig(Finite):
     """The published segmentation network (nets/segmenter.py)."""
 
     kind: Literal["draem"]
@@ -142,7 +158,7 @@ Denoiser = Annotated[UNetConfig | EdgeDenoiserConfig, Field(discriminator="kind"
 SegmenterNet = Annotated[PublishedSegmenterConfig | EdgeSegmenterConfig, Field(discriminator="kind")]
 
 
-class PrototypesConfig(Strict):
+class PrototypesConfig(Finite):
     """What good parts look like anywhere (nets/prototypes.py): the distance to the nearest one moves the logits."""
 
     count: int = Field(0, ge=0, le=4096, description="0: none")
@@ -152,7 +168,7 @@ class PrototypesConfig(Strict):
     )
 
 
-class LossConfig(Strict):
+class LossConfig(Finite):
     """Weights of the terms (DiffusionAD Eq. 9 to 12)."""
 
     denoise: float = Field(1.0, ge=0, description="on good images, both scales summed")
@@ -167,7 +183,7 @@ class LossConfig(Strict):
     )
 
 
-class OptimConfig(Strict):
+class OptimConfig(Finite):
     """How long and how fast."""
 
     batch: int = Field(8, ge=2)
@@ -184,7 +200,7 @@ class OptimConfig(Strict):
     half_size: Fraction = Field(0.0, description="first share of training, on images of half the size: faster")
 
 
-class SynthesisConfig(Strict):
+class SynthesisConfig(Finite):
     """Synthetic anomalies: where (mask kinds), from what (sources) and how strongly (opacity)."""
 
     perlin: float = Field(1.0, ge=0, description="odds of a Perlin mask")
@@ -215,13 +231,13 @@ class SynthesisConfig(Strict):
         return self
 
 
-class TrainConfig(Strict):
+class TrainConfig(Finite):
     """One profile of one method."""
 
     profile: str
     method: MethodName
     top_k: int = Field(50, ge=1, description="pixels whose mean is the score")
-    noise_seed: int = 0
+    noise_seed: int = Field(0, ge=0, le=2**63 - 1)
     input: InputConfig = InputConfig()
     data: DataConfig = DataConfig()
     diffusion: DiffusionConfig
@@ -240,6 +256,12 @@ class TrainConfig(Strict):
     def _published_networks_see_pixels(self) -> TrainConfig:
         if self.fold > 1 and (self.denoiser.kind == "unet" or self.segmenter.kind == "draem"):
             raise ValueError("the published networks (unet, draem) take images as they are: set fold to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _map_has_pixels(self) -> TrainConfig:
+        if self.top_k > self.input.height * self.input.width:
+            raise ValueError(f"top_k: a map has {self.input.height} x {self.input.width} pixels, not {self.top_k}")
         return self
 
     @model_validator(mode="after")
@@ -282,11 +304,15 @@ def load(path: Path) -> TrainConfig:
     Raises:
         ConfigError: as `parse`, or the file cannot be read.
     """
-    config = parse(load_yaml(path), str(path))
+    return _textures_from(path.parent.absolute(), parse(load_yaml(path), str(path)))
+
+
+def _textures_from(folder: Path, config: TrainConfig) -> TrainConfig:
+    """The same with its textures, where they are relative, in a folder."""
     textures = config.synthesis.textures
     if textures is None:
         return config
-    synthesis = config.synthesis.model_copy(update={"textures": path.parent.absolute() / textures})
+    synthesis = config.synthesis.model_copy(update={"textures": folder / textures})
     return config.model_copy(update={"synthesis": synthesis})
 
 
@@ -311,6 +337,8 @@ def pretrained_weights(config: TrainConfig) -> str | None:
 def override(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
     """A configuration with some values replaced, each written KEY.KEY=VALUE, the value as in YAML.
 
+    Textures that are given so are relative to the current directory.
+
     Raises:
         ConfigError: a change is not of this form, names no key, or does not fit the rest.
     """
@@ -325,7 +353,7 @@ def override(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
         if not given or not key:
             raise ConfigError(f"--set {change}: write SECTION.KEY=VALUE, for example diffusion.w=0.5")
         _section(values, sections, change)[key] = value
-    return parse(values, "--set") if changes else config
+    return _textures_from(Path.cwd(), parse(values, "--set")) if changes else config
 
 
 def _section(values: dict[str, Any], names: Sequence[str], change: str) -> dict[str, Any]:

@@ -50,6 +50,9 @@ def create(path: Path, config: TrainConfig, split: Split, seed: int) -> Run:
         raise DataError(f"{path} already holds a run: give another --out, or continue it with --resume")
     links = path / "calibration_split"
     links.mkdir(parents=True, exist_ok=True)
+    for left in links.iterdir():  # by one that was stopped in here, perhaps of another split
+        if left.is_symlink():
+            left.unlink()
     for source, digest in split.calibration.items():
         (links / f"{digest[:8]}_{source.name}").symlink_to(source.absolute())
     images = {
@@ -71,15 +74,19 @@ def open_run(path: Path) -> Run:
     """Read a run directory.
 
     Raises:
-        DataError: it is not one.
+        DataError: it is not one, or its list of images cannot be read.
         ConfigError: its configuration cannot be read.
     """
-    if not (path / "config.yaml").is_file() or not (path / "images.json").is_file():
+    listed = path / "images.json"
+    if not (path / "config.yaml").is_file() or not listed.is_file():
         raise DataError(f"{path} is not a run: it has no config.yaml and images.json; train with --out {path}")
-    images = json.loads((path / "images.json").read_text(encoding="utf-8"))
-    hashes = {part: tuple(entry["sha256"] for entry in images[part]) for part in ("train", "calibration")}
     config = configs.load(path / "config.yaml")
-    return Run(path, config, hashes["train"], hashes["calibration"], int(images["seed"]), images.get("commit"))
+    try:
+        images = json.loads(listed.read_text(encoding="utf-8"))
+        train, held = (tuple(str(entry["sha256"]) for entry in images[part]) for part in ("train", "calibration"))
+        return Run(path, config, train, held, int(images["seed"]), images.get("commit"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{listed} is cut or altered: copy it back, or train anew with another --out") from error
 
 
 def listed_paths(run: Run) -> list[Path]:

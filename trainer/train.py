@@ -18,11 +18,12 @@ from loguru import logger
 from torch import nn
 from tqdm import tqdm
 
+from edge_ad.errors import DataError
 from trainer.config import OptimConfig
 from trainer.data.folder import load_canvases, load_textures
 from trainer.data.samples import Batch, Samples, stream
 from trainer.methods.base import Method, build_method
-from trainer.run import Run, load_checkpoint, save_checkpoint, save_snapshot, train_paths
+from trainer.run import CHECKPOINT, Run, load_checkpoint, save_checkpoint, save_snapshot, train_paths
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -58,9 +59,12 @@ def _build(run: Run) -> Method:
 
 
 class Trainer:
-    """What changes while training: weights, their average, the optimiser, the step and the time spent."""
+    """What changes while training: weights, their average, the optimiser, the step and the time spent.
 
-    def __init__(self, run: Run, fabric: Fabric) -> None:
+    `max_minutes` is the time allowed, if any; `whole` is false within a step, whose state belongs to none.
+    """
+
+    def __init__(self, run: Run, fabric: Fabric, max_minutes: float | None = None) -> None:
         self.run = run
         self.fabric = fabric
         self.model = _build(run)
@@ -73,6 +77,8 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.waited_s = 0.0  # for samples: the share of the time that synthesis is on the critical path
+        self.max_minutes = max_minutes
+        self.whole = True
 
     def observe(self, samples: Samples) -> None:
         """What a method takes in before its first step, of good samples; the average begins as the model does."""
@@ -80,7 +86,15 @@ class Trainer:
         self.average.load_state_dict(self.model.state_dict())
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """For the checkpoint.
+
+        Raises:
+            DataError: a weight is not finite.
+        """
+        for networks in (self.model, self.average):
+            for name, value in networks.state_dict().items():
+                if not torch.isfinite(value).all():
+                    raise _come_apart(self.step, f"the weights {name} are not finite")
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -88,6 +102,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "waited_s": self.waited_s,
+            "max_minutes": self.max_minutes,
             "processes": self.fabric.world_size,
         }
 
@@ -97,14 +112,27 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.waited_s = state["step"], state["seconds"], state["waited_s"]
+        if self.max_minutes is None:
+            self.max_minutes = state.get("max_minutes")  # which checkpoints of old lack
 
-    def progress(self, max_minutes: float | None) -> float:
+    def progress(self) -> float:
         """0..1: the share of the steps or of the time allowed, whichever is larger."""
         by_steps = self.step / self.run.config.optim.steps
-        return max(by_steps, self.seconds / (60 * max_minutes) if max_minutes else 0.0)
+        return max(by_steps, self.seconds / (60 * self.max_minutes) if self.max_minutes else 0.0)
+
+
+def _come_apart(step: int, what: str) -> DataError:
+    kept = "a checkpoint, if there is one, stays as it was"
+    return DataError(f"step {step}: {what}; {kept}; train anew with smaller optim.denoiser_lr and optim.segmenter_lr")
 
 
 def _train_step(trainer: Trainer, batch: Batch, optim: OptimConfig, progress: float) -> dict[str, float]:
+    """Take a step.
+
+    Raises:
+        DataError: a loss is not finite.
+    """
+    trainer.whole = False
     for group, peak in zip(trainer.optimizer.param_groups, trainer.peak_rates, strict=True):
         group["lr"] = peak * learning_rate_factor(progress, optim.warmup, optim.lr_least)
     turn = trainer.step * trainer.fabric.world_size + trainer.fabric.global_rank  # no two batches share their noise
@@ -119,7 +147,12 @@ def _train_step(trainer: Trainer, batch: Batch, optim: OptimConfig, progress: fl
     trainer.optimizer.step()
     trainer.step += 1
     update_average(trainer.average, trainer.model, optim.ema, trainer.step)
-    return {name: float(value.detach()) for name, value in losses.items()}
+    found = {name: float(value.detach()) for name, value in losses.items()}
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise _come_apart(trainer.step, f"the loss {name} is {value}")
+    trainer.whole = True
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +192,7 @@ class Journal:
         self._snapshots = snapshots
         self._next_snapshot = math.floor(progress * snapshots) + 1
         self._writes = trainer.fabric.is_global_zero
+        self._kept = trainer.step  # of the checkpoint; of a training that has none yet, nothing is worth one
         self._saved, self._logged = time.monotonic(), 0.0
         form = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
         self._bar = tqdm(total=100, desc="train", unit="%", disable=None if self._writes else True, bar_format=form)
@@ -179,9 +213,15 @@ class Journal:
             save_snapshot(self._trainer.run.path, self._trainer.state(), self._trainer.step)
 
     def save(self) -> None:
-        """Write the checkpoint."""
-        if self._writes:
-            save_checkpoint(self._trainer.run.path, self._trainer.state())
+        """Write the checkpoint, unless it has this step already, or a step was left half taken.
+
+        Raises:
+            DataError: a weight is not finite; the checkpoint stays as it was.
+        """
+        trainer = self._trainer
+        if self._writes and trainer.whole and trainer.step != self._kept:
+            save_checkpoint(trainer.run.path, trainer.state())
+            self._kept = trainer.step
 
     def close(self) -> None:
         """End the progress bar and write the last checkpoint."""
@@ -207,16 +247,17 @@ def train(
 ) -> None:
     """Train until the configured steps or `max_minutes` are used up; the last averaged weights are the result.
 
-    Ctrl-C saves a checkpoint before it is passed on. Time spent counts over resumptions. With several processes, each
-    runs this, and the clock of the first one counts.
+    Ctrl-C waits for the end of the step and saves a checkpoint before it is passed on. Time spent counts over
+    resumptions, `max_minutes` too unless it is given anew; one without a checkpoint yet begins at the first step. With
+    several processes, each runs this, and the clock of the first one counts.
 
     Raises:
-        DataError: a training image has gone or changed.
+        DataError: a training image has gone or changed, or a loss or a weight is not finite.
     """
-    trainer = Trainer(run, fabric)
-    if resume:
+    trainer = Trainer(run, fabric, max_minutes)
+    if resume and (run.path / CHECKPOINT).is_file():  # stopped before its first: nothing is lost by beginning again
         trainer.restore(load_checkpoint(run.path))
-    phases = _phases(run, trainer.progress(max_minutes))
+    phases = _phases(run, trainer.progress())
     if fabric.is_global_zero:
         where = f"{torch.get_num_threads()} threads, {fabric.device}, processes: {fabric.world_size}"
         logger.info("training on {} images, {}", len(run.train_sha256), where)
@@ -224,19 +265,19 @@ def train(
     if trainer.step == 0:
         trainer.observe(phases[-1].samples)
     trainer.model.train()
-    journal = Journal(trainer, snapshots, trainer.progress(max_minutes))
+    journal = Journal(trainer, snapshots, trainer.progress())
     started = time.monotonic() - trainer.seconds
     try:
         for phase in phases:
             with closing(_batches(trainer, phase, workers)) as batches:
-                while (progress := trainer.progress(max_minutes)) < phase.until:
-                    asked = time.monotonic()
+                while (progress := trainer.progress()) < phase.until:
                     with _interrupt_held():
+                        asked = time.monotonic()
                         batch = next(batches)
-                    trainer.waited_s += time.monotonic() - asked
-                    losses = _train_step(trainer, batch, run.config.optim, progress)
-                    trainer.seconds = fabric.broadcast(time.monotonic() - started)
-                    journal.note(losses, trainer.progress(max_minutes))
+                        trainer.waited_s += time.monotonic() - asked
+                        losses = _train_step(trainer, batch, run.config.optim, progress)
+                        trainer.seconds = fabric.broadcast(time.monotonic() - started)
+                    journal.note(losses, trainer.progress())
     finally:
         journal.close()
     if fabric.is_global_zero:
@@ -247,7 +288,8 @@ def train(
 def _interrupt_held() -> Iterator[None]:
     """Ctrl-C takes effect at the end of the block.
 
-    A worker hands its batch over through a socket. Cut there, it writes a traceback of its own to the terminal.
+    A worker hands its batch over through a socket. Cut there, it writes a traceback of its own to the terminal. A step
+    that is cut has moved some of the weights, their average, the optimiser and the count, and not the others.
     """
     if threading.current_thread() is not threading.main_thread():  # which alone gets signals
         yield
@@ -258,8 +300,8 @@ def _interrupt_held() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-    if held and callable(handler):
-        handler(*held[0])
+        if held and callable(handler):
+            handler(*held[0])  # also where the block failed: of several processes, the first to stop fails the others
 
 
 def _batches(trainer: Trainer, phase: Phase, workers: int) -> Generator[Batch, None, None]:

@@ -1,5 +1,6 @@
 """Training configurations: what ships loads, what is wrong is named."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,16 @@ def test_a_dumped_configuration_loads_as_itself(tmp_path: Path) -> None:
         ("synthesis", {"texture": 0, "self_augment": 0}, "synthesis"),
         ("synthesis", {"keep_min": 0.9, "keep_max": 0.1}, "synthesis"),
         ("optim", {"batch": 4, "steps": 1, "denoiser_lr": 1, "segmenter_lr": 1, "warmup": 2}, "optim.warmup"),
+        ("diffusion", {"prediction": "x0", "beta_start": 0.1, "beta_end": 0.02}, "diffusion: need beta_start"),
+        ("diffusion", {"prediction": "x0", "w": math.inf}, "diffusion.w: .*finite"),
+        ("loss", {"focal": math.nan}, "loss.focal: .*finite"),
+        ("denoiser", {"kind": "edge", "widths": [0, 8]}, "denoiser.edge.widths.0"),
+        ("segmenter", {"kind": "edge", "widths": [8, -8]}, "segmenter.edge.widths.1"),
+        ("denoiser", {"kind": "unet", "base": 0}, "denoiser.unet.base"),
+        ("denoiser", {"kind": "unet", "base": 32, "multipliers": [0, 1]}, "denoiser.unet.multipliers.0"),
+        ("denoiser", {"kind": "unet", "base": 32, "heads": 5}, "denoiser.unet: heads must divide"),
+        ("top_k", 32 * 32 + 1, "top_k: a map has 32 x 32 pixels, not 1025"),
+        ("noise_seed", -1, "noise_seed"),
     ],
 )
 def test_a_value_out_of_range_is_named(section: str, value: object, where: str) -> None:
@@ -56,6 +67,18 @@ def test_textures_are_relative_to_the_file(tmp_path: Path) -> None:
     text = configs.dump(tiny_config()).replace("textures: null", "textures: dtd")
     (tmp_path / "c.yaml").write_text(text)
     assert configs.load(tmp_path / "c.yaml").synthesis.textures == tmp_path / "dtd"
+
+
+def test_textures_of_a_replacement_are_relative_to_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the run, whose configuration is in another folder, is opened again."""
+    monkeypatch.chdir(tmp_path)
+    config = configs.override(tiny_config(), ["synthesis.textures=dtd"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(configs.dump(config))
+    assert configs.load(Path("run/config.yaml")) == config
+    assert config.synthesis.textures == tmp_path / "dtd"
 
 
 def test_a_value_can_be_replaced_and_the_rest_stays() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_a_resumed_training_goes_on_with_its_states(tmp_path: Path) -> None:
     config = tiny_config()
     run = create(tmp_path / "run", config, split_good(make_dataset(tmp_path / "data"), 0.25, 0), 0)
     train(run, one_process(), 1e-9, resume=False, workers=0, snapshots=3)
-    train(run, one_process(), None, resume=True, workers=0, snapshots=3)
+    train(run, one_process(), math.inf, resume=True, workers=0, snapshots=3)
     steps = [load_weights(path)["step"] for path in snapshots(run.path)]
     assert steps == [1, 2, 4, 6]  # the first training ended after one step, and kept its end
 

@@ -1,0 +1,231 @@
+"""A training that is stopped, or stops itself: what it leaves is the state of a step, and it can go on."""
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import trainer.train as loop
+from edge_ad.errors import DataError
+from edge_ad.images import sha256_file, write_png
+from tests.trainer.tiny import TINY, make_dataset, one_process, part, tiny_config
+from trainer import config as configs
+from trainer.cli import main
+from trainer.data.folder import split_good
+from trainer.run import CHECKPOINT, Run, create, load_checkpoint, open_run, save_checkpoint
+from trainer.train import train
+
+OPTIM: dict[str, object] = {"batch": 4, "steps": 6, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3, "ema": 0.9}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data"))
+
+
+def _new_run(path: Path, data: Path, **optim: object) -> Run:
+    return create(path, tiny_config(optim={**OPTIM, **optim}), split_good(data, 0.25, 0), 0)
+
+
+def _train(run: Run, max_minutes: float | None = None, *, resume: bool = False) -> None:
+    train(run, one_process(), max_minutes, resume, workers=0)
+
+
+def _config_file(folder: Path) -> str:
+    file = folder / "tiny.yaml"
+    file.write_text(configs.dump(tiny_config()))
+    return str(file)
+
+
+@contextmanager
+def _ctrl_c_in(owner: object, name: str, call: int) -> Iterator[None]:
+    """The signal comes with this call, the first being 1, of a function, before it does its work."""
+    real, calls = getattr(owner, name), 0
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)  # where Python would raise
+        return real(*arguments, **named)
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.parametrize(("owner", "name"), [(torch.optim.AdamW, "step"), (loop, "update_average")])
+def test_ctrl_c_within_a_step_keeps_the_whole_of_it(tmp_path: Path, data: Path, owner: object, name: str) -> None:
+    whole, cut = _new_run(tmp_path / "whole", data), _new_run(tmp_path / "cut", data)
+    _train(whole)
+    with _ctrl_c_in(owner, name, call=3), pytest.raises(KeyboardInterrupt):
+        _train(cut)
+    kept = load_checkpoint(cut.path)
+    assert kept["step"] == 3
+    assert {int(state["step"]) for state in kept["optimizer"]["state"].values()} == {3}
+    _train(cut, resume=True)
+    wanted, found = load_checkpoint(whole.path), load_checkpoint(cut.path)
+    for networks in ("model", "average"):
+        assert all(torch.equal(value, found[networks][key]) for key, value in wanted[networks].items())
+
+
+def test_a_step_that_failed_is_not_kept(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its optimiser has moved the weights, but neither the average nor the count."""
+    run = _new_run(tmp_path / "run", data)
+
+    def fails(*arguments: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with _ctrl_c_in(loop, "update_average", call=2), pytest.raises(KeyboardInterrupt):
+        _train(run)
+    monkeypatch.setattr(loop, "update_average", fails)
+    before = sha256_file(run.path / CHECKPOINT)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        _train(run, resume=True)
+    assert sha256_file(run.path / CHECKPOINT) == before
+
+
+def test_a_run_without_a_checkpoint_yet_begins_again(tmp_path: Path, data: Path) -> None:
+    """It was stopped while its images were loaded, say."""
+    whole, stopped = _new_run(tmp_path / "whole", data), _new_run(tmp_path / "stopped", data)
+    _train(whole)
+    with _ctrl_c_in(loop, "load_canvases", call=1), pytest.raises(KeyboardInterrupt):
+        _train(stopped)
+    assert not (stopped.path / CHECKPOINT).exists()
+    _train(stopped, resume=True)
+    wanted, found = load_checkpoint(whole.path), load_checkpoint(stopped.path)
+    assert all(torch.equal(value, found["average"][key]) for key, value in wanted["average"].items())
+
+
+def test_what_is_refused_leaves_no_run_behind(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    textures = tmp_path / "textures"
+    command = ["train", "--data", str(data), "--out", str(tmp_path / "run"), "--config", _config_file(tmp_path)]
+    command += ["--set", f"synthesis.textures={textures}"]
+    assert main(command) == 2
+    assert "no texture images" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    textures.mkdir()
+    write_png(textures / "a.png", part(0))
+    assert main(command) == 0
+
+
+def test_links_of_a_run_that_was_never_finished_are_not_of_the_next_one(tmp_path: Path, data: Path) -> None:
+    """Its held-out images, of another seed, may be trained on now."""
+    links = tmp_path / "run" / "calibration_split"
+    links.mkdir(parents=True)
+    split = split_good(data, 0.25, 0)
+    for path in [*split.train, *split.calibration]:
+        (links / f"{sha256_file(path)[:8]}_{path.name}").symlink_to(path)
+    _new_run(tmp_path / "run", data)
+    assert {link.resolve() for link in links.iterdir()} == {path.resolve() for path in split.calibration}
+
+
+def test_a_folder_of_links_is_the_folder_that_the_run_was_begun_with(tmp_path: Path, data: Path) -> None:
+    chosen = tmp_path / "chosen"
+    chosen.mkdir()
+    for path in (data / "train/good").iterdir():
+        (chosen / path.name).symlink_to(path)
+    same = ["train", "--data", str(chosen), "--out", str(tmp_path / "run"), "--config", _config_file(tmp_path)]
+    assert main(same) == 0
+    assert main([*same, "--resume"]) == 0
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_step(tmp_path: Path, data: Path) -> None:
+    run = _new_run(tmp_path / "run", data, denoiser_lr=1e30, segmenter_lr=1e30)
+    with pytest.raises(DataError, match=r"^step \d: the loss \w+ is nan; .*optim\.denoiser_lr") as caught:
+        _train(run)
+    assert "\n" not in str(caught.value)
+    assert not (run.path / CHECKPOINT).exists()
+
+
+def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(tmp_path: Path, data: Path) -> None:
+    """The last step spoils them: no loss is computed with them any more."""
+    run, real = _new_run(tmp_path / "run", data), loop.update_average
+    with _ctrl_c_in(loop, "update_average", call=2), pytest.raises(KeyboardInterrupt):
+        _train(run)
+    before = sha256_file(run.path / CHECKPOINT)
+
+    def spoils(average: torch.nn.Module, model: torch.nn.Module, decay: float, step: int) -> None:
+        real(average, model, decay, step)
+        if step == OPTIM["steps"]:
+            next(average.parameters()).data.fill_(math.inf)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(DataError, match=r"^step 6: the weights .* not finite"):
+        patch.setattr(loop, "update_average", spoils)
+        _train(run, resume=True)
+    assert sha256_file(run.path / CHECKPOINT) == before
+
+
+def test_the_time_allowed_holds_until_another_is_given(tmp_path: Path, data: Path) -> None:
+    run = _new_run(tmp_path / "run", data)
+    for max_minutes, resume, step in ((1e-9, False, 1), (None, True, 1), (math.inf, True, 6)):
+        _train(run, max_minutes, resume=resume)
+        assert load_checkpoint(run.path)["step"] == step
+
+
+def test_a_checkpoint_of_old_does_not_say_what_time_was_allowed(tmp_path: Path, data: Path) -> None:
+    run = _new_run(tmp_path / "run", data)
+    _train(run, 1e-9)
+    state = load_checkpoint(run.path)
+    del state["max_minutes"]
+    save_checkpoint(run.path, state)
+    _train(run, resume=True)
+    assert load_checkpoint(run.path)["step"] == 6
+
+
+def test_resuming_what_is_finished_leaves_the_checkpoint_alone(tmp_path: Path, data: Path) -> None:
+    """Its SHA-256 is what results know the weights by."""
+    run = _new_run(tmp_path / "run", data)
+    _train(run)
+    before = (run.path / CHECKPOINT).stat()
+    _train(run, resume=True)
+    after = (run.path / CHECKPOINT).stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: "", lambda text: text[: len(text) // 2], lambda text: "[]", lambda text: '{"train": [1]}']
+)
+def test_a_list_of_images_that_is_damaged_is_one_line(
+    tmp_path: Path, data: Path, damage: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _new_run(tmp_path / "run", data)
+    listed = run.path / "images.json"
+    listed.write_text(damage(json.dumps(json.loads(listed.read_text()))))
+    with pytest.raises(DataError, match="is cut or altered"):
+        open_run(run.path)
+    assert main(["train", "--out", str(run.path), "--resume"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("seed", ["-1", "1" + "0" * 23, "1.5", "x"])
+@pytest.mark.parametrize("command", ["train", "preview"])
+def test_a_seed_that_cannot_be_is_refused_before_anything_is_made(
+    tmp_path: Path, data: Path, command: str, seed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--data", str(data), "--out", str(tmp_path / "out"), "--seed", seed])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "--seed: must be a whole number from 0 to" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_largest_seed_trains(tmp_path: Path, data: Path) -> None:
+    run = create(tmp_path / "run", configs.parse(TINY, "tiny"), split_good(data, 0.25, 0), configs.SEEDS[-1])
+    _train(run)
+    assert load_checkpoint(run.path)["step"] == 6
