@@ -14,7 +14,7 @@ from edge_ad.errors import DataError
 from edge_ad.images import read_image, sha256_file, write_png
 from edge_ad.pictures import Picture, captioned, sheet
 from trainer.data.folder import TestImage, list_test
-from trainer.evaluate import Subject, evaluate, run_subject, score_images
+from trainer.evaluate import Subject, evaluate, note_missing_masks, run_subject, score_images
 from trainer.export import load_method
 from trainer.methods.diffusionad.model import DiffusionAD
 from trainer.methods.diffusionad.variants import Variant, compared, methods, scales, weights
@@ -31,10 +31,11 @@ def measure(run: Run, data: Path, results: Path, kinds: Sequence[str], device: t
     Each result is written as soon as it is there: what is interrupted goes on where it was.
 
     Raises:
-        DataError: the run has no checkpoint, or there are no test images.
+        DataError: the run has no checkpoint, or there are no test images, or none with a defect.
     """
-    method, images, digest = _method(run), list_test(data), sha256_file(run.path / CHECKPOINT)
+    method, images, digest = _method(run), _images(data), sha256_file(run.path / CHECKPOINT)
     known = {(r.set, r.weights, r.variant) for r in read_results(results)}
+    note_missing_masks(images)
     for variant in _wanted(compared(run.config.diffusion), kinds):
         if (data.resolve().name, digest, variant) in known:
             continue
@@ -47,17 +48,20 @@ def measure(run: Run, data: Path, results: Path, kinds: Sequence[str], device: t
 def draw(run: Run, data: Path, out: Path, kinds: Sequence[str], device: torch.device) -> None:
     """Draw what each way makes of one image of every class of defect: the pictures are of the data set, as it is.
 
+    Pictures are named by the run's folder and its weights: runs of several seeds may have folders of the same name.
+
     Raises:
         DataError: as `measure`.
     """
-    method, images = _method(run), _one_of_each(list_test(data))
+    method, images = _method(run), _one_of_each(_images(data))
+    own = f"{run.path.name}-{sha256_file(run.path / CHECKPOINT)[:8]}"
     out.mkdir(parents=True, exist_ok=True)
     for name, suite in SHEETS.items():
         variants = _wanted(suite(run.config.diffusion), kinds)
         if variants:
             subjects = {str(v): run_subject(run, method.variant_graph(v), device) for v in variants}
             rows = [picture for image in images for picture in _row(image, subjects)]
-            write_png(out / f"reconstructions-{name}-{run.path.name}.png", sheet(rows, len(variants) + 1))
+            write_png(out / f"reconstructions-{name}-{own}.png", sheet(rows, len(variants) + 1))
 
 
 def _wanted(variants: Iterable[Variant], kinds: Sequence[str]) -> list[Variant]:
@@ -69,6 +73,14 @@ def _method(run: Run) -> DiffusionAD:
     if not isinstance(method, DiffusionAD):
         raise DataError(f"{run.path}: the ablation is one of diffusionad, not of {run.config.method}")
     return method
+
+
+def _images(data: Path) -> list[TestImage]:
+    """The test images; refused before hours go into them where they can tell no way from another."""
+    images = list_test(data)
+    if not any(image.defect for image in images):
+        raise DataError(f"no defects below {data / 'test'}: the ways are compared by what they find; add test/<defect>")
+    return images
 
 
 def _one_of_each(images: Sequence[TestImage]) -> list[TestImage]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge_ad.backends.base import OPENERS, open_backend
 from edge_ad.bundle import MANIFEST, open_bundle
 from edge_ad.config import BackendConfig, Precision, default_store
-from edge_ad.console import say, tracked
+from edge_ad.console import complain, say, tracked
 from edge_ad.core.decision import decide
 from edge_ad.errors import BackendError, DataError
 from edge_ad.frames import FrameGraph, frame_graph
@@ -157,9 +157,22 @@ def list_any(data: Path) -> list[TestImage]:
     Raises:
         DataError: no images.
     """
-    if (data / "test").is_dir():
-        return list_test(data)
-    return [TestImage(path, UNLABELLED, None) for path in list_images(data)]
+    if not (data / "test").is_dir():
+        return [TestImage(path, UNLABELLED, None) for path in list_images(data)]
+    images = list_test(data)
+    note_missing_masks(images)
+    return images
+
+
+def note_missing_masks(images: Sequence[TestImage]) -> None:
+    """Say it where some defects have masks and others do not: `metrics` then has no pixel figures over all of them."""
+    defects = [image for image in images if image.defect]
+    without = [image.path for image in defects if image.mask is None]
+    if 0 < len(without) < len(defects):
+        complain(
+            f"note: {len(without)} of {len(defects)} defect images have no mask, the first is {without[0]}: "
+            "no pixel figures but of the kinds of defect that have all theirs"
+        )
 
 
 def score_images(subject: Subject, images: Sequence[TestImage]) -> list[Scored]:
@@ -228,7 +241,11 @@ def _pixel_figures(scored: Sequence[Scored], roi: Roi | None) -> dict[str, float
 
 
 def mask_of(scored: Scored, roi: Roi | None) -> NDArray[np.bool_]:
-    """The mask of an image in the pixels of its map; (h, w)."""
+    """The mask of an image in the pixels of its map; (h, w).
+
+    Raises:
+        DataError: as `load_mask`.
+    """
     height, width = scored.anomaly_map.shape
     if not scored.image.defect:
         return np.zeros((height, width), bool)

@@ -12,14 +12,14 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from trainer.methods.diffusionad.variants import NormGuided, OneStep
 from trainer.results import Result
-from trainer.tables import FIGURES, by_variant, figure, grouped, images_per_second, own_scales
+from trainer.tables import FIGURES, by_seed, by_variant, figure, grouped, images_per_second, own_scales
 
 Point = tuple[float, list[Result]]  # place on the x axis, and what was measured there
 
 
 def draw_seeds(path: Path, results: Sequence[Result], label: Callable[[Result], str]) -> None:
-    """A panel for each figure, a line for each thing compared, a dot for each seed."""
-    groups = grouped(results, label)
+    """A panel for each figure, a line for each thing compared, a dot for each seed and engine; results oldest first."""
+    groups = grouped((r for group in by_seed(results).values() for r in group), label)
     panels = _panels(path, 1.2 + 0.35 * len(groups))
     for axes, name in zip(panels.axes, FIGURES, strict=True):
         for place, group in enumerate(reversed(groups.values())):

@@ -21,7 +21,10 @@ COLOURS = ((0, 220, 0), (0, 128, 255))  # BGR
 
 
 def preview(data: Path, config: TrainConfig, seed: int, count: int, out: Path) -> list[Path]:
-    """Draw the first `count` synthetic defects that a training with this seed would see, outlined in green.
+    """Draw the first `count` synthetic defects of this seed at the size of the input, outlined in green.
+
+    A training with this seed begins with just these. With `optim.half_size` it begins at half the size, where the draw
+    is another, and is past these when it comes to the full size: they show what its defects are like, not which.
 
     Where an image is cut into tiles or padded, the grid is drawn on the first one too, beside `out`. Returns the files.
 

@@ -90,15 +90,20 @@ def summary(results: Sequence[Result]) -> str:
     costs = ["minutes", "waited", "ms", "MB"]
     header = ["method", "config", "engine", "seeds", *costs, *FIGURES.values(), *MORE.values()]
     rows = []
-    for (method, config, engine), group in _by_seed(results).items():
+    for (method, config, engine), group in by_seed(results).items():
         figures = [spread([figure(r, name) for r in group]) for name in (*FIGURES, *MORE)]
         rows.append([method, config, engine, str(len(group)), *_costs(group), *figures])
     return markdown(header, rows)
 
 
-def _by_seed(results: Iterable[Result]) -> dict[tuple[str, str, str], list[Result]]:
-    """For each thing compared one result a seed, the last of these: a spread is over seeds, the log has them all."""
-    return {what: list({r.seed: r for r in group}.values()) for what, group in grouped(results, _compared).items()}
+def by_seed(results: Iterable[Result]) -> dict[tuple[str, str, str], list[Result]]:
+    """For each thing compared on each engine one result a seed, the last."""
+    return {what: last_of_each_seed(group) for what, group in grouped(results, _compared).items()}
+
+
+def last_of_each_seed(results: Iterable[Result]) -> list[Result]:
+    """Of each configuration one result a seed, the last: a spread is over seeds, the log has them all."""
+    return list({(digest(resolved(r)), r.seed): r for r in results}.values())
 
 
 def _costs(results: Sequence[Result]) -> list[str]:
@@ -127,7 +132,7 @@ def per_defect(results: Sequence[Result], name: str) -> str:
     """One figure of each class of defect."""
     classes = sorted({kind for result in results for kind in result.figures.per_defect})
     rows = []
-    for (method, config, engine), group in _by_seed(results).items():
+    for (method, config, engine), group in by_seed(results).items():
         cells = [spread([r.figures.per_defect.get(kind, {}).get(name) for r in group]) for kind in classes]
         rows.append([method, config, engine, *cells])
     return markdown(["method", "config", "engine", *classes], rows)
@@ -167,20 +172,22 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def ways(results: Sequence[Result], cost: bool) -> str:
-    """One row for each way to reconstruct; with `cost`, its passes through the denoiser and its speed."""
+    """One row for each way to reconstruct; with `cost`, its passes and its speed; `results` oldest first."""
     header = ["way", "seeds", *FIGURES.values(), *(["passes", "images/s"] if cost else [])]
     rows = []
     for variant, group in by_variant(results):
         figures = [spread([figure(r, name) for r in group]) for name in FIGURES]
         paid = [str(variant.passes()), f"{images_per_second(group):.3g}"] if cost else []
-        rows.append([str(variant), str(len({r.seed for r in group})), *figures, *paid])
+        rows.append([str(variant), str(len(group)), *figures, *paid])
     return markdown(header, rows)
 
 
 def by_variant(results: Iterable[Result]) -> list[tuple[Variant, list[Result]]]:
-    """Results by their way to reconstruct, the ways in the order of `KINDS` and of their numbers."""
+    """Results by their way to reconstruct, of each seed the last; ways in the order of `KINDS` and of their numbers."""
     found = [
-        (variant, group) for variant, group in grouped(results, lambda r: r.variant).items() if variant is not None
+        (variant, last_of_each_seed(group))
+        for variant, group in grouped(results, lambda r: r.variant).items()
+        if variant is not None
     ]
     return sorted(found, key=lambda item: (KINDS.index(item[0].kind), *item[0].model_dump(exclude={"kind"}).values()))
 

@@ -1,5 +1,6 @@
 """The ablation: one command, every way to reconstruct, nothing measured twice."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,8 +57,37 @@ def test_what_was_measured_is_not_measured_again(root: Path, tmp_path: Path) -> 
 def test_the_reconstructions_are_drawn_side_by_side(root: Path, tmp_path: Path) -> None:
     """One row for the one class of defect: the image, and what each way makes of it."""
     _ablation(root, tmp_path / "out", tmp_path / "results", ["norm_guided"])
-    sheet = read_image(tmp_path / "out" / "reconstructions-weights-diffusion.png")
-    assert sheet.shape == (32 + 22, (1 + 6) * 32, 3)
+    (sheet,) = (tmp_path / "out").glob("reconstructions-weights-diffusion-*.png")
+    assert read_image(sheet).shape == (32 + 22, (1 + 6) * 32, 3)
+
+
+def test_runs_whose_folders_have_the_same_name_have_pictures_of_their_own(root: Path, tmp_path: Path) -> None:
+    data, runs = root / "data", [tmp_path / f"seed-{seed}" / "run" for seed in (0, 1)]
+    for seed, path in enumerate(runs):
+        path.parent.mkdir()
+        run = create(path, tiny_config(), split_good(data, 0.25, seed), seed)
+        train(run, one_process(), None, resume=False, workers=0)
+    command = ["ablation", *runs, "--data", data, "--out", tmp_path / "out", "--results", tmp_path / "results"]
+    arguments = [str(word) for word in (*command, "--device", "cpu", "--only", "one_step")]
+    assert main(arguments) == 0
+    drawn = {path.name for path in (tmp_path / "out").glob("reconstructions-*.png")}
+    assert [sum(f"-{name}-run-" in picture for picture in drawn) for name in ("ways", "scales")] == [2, 2]
+    assert main(arguments) == 0
+    assert {path.name for path in (tmp_path / "out").glob("reconstructions-*.png")} == drawn
+
+
+def test_a_set_without_defects_is_refused_before_anything_is_measured(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(root / "data/test/good", data / "test/good")
+    command = ["ablation", root / "diffusion", "--data", data, "--out", tmp_path, "--results", tmp_path / "kept"]
+    assert main([str(word) for word in [*command, "--device", "cpu", "--only", "one_step"]]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: no defects below")
+    assert len(said.err.strip().splitlines()) == 1
+    assert said.out == ""
+    assert not (tmp_path / "kept").exists()
 
 
 def test_a_run_without_a_checkpoint_is_one_line(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

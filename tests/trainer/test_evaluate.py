@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from edge_ad.bundle import open_bundle
 from edge_ad.config import BackendConfig
 from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import preprocess
-from edge_ad.images import read_image
+from edge_ad.images import read_image, write_png
 from tests.trainer.tiny import make_dataset, one_process, part, tiny_config
 from trainer import config as configs
 from trainer.cli import main
@@ -88,8 +90,6 @@ def test_a_plain_folder_gets_scores_and_no_figures(
 
 
 def test_without_masks_the_pixel_figures_are_null(root: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(root / "data", tmp_path / "data")
     shutil.rmtree(tmp_path / "data/ground_truth")
     out = tmp_path / "e.json"
@@ -97,6 +97,57 @@ def test_without_masks_the_pixel_figures_are_null(root: Path, tmp_path: Path) ->
     result = json.loads(out.read_text())
     assert result["image_auroc"] is not None
     assert (result["pixel_ap"], result["aupro"]) == (None, None)
+
+
+def _evaluate_copy(root: Path, tmp: Path, change: Callable[[Path], None]) -> tuple[int, dict[str, object]]:
+    """Evaluate the run on a changed copy of its data; exit code and figures, none where it failed."""
+    shutil.copytree(root / "data", tmp / "data")
+    change(tmp / "data")
+    out = tmp / "e.json"
+    code = _command("evaluate", root / "run", "--data", tmp / "data", "--json", out)
+    return code, json.loads(out.read_text()) if out.exists() else {}
+
+
+def test_where_one_mask_is_missing_a_line_says_why_there_are_no_pixel_figures(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(data: Path) -> None:
+        (data / "ground_truth/hole/001_mask.png").unlink()
+        for sub in ("test", "ground_truth"):
+            shutil.copytree(root / "data" / sub / "hole", data / sub / "cut")
+
+    code, result = _evaluate_copy(root, tmp_path, change)
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert code == 0
+    assert len(notes) == 1
+    assert f"1 of 6 defect images have no mask, the first is {tmp_path / 'data/test/hole/001.png'}" in notes[0]
+    assert (result["pixel_ap"], result["per_defect"]["hole"]["pixel_ap"]) == (None, None)  # type: ignore[index]
+    assert result["per_defect"]["cut"]["pixel_ap"] is not None  # type: ignore[index]
+
+
+@pytest.mark.parametrize("masks", ["all", "none"])
+def test_nothing_is_said_of_masks_where_all_defects_have_them_or_none(
+    root: Path, tmp_path: Path, masks: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(data: Path) -> None:
+        if masks == "none":
+            shutil.rmtree(data / "ground_truth")
+
+    assert _evaluate_copy(root, tmp_path, change)[0] == 0
+    assert "note: " not in capsys.readouterr().err
+
+
+def test_a_mask_of_another_size_than_its_image_is_one_line(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(data: Path) -> None:
+        write_png(data / "ground_truth/hole/002_mask.png", np.full((48, 20), 255, np.uint8))
+
+    assert _evaluate_copy(root, tmp_path, change) == (2, {})
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "hole/002_mask.png is 20 x 48 px, its image" in errors[0]
+    assert "hole/002.png is 48 x 48" in errors[0]
 
 
 def test_a_preview_shows_what_training_would_see(root: Path, tmp_path: Path) -> None:
@@ -133,6 +184,7 @@ def _mistakes(root: Path, tmp: Path) -> dict[str, tuple[list[object], str]]:
     config = tmp / "c.yaml"
     config.write_text(configs.dump(tiny_config()).replace("top_k: 10", "top_k: 10\nlearning_rate: 1"))
     out = tmp / "out"
+    (tmp / "no class/test").mkdir(parents=True)
     return {
         "no images": (["train", "--data", tmp / "empty", "--out", out], "no images in"),
         "no folder": (["train", "--data", tmp / "nowhere", "--out", out], "no such folder"),
@@ -147,6 +199,7 @@ def _mistakes(root: Path, tmp: Path) -> dict[str, tuple[list[object], str]]:
         "no int8": (["evaluate", root / "bundle", "--data", root / "data", "--precision", "int8"], "no int8 model"),
         "run in int8": (["evaluate", root / "run", "--data", root / "data", "--precision", "int8"], "has fp32 only"),
         "no test": (["evaluate", root / "bundle", "--data", tmp / "empty"], "no images in"),
+        "no class": (["evaluate", root / "run", "--data", tmp / "no class"], "no folder in"),
         "option": (["train", "--wrong"], "--help"),
         "json": (["evaluate", root / "run", "--data", root / "data", "--json", tmp], f"--json {tmp} is a folder"),
         "report": (["evaluate", root / "run", "--data", root / "data", "--report", config], "File exists"),
@@ -154,7 +207,7 @@ def _mistakes(root: Path, tmp: Path) -> dict[str, tuple[list[object], str]]:
 
 
 CASES = ["no images", "no folder", "unreadable", "mixed", "unknown key", "profile", "minutes", "device", "no run"]
-CASES += ["not a bundle", "no int8", "run in int8", "no test", "option", "json", "report"]
+CASES += ["not a bundle", "no int8", "run in int8", "no test", "no class", "option", "json", "report"]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from edge_ad.bundle import open_bundle
 from edge_ad.errors import DataError
 from tests.trainer.tiny import make_dataset, tiny_bundle, tiny_config
 from trainer.cli import main
+from trainer.plots import draw_scales, draw_seeds, draw_speed, draw_weights
 from trainer.results import Result, read_results, write_result
 from trainer.results_page import write_page
-from trainer.tables import as_trained, differences, log, per_defect, spread, summary
+from trainer.tables import as_trained, differences, log, per_defect, spread, summary, ways
 
 COMMITTED = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -155,6 +156,33 @@ def test_a_seed_that_was_measured_again_is_no_spread_and_stays_in_the_log() -> N
     (row,) = rows(summary(seeds))
     assert (row["seeds"], row["image AUROC"]) == ("2", "0.910 ± 0.014")
     assert len(rows(log(seeds))) == 3
+
+
+def test_a_way_to_reconstruct_that_was_measured_again_counts_once_and_as_it_was_last() -> None:
+    one_step = {"kind": "one_step", "t": 200}
+    seeds = [result(seed=seed, variant=one_step, weights=str(i) * 64, figures={"image_auroc": value, "latency_ms": ms})
+             for i, (seed, value, ms) in enumerate(((0, 0.5, {"p50": 9.0}), (0, 0.90, {"p50": 4.0}),
+                                                    (1, 0.92, {"p50": 4.0})))]  # fmt: skip
+    (row,) = rows(ways(seeds, cost=True))
+    assert (row["seeds"], row["image AUROC"], row["images/s"]) == ("2", "0.910 ± 0.014", "250")
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [draw_speed, draw_scales, draw_weights, lambda path, found: draw_seeds(path, found, lambda r: r.profile)],
+    ids=["speed", "scales", "weights", "seeds"],
+)
+def test_a_plot_has_of_each_seed_the_last_result(draw: Callable[[Path, list[Result]], None], tmp_path: Path) -> None:
+    old, new = (
+        [result(weights=weights * 64, variant=variant, figures={"image_auroc": value})
+         for variant in ({"kind": "one_step", "t": 200}, {"kind": "norm_guided", "t_s": 200, "t_b": 400, "w": 1.0})]
+        for weights, value in (("1", 0.5), ("2", 0.9))
+    )  # fmt: skip
+    draw(tmp_path / "both.png", [*old, *new])
+    draw(tmp_path / "last.png", new)
+    draw(tmp_path / "first.png", old)
+    pictures = {name: (tmp_path / f"{name}.png").read_bytes() for name in ("both", "last", "first")}
+    assert pictures["both"] == pictures["last"] != pictures["first"]
 
 
 def test_a_key_that_has_come_since_does_not_part_the_seeds() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -60,6 +61,50 @@ def _even_sides(rng: Generator) -> Image:
 )
 def test_only_what_the_good_images_show_is_a_symmetry(draw: Callable[[Generator], Image], expected: Symmetry):
     """Parts with an inscription may never be mirrored, and turned only where the set shows them turned."""
+    good = np.stack([draw(np.random.default_rng(seed)) for seed in range(100)])
+    assert find_symmetry(good) == expected
+
+
+def _long_part(rng: Generator, height: int, width: int) -> Image:
+    """An ellipse of the canvas' own shape, a few per cent larger or smaller and out of its middle, with grain."""
+    image = np.full((height, width, 3), 40, np.uint8)
+    size, (y, x) = 0.38 * rng.uniform(0.95, 1.05), np.array([height, width]) * (0.5 + rng.uniform(-0.03, 0.03, 2))
+    axes = (round(size * width), round(size * height))
+    cv2.ellipse(image, (round(x), round(y)), axes, 0, 0, 360, (180, 170, 160), -1)
+    return np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(128, 512), (512, 128), (96, 128)])
+def test_aligned_parts_on_a_canvas_of_their_shape_may_be_mirrored_and_not_turned(height: int, width: int):
+    """Squeezed to a square they would be discs, which training does not turn: it turns the canvas as it is."""
+    good = np.stack([_long_part(np.random.default_rng(seed), height, width) for seed in range(60)])
+    assert find_symmetry(good) == Symmetry(left_right=True, top_bottom=True)
+
+
+def _wide_texture(rng: Generator) -> Image:
+    return np.hstack([_texture(rng), _texture(rng), _texture(rng)])
+
+
+def _anyhow_on(rng: Generator, width: int) -> Image:
+    """A disc with an inscription, at any angle, in the middle of a canvas of this width."""
+    canvas = np.clip(rng.normal(60, 4, (SIZE, width, 3)), 0, 255).astype(np.uint8)
+    left = (width - SIZE) // 2
+    canvas[:, left : left + SIZE] = _anyhow(rng)
+    return canvas
+
+
+@pytest.mark.parametrize(
+    ("draw", "expected"),
+    [
+        (_wide_texture, Symmetry(left_right=True, top_bottom=True, any_angle=True)),
+        (partial(_anyhow_on, width=116), Symmetry(any_angle=True)),
+        (partial(_anyhow_on, width=216), Symmetry()),
+    ],
+)
+def test_a_canvas_that_is_not_square_is_turned_with_what_lies_beyond_its_border(
+    draw: Callable[[Generator], Image], expected: Symmetry
+):
+    """A wide one shows there, when it lies across, the mirror images of the part: good parts do not come in threes."""
     good = np.stack([draw(np.random.default_rng(seed)) for seed in range(100)])
     assert find_symmetry(good) == expected
 

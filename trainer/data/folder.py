@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -135,17 +136,21 @@ def load_tiles(paths: Sequence[Path], roi: Roi | None, layout: Layout) -> NDArra
 
 
 def list_test(data: Path) -> list[TestImage]:
-    """The images below `test/`, with their masks where there are any.
+    """The images below `test/`, with their masks where there are any; hidden folders, which tools leave, are no class.
 
     Raises:
-        DataError: there is no test folder, or no image in it.
+        DataError: there is no test folder, no folder in it, or one without an image.
     """
     root = data / "test"
+    needed = "evaluation needs test/good and test/<defect> (MVTec layout)"
     if not root.is_dir():
-        raise DataError(f"no folder {root}: evaluation needs test/good and test/<defect> (MVTec layout)")
+        raise DataError(f"no folder {root}: {needed}")
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise DataError(f"no folder in {root}: {needed}")
     return [
         TestImage(path, folder.name, _mask_of(data, folder.name, path.stem))
-        for folder in sorted(p for p in root.iterdir() if p.is_dir())
+        for folder in folders
         for path in list_images(folder)
     ]
 
@@ -159,16 +164,28 @@ def _mask_of(data: Path, label: str, stem: str) -> Path | None:
 
 
 def load_mask(image: TestImage, roi: Roi | None) -> NDArray[np.bool_]:
-    """The full-size mask of a defect image, cut to the ROI; (H, W), true where the file is above 0.
+    """The full-size mask of a defect image, cut to the ROI; (H, W), true where a colour of the file is above 0.
 
     Raises:
-        DataError: the mask cannot be read.
+        DataError: the mask or its image cannot be read, their sizes differ, or the ROI leaves them.
     """
-    found = cv2.imread(str(image.mask), cv2.IMREAD_UNCHANGED)
+    # Alpha is dropped: programs that save it make it opaque all over.
+    found = cv2.imread(str(image.mask), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     if found is None:
         raise DataError(f"cannot decode the mask {image.mask}")
-    flat = found if found.ndim == 2 else found.max(axis=2)
-    return np.asarray(crop(flat.astype(np.uint8, copy=False), roi) > 0)
+    frame = read_image(image.path)
+    if found.shape[:2] != frame.shape[:2]:
+        raise DataError(
+            f"the mask {image.mask} is {_size(found)} px, its image {image.path} is {_size(frame)}: "
+            "draw the mask on the image as it is, or scale it to the image's size"
+        )
+    marked = np.asarray(np.atleast_3d(found > 0).any(axis=2), np.uint8)
+    return crop(marked, roi).astype(bool)
+
+
+def _size(image: NDArray[Any]) -> str:
+    """Width x height, as people say it."""
+    return f"{image.shape[1]} x {image.shape[0]}"
 
 
 def load_textures(folder: Path | None) -> list[NDArray[np.uint8]]:

@@ -3,10 +3,14 @@
 A set that shows parts lying in any orientation, or a texture without direction, contains near twins of its own turned
 images; a set of aligned parts does not. So each image is compared with its nearest other one, before and after it is
 turned: where turning brings it no further from the others, it may be turned in training.
+
+Images are turned as training turns them (`trainer.data.samples.vary`): a canvas that is not square keeps its shape, and
+what comes in from beyond its border is its mirror image.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -15,8 +19,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-SIDE = 32  # pixels of the images that are compared: shifts of a part by a few per cent hardly matter
-FINE = 3 * SIDE  # pixels of the images that are turned
+SIDE = 32  # squared, the pixels of the images that are compared: shifts of a part by a few per cent hardly matter
+FINE = 3  # times as many pixels along each axis have the images that are turned
 QUERIES, OTHERS = 40, 400  # images that are turned; images that they are compared with
 ANGLES = (33.0, 90.0, 137.0, 180.0, 251.0)
 SETTLES = 0.7  # degrees: an image that is not turned is resampled as well
@@ -47,10 +51,11 @@ def find_symmetry(good: NDArray[np.uint8]) -> Symmetry:
     if len(good) < FEWEST:
         return STRAIGHT
     chosen = good[:: -(-len(good) // OTHERS)]
-    others = _shrunk(chosen, SIDE)
+    height, width = _coarse(*good.shape[1:3])
+    others = _shrunk(chosen, height, width)
     own = np.linspace(0, len(others) - 1, min(len(others), QUERIES)).astype(int)
-    queries, fine = others[own], _shrunk(chosen[own], FINE)
-    everywhere, disc = np.ones((SIDE, SIDE), bool), _disc()
+    queries, fine = others[own], _shrunk(chosen[own], FINE * height, FINE * width)
+    everywhere, disc = np.ones((height, width), bool), _disc(height, width)
 
     def allowed(turned: Iterable[NDArray[np.float32]], straight: NDArray[np.float32], where: NDArray[np.bool_]) -> bool:
         base = _nearest(straight, others, own, where)
@@ -64,23 +69,32 @@ def find_symmetry(good: NDArray[np.uint8]) -> Symmetry:
     )
 
 
-def _shrunk(images: NDArray[Any], side: int) -> NDArray[np.float32]:
-    """(N, side, side, 3), area averages."""
-    size = (side, side)
+def _coarse(height: int, width: int) -> tuple[int, int]:
+    """A size of the same shape, so that angles stay what they are, with about SIDE x SIDE pixels: (height, width)."""
+    slope = math.sqrt(height / width)
+    return max(1, round(SIDE * slope)), max(1, round(SIDE / slope))
+
+
+def _shrunk(images: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
+    """(N, height, width, 3), area averages."""
+    size = (width, height)
     return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]).astype(np.float32)
 
 
-def _disc() -> NDArray[np.bool_]:
-    """The pixels that stay inside at any angle."""
-    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
-    return np.asarray(y**2 + x**2 <= (SIDE / 2 - 1) ** 2)
+def _disc(height: int, width: int) -> NDArray[np.bool_]:
+    """The pixels that stay inside at any angle; along the shorter side all of them, as training shows them."""
+    y, x = np.mgrid[:height, :width]
+    distance = (y - (height - 1) / 2) ** 2 + (x - (width - 1) / 2) ** 2
+    return np.asarray(distance <= (max(height, width) / 2 - 1) ** 2)
 
 
 def _turned(images: NDArray[np.float32], degrees: float) -> NDArray[np.float32]:
-    """(N, FINE, FINE, 3) turned and shrunk, (N, SIDE, SIDE, 3)."""
-    matrix = cv2.getRotationMatrix2D(((FINE - 1) / 2, (FINE - 1) / 2), degrees, 1.0)
-    size, border = (FINE, FINE), cv2.BORDER_REFLECT_101
-    return _shrunk(np.stack([cv2.warpAffine(image, matrix, size, borderMode=border) for image in images]), SIDE)
+    """(N, FINE x h, FINE x w, 3) turned and shrunk, (N, h, w, 3)."""
+    height, width = images.shape[1:3]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    size, border = (width, height), cv2.BORDER_REFLECT_101
+    turned = np.stack([cv2.warpAffine(image, matrix, size, borderMode=border) for image in images])
+    return _shrunk(turned, height // FINE, width // FINE)
 
 
 def _nearest(
