@@ -41,8 +41,6 @@ class OpenVinoBackend:
         self._height, self._width = bundle.manifest.input.height, bundle.manifest.input.width
         if config.device != "cpu":
             raise BackendError(f"openvino runs on the CPU, not on {config.device}: set device: cpu")
-        if config.precision not in HINTS:
-            raise BackendError(f"openvino runs {', '.join(HINTS)}, not {config.precision}: set precision")
         openvino = load_vendor()
         path = bundle.model_path(config.precision)
         try:

@@ -31,14 +31,13 @@ class TorchBackend:
         """Load the program.
 
         Raises:
-            BackendError: torch or the device is missing, or a precision or device that it does not run.
+            BackendError: torch or the device is missing, or it is a device that torch does not run on.
             BundleError: the bundle holds no program, or one that this torch cannot load.
         """
         self.precision = config.precision
         self._height, self._width = bundle.manifest.input.height, bundle.manifest.input.width
-        if config.precision != "fp32" or config.device not in DEVICES:
-            asked = f"{config.precision} on {config.device}"
-            raise BackendError(f"torch runs fp32 on cpu or cuda, not {asked}: set precision and device, {INSTEAD}")
+        if config.device not in DEVICES:
+            raise BackendError(f"torch runs on cpu or cuda, not on {config.device}: set device, {INSTEAD}")
         if PROGRAM not in bundle.manifest.files:
             raise BundleError(f"{bundle.path} holds no {PROGRAM}: {_export_again('torch')}, {INSTEAD}")
         set_up_torch(config)
