@@ -77,7 +77,7 @@ def _seed(text: str) -> int:
 
 
 def _add_preview(commands: _Commands) -> None:
-    preview = commands.add_parser("preview", help="draw the synthetic defects that a training would see")
+    preview = commands.add_parser("preview", help="draw synthetic defects as a training makes them")
     preview.add_argument("--data", type=Path, required=True, help="as for train")
     preview.add_argument("--out", type=Path, required=True, help="the picture, a PNG file")
     _add_config(preview)
