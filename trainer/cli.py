@@ -169,7 +169,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _new_run(arguments: argparse.Namespace) -> None:
-    from trainer.data.folder import load_textures, split_good
+    from trainer.data.folder import list_textures, split_good
     from trainer.detail import detail
     from trainer.methods.base import build_method
     from trainer.run import create
@@ -183,7 +183,7 @@ def _new_run(arguments: argparse.Namespace) -> None:
     split = split_good(arguments.data, config.data.hold_out, seed)
     roi = config.data.roi.record() if config.data.roi else None
     said = detail(next(iter(split.train)), roi, config.input.frame_layout())
-    load_textures(config.synthesis.textures)
+    list_textures(config.synthesis.textures)
     build_method(config, seed)  # as the textures: what is refused is refused before there is a run
     create(arguments.out, config, split, seed)
     say(said)

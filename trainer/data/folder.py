@@ -194,9 +194,18 @@ def load_textures(folder: Path | None) -> list[NDArray[np.uint8]]:
     Raises:
         DataError: the folder is missing or holds no image.
     """
+    return [np.ascontiguousarray(read_image(path)[:, :, ::-1]) for path in list_textures(folder)]
+
+
+def list_textures(folder: Path | None) -> list[Path]:
+    """The files of `load_textures`.
+
+    Raises:
+        DataError: as `load_textures`.
+    """
     if folder is None:
         return []
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if not paths:
         raise DataError(f"no texture images below {folder}: check synthesis.textures")
-    return [np.ascontiguousarray(read_image(path)[:, :, ::-1]) for path in paths]
+    return paths

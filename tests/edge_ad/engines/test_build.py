@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 from edge_ad import demo
-from edge_ad.backends.base import max_errors, open_backend
+from edge_ad.backends.base import Backend, max_errors, open_backend
 from edge_ad.bundle import GOLDEN, MODEL_FILE, Bundle, open_bundle
 from edge_ad.cli import main
 from edge_ad.config import BackendConfig
@@ -166,6 +166,15 @@ def test_an_int8_engine_is_proved_on_golden_outputs_of_its_own(
     assert 0 < record.golden_errors["anomaly_map"] <= bundle.manifest.tolerances["tensorrt/int8"].anomaly_map
 
 
+def assert_same_as_on_the_cpu(bundle: Bundle, backend: Backend, size: tuple[int, int]) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    on_gpu, on_cpu = (
+        frame_graph(engine, bundle.manifest).run(frame, None).joined()
+        for engine in (backend, open_backend(bundle, BackendConfig()))
+    )
+    assert max(max_errors(on_gpu, on_cpu).values()) <= 1e-6
+
+
 @pytest.mark.parametrize(("fit", "who"), [("stretch", "frames are prepared on the GPU"), ("letterbox", "on the CPU")])
 def test_an_engine_takes_the_tiles_of_a_frame_at_a_time(
     fake_gpu: FakeGpu, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fit: Fit, who: str
@@ -178,13 +187,8 @@ def test_an_engine_takes_the_tiles_of_a_frame_at_a_time(
     (record,) = served(state)
     assert record.key.shape == (6, 32, 32, 3)
     backend = open_backend(bundle, BackendConfig(name="tensorrt"))
-    frame = np.random.default_rng(0).integers(0, 256, (90, 200, 3), dtype=np.uint8)
-    on_gpu, on_cpu = (
-        frame_graph(engine, bundle.manifest).run(frame, None).joined()
-        for engine in (backend, open_backend(bundle, BackendConfig()))
-    )
+    assert_same_as_on_the_cpu(bundle, backend, (90, 200))
     backend.close()
-    assert max(max_errors(on_gpu, on_cpu).values()) <= 1e-6
 
 
 def test_an_engine_that_fits_is_not_built_again_unless_asked(run: Build, state: Path) -> None:
@@ -346,13 +350,8 @@ def test_a_station_whose_kernel_was_damaged_makes_it_anew_and_takes_frames(
     (path,) = (state / "engines").glob("*.cubin")
     path.write_bytes(left)
     backend = open_backend(bundle, BackendConfig(name="tensorrt"))
-    frame = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
-    on_gpu, on_cpu = (
-        frame_graph(engine, bundle.manifest).run(frame, None).joined()
-        for engine in (backend, open_backend(bundle, BackendConfig()))
-    )
+    assert_same_as_on_the_cpu(bundle, backend, (64, 80))
     backend.close()
-    assert max(max_errors(on_gpu, on_cpu).values()) <= 1e-6
     assert read_kernel(path) == b"\x7fELF"
 
 
