@@ -63,3 +63,8 @@ class PublishError(EdgeAdError):
 
 class OutboxError(EdgeAdError):
     """The outbox cannot store or read a row."""
+
+
+def first_line(error: Exception) -> str:
+    """What to quote of a vendor's error: its first line, or its type where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge_ad.backends.base import OUTPUTS, check_input
 from edge_ad.bundle import Bundle
 from edge_ad.config import BackendConfig
-from edge_ad.errors import BackendError
+from edge_ad.errors import BackendError, first_line
 from edge_ad.records import RawOutput
 
 # Device -> provider -> its options, the preferred one first. FP32 is not TF32, which is on by default.
@@ -55,7 +55,7 @@ class OnnxRuntimeBackend:
         try:  # enable_fallback: older onnxruntimes ignore it, fall back here and are caught below
             session = ort.InferenceSession(path, options, providers=list(providers.items()), enable_fallback=0)
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
-            raise BackendError(f"onnxruntime refused {bundle.path} on {config.device}: {_line(error)}") from error
+            raise BackendError(f"onnxruntime refused {bundle.path} on {config.device}: {first_line(error)}") from error
         if session.get_providers()[0] != first:  # onnxruntime falls back to the CPU with a warning only
             raise BackendError(f"onnxruntime fell back to {session.get_providers()[0]}: {first} did not start")
         session.disable_fallback()  # or a run that fails on the GPU would be repeated on the CPU, and so all later ones
@@ -69,7 +69,7 @@ class OnnxRuntimeBackend:
         try:
             anomaly_map, score, reconstruction = self._session.run(OUTPUTS, {"image": image})
         except Exception as error:  # as above
-            raise BackendError(f"onnxruntime failed: {_line(error)}") from error
+            raise BackendError(f"onnxruntime failed: {first_line(error)}") from error
         return RawOutput(anomaly_map, score, reconstruction)
 
     def close(self) -> None:
@@ -80,7 +80,3 @@ class OnnxRuntimeBackend:
 def describe() -> str:
     """This onnxruntime: its version and what it can run on."""
     return f"{ort.__version__}: {', '.join(ort.get_available_providers())}"
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

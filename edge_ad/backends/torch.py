@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge_ad.backends.base import INSTEAD, check_input
 from edge_ad.bundle import PROGRAM, Bundle
 from edge_ad.config import BackendConfig
-from edge_ad.errors import BackendError, BundleError
+from edge_ad.errors import BackendError, BundleError, first_line
 from edge_ad.records import RawOutput
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class TorchBackend:
                 found = self._module(torch.tensor(image, device=self._device))  # a copy: the input stays as it is
                 arrays = [np.ascontiguousarray(output.cpu().numpy()) for output in found]
         except RuntimeError as error:  # the base of torch's own errors
-            raise BackendError(f"torch failed on {self._device}: {_line(error)}") from error
+            raise BackendError(f"torch failed on {self._device}: {first_line(error)}") from error
         return RawOutput(*arrays)
 
     def close(self) -> None:
@@ -99,19 +99,14 @@ def load_module(bundle: Bundle, device: str) -> Module:
     except Exception as error:  # a format of another version ends in nearly any exception
         raise BundleError(
             f"torch {torch.__version__} cannot load {path}, written by torch {bundle.manifest.program_torch} "
-            f"({_line(error)}): {_export_again(f'torch {torch.__version__}')}, {INSTEAD}"
+            f"({first_line(error)}): {_export_again(f'torch {torch.__version__}')}, {INSTEAD}"
         ) from error
     try:
         module: Module = move_to_device_pass(program, device).module()
     except RuntimeError as error:
-        raise BackendError(f"torch cannot put {path} on {device}: {_line(error)}") from error
+        raise BackendError(f"torch cannot put {path} on {device}: {first_line(error)}") from error
     return module
 
 
 def _export_again(torch: str) -> str:
     return f"write it with {torch} by `edge-ad-train export RUN --out NEW_BUNDLE --program`"
-
-
-def _line(error: Exception) -> str:
-    first = str(error).strip().splitlines()[:1]
-    return first[0] if first else type(error).__name__

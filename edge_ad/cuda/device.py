@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from edge_ad.errors import BackendError
+from edge_ad.errors import BackendError, first_line
 
 MEMORY_STEP = 4 << 30  # bytes
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h, for which pycuda has no name
@@ -81,7 +81,7 @@ class PrimaryContext:
         try:
             self._context = self.driver.Device(ordinal).retain_primary_context()
         except self.driver.Error as error:
-            raise BackendError(f"no context on {self.facts.name}: {_line(error)}") from error
+            raise BackendError(f"no context on {self.facts.name}: {first_line(error)}") from error
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -113,9 +113,9 @@ def load_driver() -> ModuleType:
         driver.init()
         count = driver.Device.count()
     except ModuleNotFoundError as error:
-        raise BackendError(f"no CUDA: {_line(error)}: pycuda comes with edge-ad[tensorrt]") from error
+        raise BackendError(f"no CUDA: {first_line(error)}: pycuda comes with edge-ad[tensorrt]") from error
     except Exception as error:  # ImportError without libcuda.so.1; pycuda's own errors without a device
-        raise BackendError(f"no CUDA: {_line(error)}") from error
+        raise BackendError(f"no CUDA: {first_line(error)}") from error
     if count == 0:
         raise BackendError("no CUDA: the driver sees no device")
     return driver  # type: ignore[no-any-return]  # pycuda has no types
@@ -141,7 +141,7 @@ def device_facts(ordinal: int = 0) -> DeviceFacts:
             multiprocessors=device.get_attribute(flags.MULTIPROCESSOR_COUNT),
         )
     except driver.Error as error:
-        raise BackendError(f"no CUDA: device {ordinal}: {_line(error)}") from error
+        raise BackendError(f"no CUDA: device {ordinal}: {first_line(error)}") from error
 
 
 def describe(ordinal: int = 0) -> str:
@@ -155,7 +155,3 @@ def describe(ordinal: int = 0) -> str:
 def cuda_version(number: int) -> str:
     """The driver's number as people write it: 12060 is "12.6"."""
     return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

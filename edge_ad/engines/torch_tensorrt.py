@@ -21,7 +21,7 @@ from edge_ad.bundle import PROGRAM, Bundle
 from edge_ad.config import Precision
 from edge_ad.engines.quantised_program import quantised, register_converter
 from edge_ad.engines.tensorrt import Limits
-from edge_ad.errors import BackendError, BundleError
+from edge_ad.errors import BackendError, BundleError, first_line
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -252,7 +252,7 @@ class _LastError(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         cause = record.exc_info[1] if record.exc_info else None
-        self.said = _line(cause) if isinstance(cause, Exception) else _first(record.getMessage())
+        self.said = _line(cause) if isinstance(cause, Exception) else record.getMessage().strip().partition("\n")[0]
 
 
 def compile_settings(accepted: Collection[str], limits: Limits) -> dict[str, Any]:
@@ -284,9 +284,5 @@ def _minor(version: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    first = _first(str(error))
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
-
-
-def _first(text: str) -> str:
-    return text.strip().partition("\n")[0]
+    name, said = type(error).__name__, first_line(error)
+    return said if said == name else f"{name}: {said}"
