@@ -63,8 +63,9 @@ def _write_defective(out: Path, image: TestImage, frame: NDArray[np.uint8], rng:
     cells = frame.shape[0] // CELL
     y, x = (CELL * int(place) for place in rng.integers(0, cells, 2))
     mask = np.zeros(frame.shape[:2], np.uint8)
-    frame[y : y + CELL, x : x + CELL] = _cell(read_image(image.path))
-    mask[y : y + CELL, x : x + CELL] = _cell(load_mask(image, None).astype(np.uint8) * 255) > 127
+    part = read_image(image.path)
+    frame[y : y + CELL, x : x + CELL] = _cell(part)
+    mask[y : y + CELL, x : x + CELL] = _cell(load_mask(image, part.shape[:2], None).astype(np.uint8) * 255) > 127
     if not mask.any():
         return
     for folder, name, picture in (("test", "", frame), ("ground_truth", "_mask", mask * 255)):
@@ -94,7 +95,8 @@ def fade(data: Path, grids: list[int]) -> None:
 
 def faded_of(image: TestImage, layout: Layout) -> Faded:
     """What is left of one defect."""
-    frame, mask = read_image(image.path), load_mask(image, None).astype(np.uint8)
+    frame = read_image(image.path)
+    mask = load_mask(image, frame.shape[:2], None).astype(np.uint8)
     healed = cv2.inpaint(frame, cv2.dilate(mask, np.ones((5, 5), np.uint8)), 5, cv2.INPAINT_TELEA).astype(np.uint8)
     own = _peak(frame, healed)
     left = _peak(on_canvas(frame, None, layout), on_canvas(healed, None, layout))

@@ -58,12 +58,14 @@ class Scored:
         anomaly_map: (h, w) in 0..1, padding left out.
         score: raw units.
         seconds: the engine's time.
+        mask: (h, w), in the pixels of the map, of a good image all false; None where a defect has none.
     """
 
     image: TestImage
     anomaly_map: NDArray[np.float32]
     score: float
     seconds: float
+    mask: NDArray[np.bool_] | None
 
 
 class TorchBackend:
@@ -179,16 +181,27 @@ def score_images(subject: Subject, images: Sequence[TestImage]) -> list[Scored]:
     """Run every image through the daemon's own path.
 
     Raises:
-        DataError: an unreadable image, or a ROI that leaves one.
+        DataError: an unreadable image or mask, a mask of another size than its image, or a ROI that leaves one.
     """
     scored = []
     for image in tracked(images, "evaluate"):
-        subject.graph.load(read_image(image.path), subject.roi)
+        frame = read_image(image.path)
+        drawn = load_mask(image, frame.shape[:2], subject.roi) if image.defect and image.mask else None
+        subject.graph.load(frame, subject.roi)
         started = time.perf_counter()
         output = subject.graph.run_loaded()
         seconds = time.perf_counter() - started
-        scored.append(Scored(image, output.anomaly_map().copy(), output.score(), seconds))
+        anomaly_map = output.anomaly_map().copy()
+        mask = _mask(image, drawn, anomaly_map.shape)
+        scored.append(Scored(image, anomaly_map, output.score(), seconds, mask))
     return scored
+
+
+def _mask(image: TestImage, drawn: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """The mask in the pixels of the map."""
+    if drawn is not None:
+        return area_mask(drawn, *shape)
+    return None if image.defect else np.zeros(shape, bool)
 
 
 def is_labelled(scored: Scored) -> bool:
@@ -196,18 +209,18 @@ def is_labelled(scored: Scored) -> bool:
     return scored.image.label != UNLABELLED
 
 
-def metrics(scored: Sequence[Scored], roi: Roi | None) -> dict[str, Any]:
+def metrics(scored: Sequence[Scored]) -> dict[str, Any]:
     """The figures of the evaluation JSON: fractions in 0..1, None where the images cannot give them."""
     labelled = [s for s in scored if is_labelled(s)]
     labels = np.array([s.image.defect for s in labelled], bool)
     overall = image_metrics(labels, np.array([s.score for s in labelled]))
     figures: dict[str, Any] = {"n_good": int((~labels).sum()), "n_defect": int(labels.sum())}
     figures |= {f"image_{name}": value for name, value in dataclasses.asdict(overall).items()}
-    pixel = _pixel_figures(labelled, roi)
+    pixel = _pixel_figures(labelled)
     figures |= {name: pixel.get(name) for name in PIXEL_NAMES}
     good = [s for s in labelled if not s.image.defect]
     figures["per_defect"] = {
-        name: _class_figures(good, [s for s in labelled if s.image.label == name], roi)
+        name: _class_figures(good, [s for s in labelled if s.image.label == name])
         for name in sorted({s.image.label for s in labelled if s.image.defect})
     }
     return figures
@@ -216,21 +229,22 @@ def metrics(scored: Sequence[Scored], roi: Roi | None) -> dict[str, Any]:
 PIXEL_NAMES = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_005")
 
 
-def _class_figures(good: list[Scored], defects: list[Scored], roi: Roi | None) -> dict[str, Any]:
+def _class_figures(good: list[Scored], defects: list[Scored]) -> dict[str, Any]:
     """Figures of one defect class against all good images."""
     subset = [*good, *defects]
     found = image_metrics(np.array([s.image.defect for s in subset], bool), np.array([s.score for s in subset]))
-    pixel = _pixel_figures(subset, roi)
+    pixel = _pixel_figures(subset)
     return {"n": len(defects), "image_auroc": found.auroc, "image_ap": found.ap} | {
         name: pixel.get(name) for name in ("pixel_auroc", "pixel_ap", "aupro")
     }
 
 
-def _pixel_figures(scored: Sequence[Scored], roi: Roi | None) -> dict[str, float | None]:
+def _pixel_figures(scored: Sequence[Scored]) -> dict[str, float | None]:
     """Figures over all pixels; empty where a defect image has no mask."""
-    if any(s.image.defect and s.image.mask is None for s in scored) or not any(s.image.defect for s in scored):
+    masks = masks_of(scored)
+    if masks is None or not any(s.image.defect for s in scored):
         return {}
-    found = pixel_metrics([mask_of(s, roi) for s in scored], [s.anomaly_map for s in scored])
+    found = pixel_metrics(masks, [s.anomaly_map for s in scored])
     return {
         "pixel_auroc": found.auroc,
         "pixel_ap": found.ap,
@@ -240,16 +254,10 @@ def _pixel_figures(scored: Sequence[Scored], roi: Roi | None) -> dict[str, float
     }
 
 
-def mask_of(scored: Scored, roi: Roi | None) -> NDArray[np.bool_]:
-    """The mask of an image in the pixels of its map; (h, w).
-
-    Raises:
-        DataError: as `load_mask`.
-    """
-    height, width = scored.anomaly_map.shape
-    if not scored.image.defect:
-        return np.zeros((height, width), bool)
-    return area_mask(load_mask(scored.image, roi), height, width)
+def masks_of(scored: Sequence[Scored]) -> list[NDArray[np.bool_]] | None:
+    """The masks of all these images; None where one has none."""
+    masks = [s.mask for s in scored if s.mask is not None]
+    return masks if len(masks) == len(scored) else None
 
 
 def latency(scored: Sequence[Scored]) -> dict[str, float]:
@@ -281,7 +289,7 @@ def evaluate(subject: Subject, scored: Sequence[Scored]) -> dict[str, Any]:
     """The evaluation JSON."""
     facts = dict(subject.facts)
     size = {name: facts.pop(name) for name in ("macs", "params")}
-    return facts | metrics(scored, subject.roi) | size | {"latency_ms": latency(scored)}
+    return facts | metrics(scored) | size | {"latency_ms": latency(scored)}
 
 
 def say_figures(result: Mapping[str, Any]) -> None:

@@ -38,7 +38,7 @@ def test_lines(bundle: Path, data: Path) -> Iterator[str]:
     for precision in ("fp32", "int8"):
         subject = open_subject(bundle, "onnxruntime", precision, None)
         scored[precision] = score_images(subject, images)
-        figures[precision] = metrics(scored[precision], subject.roi)
+        figures[precision] = metrics(scored[precision])
     yield f"on {data}: {len(images)} images     fp32    int8  change"
     for name in FIGURES:
         fp32, int8 = figures["fp32"][name], figures["int8"][name]

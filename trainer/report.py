@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from edge_ad.core.preprocess import shown
 from edge_ad.images import read_image, write_png
 from edge_ad.pictures import panel
-from trainer.evaluate import Scored, Subject, is_labelled, mask_of, verdict
+from trainer.evaluate import Scored, Subject, is_labelled, masks_of, verdict
 from trainer.metrics import Ranking, Region, rank, regions
 
 EACH = 8  # images of a group
@@ -72,7 +72,7 @@ def _write_panels(folder: Path, subject: Subject, group: str, images: Sequence[S
     for place, s in enumerate(images):
         frame = read_image(s.image.path)
         seen = shown(frame, subject.roi, subject.graph.layout)
-        mask = mask_of(s, subject.roi) if s.image.mask else None
+        mask = s.mask if s.image.mask else None
         found = verdict(s, subject.thresholds)
         caption = f"{s.image.label}/{s.image.path.name}  score {s.score:.4f} {found}".rstrip()
         names.append(f"{group}-{place:02d}.png")
@@ -83,7 +83,7 @@ def _write_panels(folder: Path, subject: Subject, group: str, images: Sequence[S
 def _write_plots(folder: Path, subject: Subject, scored: Sequence[Scored]) -> list[str]:
     """Draw what the images allow: curves need both kinds, pixel curves need masks."""
     labelled = [s for s in scored if is_labelled(s)]
-    masks = [mask_of(s, subject.roi) for s in labelled] if _has_masks(labelled) else None
+    masks = masks_of(labelled)
     rankings = _rankings(labelled, masks)
     names = []
     if rankings:
@@ -99,10 +99,6 @@ def _write_plots(folder: Path, subject: Subject, scored: Sequence[Scored]) -> li
         _plot(folder / "sizes.png", lambda axes: _draw_sizes(axes, labelled, found))
         names.append("sizes.png")
     return names
-
-
-def _has_masks(labelled: Sequence[Scored]) -> bool:
-    return all(s.image.mask is not None for s in labelled if s.image.defect)
 
 
 def _rankings(labelled: Sequence[Scored], masks: Sequence[NDArray[np.bool_]] | None) -> dict[str, Ranking]:

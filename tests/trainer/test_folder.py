@@ -45,8 +45,8 @@ def _image(folder: Path, draw: Callable[[Path], object]) -> TestImage:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mask_marks_the_same_pixels_whatever_kind_of_png_it_is(kind: str, tmp_path: Path) -> None:
     image = _image(tmp_path, lambda path: cv2.imwrite(str(path), KINDS[kind]))
-    assert np.array_equal(load_mask(image, None), DEFECT)
-    assert np.array_equal(load_mask(image, Roi(28, 8, 10, 6)), DEFECT[8:14, 28:38])
+    assert np.array_equal(load_mask(image, DEFECT.shape, None), DEFECT)
+    assert np.array_equal(load_mask(image, DEFECT.shape, Roi(28, 8, 10, 6)), DEFECT[8:14, 28:38])
 
 
 def _png_grey_alpha(path: Path) -> None:
@@ -64,7 +64,7 @@ def _png_grey_alpha(path: Path) -> None:
 
 
 def test_alpha_beside_grey_marks_nothing_either(tmp_path: Path) -> None:
-    assert np.array_equal(load_mask(_image(tmp_path, _png_grey_alpha), None), DEFECT)
+    assert np.array_equal(load_mask(_image(tmp_path, _png_grey_alpha), DEFECT.shape, None), DEFECT)
 
 
 @pytest.mark.parametrize("mask", [GREY[::2, ::2], GREY[:, :40], np.vstack([GREY, GREY])])
@@ -72,7 +72,7 @@ def test_a_mask_of_another_size_than_its_image_is_refused(mask: NDArray[np.uint8
     """Stretched, or cut with a ROI in the image's pixels, it would mark other pixels than were drawn."""
     image = _image(tmp_path, lambda path: write_png(path, mask))
     with pytest.raises(DataError) as refused:
-        load_mask(image, Roi(0, 0, 20, 20))
+        load_mask(image, DEFECT.shape, Roi(0, 0, 20, 20))
     said = str(refused.value)
     assert f"{image.mask} is {mask.shape[1]} x {mask.shape[0]} px, its image {image.path} is 48 x 48" in said
     assert "\n" not in said

@@ -56,13 +56,13 @@ def test_every_part_lies_in_train_or_test_as_it_did_and_every_kind_has_its_masks
     for test in tests:
         assert read_image(test.path).shape == (FRAME_PX, FRAME_PX, 3)
         if test.defect:
-            assert load_mask(test, None).shape == (FRAME_PX, FRAME_PX)
+            assert load_mask(test, (FRAME_PX, FRAME_PX), None).shape == (FRAME_PX, FRAME_PX)
 
 
 def test_defects_are_as_small_as_promised_and_survive_the_networks_input(made: Path) -> None:
     for test in list_test(made):
         if test.defect:
-            mask = load_mask(test, None)
+            mask = load_mask(test, (FRAME_PX, FRAME_PX), None)
             low, high = (0.0005, 0.005) if test.label == "hair_crack" else (0.001, 0.003)
             low, high = (0.0027, 0.0085) if test.label == "faint" else (low, high)
             assert low <= mask.mean() <= high, test.path
@@ -131,6 +131,6 @@ def test_real_bottles_make_the_whole_set(tmp_path: Path) -> None:
     assert {label: sum(t.label == label for t in tests) for label in (*KINDS, "good")} == dict.fromkeys(
         (*KINDS, "good"), 40
     )
-    small = [load_mask(t, None).mean() for t in tests if t.label == "small"]
+    small = [load_mask(t, (FRAME_PX, FRAME_PX), None).mean() for t in tests if t.label == "small"]
     assert min(small) >= 0.001
     assert max(small) <= 0.003

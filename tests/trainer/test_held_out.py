@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.held_out import LEAST_LEVELS, Kind, Shapes, defect, kinds, main
 from benchmarks.real_shapes import centre_line
-from edge_ad.images import is_grey, sha256_file, write_png
+from edge_ad.images import is_grey, read_image, sha256_file, write_png
 from tests.trainer.made_sets import disc, files, make_parts
 from trainer.data.folder import list_test, load_mask
 from trainer.synthesis.foreground import foreground
@@ -101,4 +101,4 @@ def test_real_bottles_make_a_validation_set(tmp_path: Path) -> None:
     assert main([*words, "--out", str(tmp_path / "val")]) == 0
     tests = list_test(tmp_path / "val")
     assert Counter(t.label for t in tests) == dict.fromkeys((*KINDS, "good"), 21)
-    assert all(load_mask(t, None).any() for t in tests if t.defect)
+    assert all(load_mask(t, read_image(t.path).shape[:2], None).any() for t in tests if t.defect)

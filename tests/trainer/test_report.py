@@ -47,7 +47,8 @@ def _scored(data: Path) -> list[Scored]:
         anomaly_map = np.zeros((SIZE, SIZE), np.float32)
         if image.mask is not None:
             anomaly_map[:] = cv2.imread(str(image.mask), cv2.IMREAD_GRAYSCALE) / np.float32(255)
-        found.append(Scored(image, anomaly_map, float(anomaly_map.max()), 0.01))
+        mask = None if image.defect and image.mask is None else anomaly_map > 0
+        found.append(Scored(image, anomaly_map, float(anomaly_map.max()), 0.01, mask))
     return found
 
 

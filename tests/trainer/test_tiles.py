@@ -31,7 +31,7 @@ from trainer.data import folder
 from trainer.data.folder import list_test, load_canvases, load_tiles, split_good
 from trainer.data.samples import Samples, Tiles, vary
 from trainer.detail import detail, finer, scale
-from trainer.evaluate import mask_of, open_subject
+from trainer.evaluate import open_subject
 from trainer.evaluate import score_images as evaluate_images
 from trainer.metrics import area_mask, pixel_metrics
 from trainer.run import create
@@ -108,8 +108,8 @@ def test_masks_go_the_way_of_the_image_and_padding_is_no_pixel_of_the_figures(ro
     assert shapes == [(85, 160), (56, 160), (112, 124)]  # none is the canvas, 112 x 160
     for s, shape in zip(scored, shapes, strict=True):
         mask = cv2.imread(str(s.image.mask), cv2.IMREAD_GRAYSCALE)
-        assert np.array_equal(mask_of(s, None), area_mask(mask, *shape))  # type: ignore[arg-type]
-    figures = pixel_metrics([mask_of(s, None) for s in scored], [s.anomaly_map for s in scored])
+        assert np.array_equal(s.mask, area_mask(mask, *shape))  # type: ignore[arg-type]
+    figures = pixel_metrics([s.mask for s in scored if s.mask is not None], [s.anomaly_map for s in scored])
     assert figures.aupro is not None
 
 

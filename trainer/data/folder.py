@@ -8,7 +8,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -163,29 +162,28 @@ def _mask_of(data: Path, label: str, stem: str) -> Path | None:
     return None
 
 
-def load_mask(image: TestImage, roi: Roi | None) -> NDArray[np.bool_]:
-    """The full-size mask of a defect image, cut to the ROI; (H, W), true where a colour of the file is above 0.
+def load_mask(image: TestImage, size: tuple[int, int], roi: Roi | None) -> NDArray[np.bool_]:
+    """The mask of a defect image of this (height, width), cut to the ROI; true where a colour of the file is above 0.
 
     Raises:
-        DataError: the mask or its image cannot be read, their sizes differ, or the ROI leaves them.
+        DataError: the mask cannot be read or has another size, or the ROI leaves it.
     """
     # Alpha is dropped: programs that save it make it opaque all over.
     found = cv2.imread(str(image.mask), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     if found is None:
         raise DataError(f"cannot decode the mask {image.mask}")
-    frame = read_image(image.path)
-    if found.shape[:2] != frame.shape[:2]:
+    if found.shape[:2] != size:
         raise DataError(
-            f"the mask {image.mask} is {_size(found)} px, its image {image.path} is {_size(frame)}: "
+            f"the mask {image.mask} is {_said(found.shape)} px, its image {image.path} is {_said(size)}: "
             "draw the mask on the image as it is, or scale it to the image's size"
         )
     marked = np.asarray(np.atleast_3d(found > 0).any(axis=2), np.uint8)
     return crop(marked, roi).astype(bool)
 
 
-def _size(image: NDArray[Any]) -> str:
-    """Width x height, as people say it."""
-    return f"{image.shape[1]} x {image.shape[0]}"
+def _said(size: tuple[int, ...]) -> str:
+    """(height, width, ...) as people say it: width x height."""
+    return f"{size[1]} x {size[0]}"
 
 
 def load_textures(folder: Path | None) -> list[NDArray[np.uint8]]:
