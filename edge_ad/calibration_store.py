@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from edge_ad.config import Strict
 from edge_ad.core.commands import OTHER_COMMAND
-from edge_ad.durable import sync_folder
+from edge_ad.durable import sync_folder, write_whole
 from edge_ad.errors import CalibrationError
 from edge_ad.thresholds import CalibrationRecord, read_record, record_path
 
@@ -319,11 +319,9 @@ def _write_record(store: Path, draft: CalibrationRecord, picture: NDArray[np.uin
 def _put_in_force(store: Path, before: Pointer | None, change: Change) -> None:
     changes = (*(before.changes if before is not None else ()), change)
     pointer = Pointer(number=change.number, changes=changes)
-    temporary = store / f".{POINTER}.tmp"
-    temporary.unlink(missing_ok=True)  # left by a writer that was killed; the lock says there is no other
-    _create(temporary, pointer.model_dump_json(indent=1).encode())
-    temporary.replace(store / POINTER)
-    sync_folder(store)
+    for left in store.glob(f".{POINTER}.*"):  # by a writer that was killed; the lock says there is no other
+        left.unlink()
+    write_whole(store / POINTER, pointer.model_dump_json(indent=1).encode())
 
 
 @contextmanager

@@ -271,8 +271,10 @@ def test_a_full_disk_leaves_no_half_record_and_the_old_one_in_force(
 
 def test_a_temporary_file_of_a_killed_writer_is_no_obstacle(store: Path) -> None:
     stores.add(store, draft(), PICTURE)
-    (store / ".in_force.json.tmp").write_text("{")
+    left = store / ".in_force.json.1f2e.new"
+    left.write_text("{")
     assert stores.add(store, draft(), PICTURE).number == 2
+    assert not left.exists()
 
 
 def test_nothing_is_named_before_it_is_on_the_disk(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
