@@ -47,6 +47,11 @@ class TileGrid(_Strict):
     rows: int = Field(1, ge=1)
     columns: int = Field(1, ge=1)
     overlap: int = Field(32, ge=0, multiple_of=2, description="pixels that neighbours share, of the graph's")
+    turns: bool = Field(False, description="rows and columns change places for a frame that is taller than wide")
+
+    def layout(self, height: int, width: int, fit: Fit) -> Layout:
+        """With tiles of this size: where they lie on a frame."""
+        return Layout(height, width, fit, self.rows, self.columns, self.overlap, self.turns)
 
 
 class InputSpec(_Strict):
@@ -67,7 +72,7 @@ class InputSpec(_Strict):
 
     def frame_layout(self) -> Layout:
         """The same for those who prepare frames."""
-        return Layout(self.height, self.width, self.fit, self.tiles.rows, self.tiles.columns, self.tiles.overlap)
+        return self.tiles.layout(self.height, self.width, self.fit)
 
 
 class DiffusionSpec(_Strict):

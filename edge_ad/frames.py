@@ -27,7 +27,7 @@ class FrameGraph:
         self.layout = layout
         self._top_k = top_k
         self._frames: TakesFrames = backend if isinstance(backend, TakesFrames) else _OnTheCpu(backend, layout)
-        self._content = Box(0, 0, *layout.canvas)
+        self._laid, self._content = layout, Box(0, 0, *layout.canvas)  # of the frame that was loaded last
 
     def warm_up(self) -> None:
         """Run the graph once, so that the first part does not pay for the engine's lazy set-up."""
@@ -40,7 +40,9 @@ class FrameGraph:
             DataError: the ROI leaves the frame.
             BackendError: the device failed.
         """
-        self._content = self.layout.content(*crop(frame, roi).shape[:2])
+        height, width = crop(frame, roi).shape[:2]
+        self._laid = self.layout.of(height, width)
+        self._content = self._laid.content(height, width)
         self._frames.load(frame, roi)
 
     def run_loaded(self) -> FrameOutput:
@@ -49,7 +51,7 @@ class FrameGraph:
         Raises:
             BackendError: the engine failed.
         """
-        return FrameOutput(self._frames.run_loaded(), self.layout, self._content, self._top_k)
+        return FrameOutput(self._frames.run_loaded(), self._laid, self._content, self._top_k)
 
     def run(self, frame: NDArray[np.uint8], roi: Roi | None) -> FrameOutput:
         """Both at once.

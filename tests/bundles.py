@@ -167,7 +167,11 @@ def _write_manifest(path: Path, size: int, top_k: int, layout: Layout | None) ->
             "layout": "NHWC",
             "colour": "RGB",
             "fit": layout.fit if layout else "stretch",
-            **({"tiles": {name: getattr(layout, name) for name in ("rows", "columns", "overlap")}} if layout else {}),
+            **(
+                {"tiles": {name: getattr(layout, name) for name in ("rows", "columns", "overlap", "turns")}}
+                if layout
+                else {}
+            ),
         },
         "diffusion": {
             "t_s": 1,

@@ -170,6 +170,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _new_run(arguments: argparse.Namespace) -> None:
     from trainer.data.folder import list_textures, split_good
+    from trainer.data.grid import with_grid
     from trainer.detail import detail
     from trainer.methods.base import build_method
     from trainer.run import create
@@ -181,6 +182,7 @@ def _new_run(arguments: argparse.Namespace) -> None:
         config = config.model_copy(update={"method": arguments.method})
     seed = arguments.seed or 0
     split = split_good(arguments.data, config.data.hold_out, seed)
+    config = with_grid(config, list(split.train))
     roi = config.data.roi.record() if config.data.roi else None
     said = detail(next(iter(split.train)), roi, config.input.frame_layout())
     list_textures(config.synthesis.textures)

@@ -36,6 +36,11 @@ class InputConfig(Finite):
     width: int = Field(256, ge=32, le=1024, multiple_of=32)
     fit: Fit = Field("stretch", description="letterbox keeps the aspect ratio")
     tiles: TileGrid = TileGrid()
+    grid: Literal["given", "found"] = Field(
+        "given",
+        description="found: a single tile becomes several along the longer side where the good images are elongated "
+        "(data/grid.py); a run's own configuration has what was found",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> InputConfig:
@@ -44,7 +49,7 @@ class InputConfig(Finite):
 
     def frame_layout(self) -> Layout:
         """The same for those who prepare images."""
-        return Layout(self.height, self.width, self.fit, self.tiles.rows, self.tiles.columns, self.tiles.overlap)
+        return self.tiles.layout(self.height, self.width, self.fit)
 
 
 class DataConfig(Finite):

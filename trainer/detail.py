@@ -21,11 +21,12 @@ def detail(image: Path, roi: Roi | None, layout: Layout) -> str:
         DataError: the image cannot be read, or the ROI leaves it.
     """
     height, width = crop(read_image(image), roi).shape[:2]
+    layout = layout.of(height, width)
     return " ".join([_where(height, width, layout), _smallest(height, width, layout)])
 
 
 def scale(height: int, width: int, layout: Layout) -> tuple[float, float]:
-    """Pixels of the image that one of the canvas is along each axis: (y, x)."""
+    """Pixels of the image that one of the canvas is along each axis: (y, x), of a layout that does not turn."""
     content = layout.content(height, width)
     return height / content.height, width / content.width
 

@@ -44,7 +44,9 @@ def _fit(size: dict[str, Any]) -> str:
     rows, columns, overlap = (size["tiles"][name] for name in ("rows", "columns", "overlap"))
     if rows * columns == 1:
         return f"a frame of another shape {how}"
-    return f"{rows} x {columns} tiles of a frame that share {overlap} pixels; a frame of another shape {how}"
+    grid = f"{rows} x {columns} tiles of a frame that share {overlap} pixels"
+    turned = f"; {columns} x {rows} where it is taller than wide" if size["tiles"]["turns"] else ""
+    return f"{grid}{turned}; a frame of another shape {how}"
 
 
 def _int8_section(int8: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from edge_ad.images import write_png
 from edge_ad.pictures import Picture, captioned, outlined, sheet
 from trainer.config import TrainConfig
 from trainer.data.folder import load_canvases, load_textures, split_good
+from trainer.data.grid import with_grid
 from trainer.data.samples import Samples
 
 COLUMNS = 4
@@ -32,16 +33,17 @@ def preview(data: Path, config: TrainConfig, seed: int, count: int, out: Path) -
         DataError: as in training: no images, an unreadable one, grey mixed with colour.
     """
     split = split_good(data, config.data.hold_out, seed)
+    config = with_grid(config, list(split.train))
     roi = config.data.roi.record() if config.data.roi else None
     layout = config.input.frame_layout()
     good = load_canvases(list(split.train), roi, layout, out.parent)
     samples = Samples(good, load_textures(config.synthesis.textures), config, seed, layout)
     indices = samples.anomalous_indices(count)
     write_png(out, sheet([_drawn(samples, index) for index in tracked(indices, "preview")], COLUMNS))
-    if layout == Layout(layout.height, layout.width, overlap=layout.overlap):
+    if layout.tiles == 1 and layout.fit == "stretch":
         return [out]
     grid = out.with_name(f"{out.stem}-grid.png")
-    write_png(grid, _grid(good[0], layout))
+    write_png(grid, _grid(good[0], layout.of(*good[0].shape[:2])))
     return [out, grid]
 
 

@@ -150,7 +150,7 @@ class TensorRTBackend:
 
         There is no kernel, or it cannot do it: it only shrinks, and fills the whole canvas.
         """
-        least_height, least_width = self._layout.canvas
+        least_height, least_width = self._layout.of(height, width).canvas
         if self._cubin is None or self._layout.fit != "stretch" or height < least_height or width < least_width:
             return None
         if self._frames is None or self._frames.size != (height, width):
@@ -160,7 +160,7 @@ class TensorRTBackend:
 
     def _open_frames(self, size: tuple[int, int], cubin: bytes) -> _FrameInput:
         pixels = Buffer(self._context, (*size, 3))
-        resize = AreaResize(self._context, cubin, size, self._layout)
+        resize = AreaResize(self._context, cubin, size, self._layout.of(*size))
 
         def queue() -> None:
             pixels.upload(self._stream)

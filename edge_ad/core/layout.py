@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Fit = Literal["stretch", "letterbox"]
@@ -43,6 +43,8 @@ class Layout:
         rows, columns: of the grid.
         overlap: pixels that neighbouring tiles share, at most half a tile: then no pixel is in more than two tiles of
             an axis. A defect that is no larger lies whole in one of them.
+        turns: for a picture that is taller than wide rows and columns change places, so that the grid's longer side
+            lies along the picture's (`of`). Tiles are then square, and columns no fewer than rows.
 
     Raises:
         ValueError: saying what does not fit.
@@ -54,6 +56,7 @@ class Layout:
     rows: int = 1
     columns: int = 1
     overlap: int = 0
+    turns: bool = False
 
     def __post_init__(self) -> None:
         if self.tiles > MAX_TILES:
@@ -61,6 +64,8 @@ class Layout:
         for count, size in ((self.rows, self.height), (self.columns, self.width)):
             if count > 1 and 2 * self.overlap > size:
                 raise ValueError(f"tiles: an overlap of {self.overlap} is more than half of a tile of {size} pixels")
+        if self.turns and (self.height != self.width or self.rows > self.columns):
+            raise ValueError("tiles: what turns has square tiles, and columns no fewer than rows")
 
     @property
     def tiles(self) -> int:
@@ -73,6 +78,13 @@ class Layout:
         height = self.rows * self.height - (self.rows - 1) * self.overlap
         return height, self.columns * self.width - (self.columns - 1) * self.overlap
 
+    def of(self, height: int, width: int) -> Layout:
+        """The layout of a picture of so many pixels: one that does not turn any more."""
+        if not self.turns:
+            return self
+        rows, columns = (self.columns, self.rows) if height > width else (self.rows, self.columns)
+        return replace(self, rows=rows, columns=columns, turns=False)
+
     def boxes(self) -> tuple[Box, ...]:
         """The tiles on the canvas, row by row; together they cover it."""
         y, x = self.height - self.overlap, self.width - self.overlap
@@ -83,7 +95,7 @@ class Layout:
         )
 
     def content(self, height: int, width: int) -> Box:
-        """Where a picture of so many pixels lies on the canvas; the rest is padding."""
+        """Where a picture of so many pixels lies on the canvas; the rest is padding. First ask `of`."""
         full_height, full_width = self.canvas
         if self.fit == "stretch":
             return Box(0, 0, full_height, full_width)
@@ -95,8 +107,7 @@ class Layout:
 
     def halved(self) -> Layout:
         """The same at half the size; all sizes must be even."""
-        size = (self.height // 2, self.width // 2)
-        return Layout(*size, self.fit, self.rows, self.columns, self.overlap // 2)
+        return replace(self, height=self.height // 2, width=self.width // 2, overlap=self.overlap // 2)
 
 
 def _rounded(numerator: int, denominator: int) -> int:

@@ -70,7 +70,8 @@ def preprocess(image: NDArray[np.uint8], roi: Roi | None, layout: Layout) -> NDA
     canvas = on_canvas(image, roi, layout)
     if layout.tiles == 1:
         return _rgb(canvas)[None]
-    return np.stack([_rgb(canvas[box.slices]) for box in layout.boxes()])
+    boxes = layout.of(*crop(image, roi).shape[:2]).boxes()
+    return np.stack([_rgb(canvas[box.slices]) for box in boxes])
 
 
 def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -79,11 +80,12 @@ def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def on_canvas(image: NDArray[np.uint8], roi: Roi | None, layout: Layout) -> NDArray[np.uint8]:
-    """The ROI of an (H, W, 3) image, in the image's order of colours, on the canvas, `layout.canvas` + (3,).
+    """The ROI of an (H, W, 3) image, in the image's order of colours, on its canvas, `layout.of(...).canvas` + (3,).
 
     Padding repeats the outermost pixels: a constant would put an edge beside the part that no part has.
     """
     part = crop(image, roi)
+    layout = layout.of(*part.shape[:2])
     content = layout.content(*part.shape[:2])
     resized = resize(part, content.height, content.width)
     height, width = layout.canvas
@@ -96,5 +98,6 @@ def on_canvas(image: NDArray[np.uint8], roi: Roi | None, layout: Layout) -> NDAr
 
 def shown(image: NDArray[np.uint8], roi: Roi | None, layout: Layout) -> NDArray[np.uint8]:
     """What the graph sees of a BGR image, padding left out: (1, h, w, 3) uint8 RGB, the pixels of the stitched map."""
-    content = layout.content(*crop(image, roi).shape[:2])
+    size = crop(image, roi).shape[:2]
+    content = layout.of(*size).content(*size)
     return _rgb(on_canvas(image, roi, layout)[content.slices])[None]

@@ -31,6 +31,8 @@ LAYOUTS = {
     "letterbox": Layout(SIZE, SIZE, "letterbox"),
     "tiles": Layout(SIZE, SIZE, "stretch", 3, 4, 8),
     "letterbox tiles": Layout(SIZE, SIZE, "letterbox", 2, 5, 16),
+    "tiles that turn": Layout(SIZE, SIZE, "stretch", 1, 3, 8, turns=True),
+    "letterbox tiles that turn": Layout(SIZE, SIZE, "letterbox", 1, 3, 8, turns=True),
 }
 BRIGHT, DARK = 200, 20  # of 255; the test bundle sees darkness
 
@@ -100,7 +102,7 @@ def _spot_is_found(graph: FrameGraph, frame: NDArray[np.uint8], spot: Roi) -> No
     assert decision.verdict == "defect"
     (region,) = decision.regions
     height, width = frame.shape[:2]
-    content = graph.layout.content(height, width)
+    content = graph.layout.of(height, width).content(height, width)
     down, across = 1.6 * height / content.height + 1, 1.6 * width / content.width + 1  # the graph blurs by a pixel
     assert abs(region.x - spot.x) <= across
     assert abs(region.y - spot.y) <= down
@@ -142,6 +144,16 @@ def test_a_dark_border_is_not_counted_again_for_the_padding_that_repeats_it(
     assert found.score() == pytest.approx(float(np.sort(found.anomaly_map(), axis=None)[-4:].mean()), rel=1e-6)
 
 
+def test_the_longer_side_of_the_grid_lies_along_that_of_the_frame(graph: Callable[[Layout], FrameGraph]) -> None:
+    turning = graph(LAYOUTS["tiles that turn"])
+    sizes = ((64, 65), (65, 64), (64, 64))
+    found = [turning.run(np.zeros((*size, 3), np.uint8), None) for size in sizes]
+    assert [one.anomaly_map().shape for one in found] == [(32, 80), (80, 32), (32, 80)]
+    assert [one.reconstruction().shape for one in found] == [(32, 80, 3), (80, 32, 3), (32, 80, 3)]
+    cut = np.zeros((100, 64, 3), np.uint8)  # the ROI is what counts
+    assert turning.run(cut, Roi(0, 0, 64, 32)).anomaly_map().shape == (32, 80)
+
+
 def test_a_frame_of_another_shape_is_fitted_anew(graph: Callable[[Layout], FrameGraph]) -> None:
     letterbox = graph(LAYOUTS["letterbox"])
     shapes = [letterbox.run(np.zeros((h, w, 3), np.uint8), None).anomaly_map().shape for h, w in ((64, 32), (32, 64))]
@@ -162,6 +174,7 @@ def test_a_bundle_from_before_there_were_tiles_is_one_stretched_tile(tmp_path: P
         ({"tiles": {"rows": 0, "columns": 2, "overlap": 8}}, "input.tiles.rows"),
         ({"tiles": {"rows": 9, "columns": 9, "overlap": 8}}, "9 x 9 are more than 64"),
         ({"tiles": {"rows": 2, "columns": 1, "overlap": 18}}, "an overlap of 18 is more than half"),
+        ({"tiles": {"rows": 2, "columns": 1, "overlap": 8, "turns": True}}, "columns no fewer than rows"),
     ],
 )
 def test_a_layout_that_is_not_known_is_refused_on_one_line(

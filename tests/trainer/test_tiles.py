@@ -188,6 +188,13 @@ def test_the_first_few_tiles_are_of_many_images_and_many_places(tmp_path: Path) 
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
+def in_a_mapped_file(array: NDArray[np.uint8]) -> bool:
+    base = array.base
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    return isinstance(base, np.memmap)
+
+
 def test_canvases_beyond_the_budget_lie_in_a_file_that_nobody_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,9 +204,10 @@ def test_canvases_beyond_the_budget_lie_in_a_file_that_nobody_finds(
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     in_memory = load_canvases(paths, None, LAYOUT, scratch)
-    monkeypatch.setattr(folder, "IN_MEMORY_BYTES", in_memory.nbytes - 1)
+    monkeypatch.setattr(folder, "IN_MEMORY_BYTES", sum(canvas.nbytes for canvas in in_memory) - 1)
     in_a_file = load_canvases(paths, None, LAYOUT, scratch)
-    assert isinstance(in_a_file.base, np.memmap)
+    assert all(in_a_mapped_file(canvas) for canvas in in_a_file)
+    assert not any(in_a_mapped_file(canvas) for canvas in in_memory)
     assert np.array_equal(in_a_file, in_memory)
     assert list(scratch.iterdir()) == []
     assert np.array_equal(Tiles(in_a_file, LAYOUT)[7], in_memory[1][LAYOUT.boxes()[1].slices])

@@ -90,8 +90,8 @@ def unseen_good(data: Path, trained_on: Collection[str]) -> dict[Path, str]:
     return dict(sorted(unseen.items()))
 
 
-def load_canvases(paths: Sequence[Path], roi: Roi | None, layout: Layout, scratch: Path) -> NDArray[np.uint8]:
-    """Read images and fit them to the canvas as the daemon would: (N, *layout.canvas, 3) uint8 RGB.
+def load_canvases(paths: Sequence[Path], roi: Roi | None, layout: Layout, scratch: Path) -> list[NDArray[np.uint8]]:
+    """Read images and fit each to its canvas as the daemon would: N of (*layout.of(...).canvas, 3) uint8 RGB.
 
     Canvases of more than IN_MEMORY_BYTES lie in a file in `scratch` that has no name and is gone with the process: what
     of it is in memory is the system's to decide.
@@ -99,9 +99,11 @@ def load_canvases(paths: Sequence[Path], roi: Roi | None, layout: Layout, scratc
     Raises:
         DataError: an unreadable image, a ROI that leaves one, or no room for the file.
     """
-    canvases = _room((len(paths), *layout.canvas, 3), scratch)
-    for canvas, path in zip(canvases, paths, strict=True):
-        canvas[:] = on_canvas(read_image(path), roi, layout)[:, :, ::-1]
+    room, canvases = _room((len(paths), prod(layout.canvas) * 3), scratch), []
+    for place, path in zip(room, paths, strict=True):
+        fitted = on_canvas(read_image(path), roi, layout)
+        canvases.append(place.reshape(fitted.shape))  # a turned canvas has as many pixels
+        canvases[-1][:] = fitted[:, :, ::-1]
     return canvases
 
 

@@ -72,14 +72,15 @@ def vary(
 
 
 class Tiles(Sequence[NDArray[np.uint8]]):
-    """The tiles of canvases, (N, *layout.canvas, 3), as one sequence; cut when asked for."""
+    """The tiles of canvases, (*layout.of(...).canvas, 3) each, as one sequence; cut when asked for."""
 
-    def __init__(self, canvases: NDArray[np.uint8], layout: Layout) -> None:
+    def __init__(self, canvases: Sequence[NDArray[np.uint8]], layout: Layout) -> None:
         self._canvases = canvases
-        self._boxes = layout.boxes()
+        self._each = layout.tiles
+        self._boxes = {size: layout.of(*size).boxes() for size in {canvas.shape[:2] for canvas in canvases}}
 
     def __len__(self) -> int:
-        return len(self._canvases) * len(self._boxes)
+        return len(self._canvases) * self._each
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:  # type: ignore[override]  # nobody asks for slices
         canvas, box = self.place(index)
@@ -87,8 +88,9 @@ class Tiles(Sequence[NDArray[np.uint8]]):
 
     def place(self, index: int) -> tuple[NDArray[np.uint8], Box]:
         """The canvas of a tile, and where it lies there."""
-        image, tile = divmod(index, len(self._boxes))
-        return self._canvases[image], self._boxes[tile]
+        image, tile = divmod(index, self._each)
+        canvas = self._canvases[image]
+        return canvas, self._boxes[canvas.shape[:2]][tile]
 
 
 class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -99,18 +101,18 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __init__(
         self,
-        good: NDArray[np.uint8],
+        good: Sequence[NDArray[np.uint8]],
         textures: Sequence[NDArray[np.uint8]],
         config: TrainConfig,
         seed: int,
         layout: Layout | None = None,
         symmetry: Symmetry | None = None,
     ) -> None:
-        """`good` is (N, *layout.canvas, 3) uint8 RGB; without a layout each image is one tile.
+        """`good` are (*layout.of(...).canvas, 3) uint8 RGB; without a layout each image is one tile.
 
         Without a `symmetry`, the configuration says whether one is looked for.
         """
-        self._layout = layout or Layout(*good.shape[1:3])
+        self._layout = layout or Layout(*good[0].shape[:2])
         self._tiles = Tiles(good, self._layout)
         self.symmetry = symmetry or (find_symmetry(good) if config.data.symmetry == "found" else STRAIGHT)
         self._grey = all(bool((image == image[..., :1]).all()) for image in good)
@@ -137,7 +139,7 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         epoch, place = divmod(index, len(self._tiles))
         order = np.random.default_rng([self._seed, 3, epoch]).permutation(len(self._tiles))
         canvas, box = self._tiles.place(int(order[place]))
-        return vary(canvas, self._config.data, rng, self._moved(box, rng), self.symmetry), rng
+        return vary(canvas, self._config.data, rng, self._moved(box, canvas, rng), self.symmetry), rng
 
     def anomalous_indices(self, count: int) -> list[int]:
         """The first `count` places of the stream that get a synthetic anomaly; none if the configuration has none."""
@@ -146,11 +148,11 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         batches = -(-count // self._anomalous)
         return [i for i in range(batches * self._config.optim.batch) if self._is_anomalous(i)][:count]
 
-    def _moved(self, box: Box, rng: np.random.Generator) -> Box:
-        """A tile moved at random, by up to half the overlap, within the canvas."""
+    def _moved(self, box: Box, canvas: NDArray[np.uint8], rng: np.random.Generator) -> Box:
+        """A tile moved at random, by up to half the overlap, within its canvas."""
         if self._layout.tiles == 1:
             return box
-        reach, (height, width) = self._layout.overlap // 2, self._layout.canvas
+        reach, (height, width) = self._layout.overlap // 2, canvas.shape[:2]
         down, right = (int(step) for step in rng.integers(-reach, reach + 1, 2))
         top, left = max(0, min(box.top + down, height - box.height)), max(0, min(box.left + right, width - box.width))
         return Box(top, left, box.height, box.width)

@@ -11,7 +11,8 @@ what comes in from beyond its border is its mirror image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -46,15 +47,20 @@ class Symmetry:
 STRAIGHT = Symmetry()  # none at all
 
 
-def find_symmetry(good: NDArray[np.uint8]) -> Symmetry:
-    """The symmetry of a set of good images, (N, H, W, 3) uint8; none where there are too few to tell."""
-    if len(good) < FEWEST:
+def find_symmetry(good: Sequence[NDArray[np.uint8]]) -> Symmetry:
+    """The symmetry of a set of good images, (H, W, 3) uint8 each; none where there are too few to tell.
+
+    Where they lie and stand (two shapes of canvas), it is that of the more frequent ones.
+    """
+    ((shape, _),) = Counter(image.shape for image in good).most_common(1)
+    alike = [image for image in good if image.shape == shape]
+    if len(alike) < FEWEST:
         return STRAIGHT
-    chosen = good[:: -(-len(good) // OTHERS)]
-    height, width = _coarse(*good.shape[1:3])
+    chosen = alike[:: -(-len(alike) // OTHERS)]
+    height, width = _coarse(*shape[:2])
     others = _shrunk(chosen, height, width)
     own = np.linspace(0, len(others) - 1, min(len(others), QUERIES)).astype(int)
-    queries, fine = others[own], _shrunk(chosen[own], FINE * height, FINE * width)
+    queries, fine = others[own], _shrunk([chosen[i] for i in own], FINE * height, FINE * width)
     everywhere, disc = np.ones((height, width), bool), _disc(height, width)
 
     def allowed(turned: Iterable[NDArray[np.float32]], straight: NDArray[np.float32], where: NDArray[np.bool_]) -> bool:
@@ -75,7 +81,7 @@ def _coarse(height: int, width: int) -> tuple[int, int]:
     return max(1, round(SIDE * slope)), max(1, round(SIDE / slope))
 
 
-def _shrunk(images: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
+def _shrunk(images: Iterable[NDArray[Any]], height: int, width: int) -> NDArray[np.float32]:
     """(N, height, width, 3), area averages."""
     size = (width, height)
     return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]).astype(np.float32)

@@ -21,7 +21,8 @@ def layouts(draw: st.DrawFn) -> Layout:
     height, width = draw(st.integers(2, 12)), draw(st.integers(2, 12))
     rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     overlap = draw(st.integers(0, min(height, width) // 2))
-    return Layout(height, width, draw(st.sampled_from(["stretch", "letterbox"])), rows, columns, overlap)
+    turns = height == width and rows <= columns and draw(st.booleans())
+    return Layout(height, width, draw(st.sampled_from(["stretch", "letterbox"])), rows, columns, overlap, turns)
 
 
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -77,6 +78,8 @@ def test_tiles_are_cut_from_the_canvas_and_the_padding_repeats_the_border(
 ) -> None:
     frame = noise(height, width)
     tiles, canvas = preprocess(frame, None, layout), on_canvas(frame, None, layout)
+    layout = layout.of(height, width)
+    assert canvas.shape[:2] == layout.canvas
     assert tiles.shape == (layout.tiles, layout.height, layout.width, 3)
     assert tiles.flags.c_contiguous
     for tile, box in zip(tiles, layout.boxes(), strict=True):
@@ -92,6 +95,19 @@ def test_tiles_are_cut_from_the_canvas_and_the_padding_repeats_the_border(
 def test_a_flat_frame_gives_flat_tiles(layout: Layout, value: int) -> None:
     frame = np.full((30, 50, 3), value, np.uint8)
     assert (preprocess(frame, Roi(3, 5, 40, 20), layout) == value).all()
+
+
+@given(layouts(), SIZES, SIZES)
+def test_what_turns_is_as_large_and_lies_along_the_longer_side(layout: Layout, height: int, width: int) -> None:
+    found = layout.of(height, width)
+    assert found.tiles == layout.tiles
+    if not layout.turns:
+        assert found is layout
+        return
+    assert sorted(found.canvas) == sorted(layout.canvas)
+    assert found.canvas[0] == found.canvas[1] or (found.canvas[0] > found.canvas[1]) == (height > width)
+    assert found.of(width, height) is found  # once and for all
+    assert layout.halved().of(height, width) == found.halved()
 
 
 def test_half_the_size_is_half_of_everything() -> None:
@@ -112,3 +128,10 @@ def test_half_the_size_is_half_of_everything() -> None:
 def test_a_grid_that_cannot_be_is_refused_with_the_reason(grid: dict[str, int], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Layout(32, 48, **grid)
+
+
+def test_only_square_tiles_in_a_row_turn() -> None:
+    """A canvas tells by its shape which way it was turned."""
+    for layout in ((32, 48, "stretch", 1, 2, 8), (32, 32, "stretch", 2, 1, 8)):
+        with pytest.raises(ValueError, match="square tiles, and columns no fewer than rows"):
+            Layout(*layout, turns=True)  # type: ignore[arg-type]
