@@ -198,6 +198,7 @@ def _same_run(arguments: argparse.Namespace) -> None:
         ConfigError: something is not.
     """
     from trainer.data.folder import good_folder
+    from trainer.data.grid import with_grid
     from trainer.run import listed_paths, open_run
 
     run = open_run(arguments.out)
@@ -218,7 +219,7 @@ def _same_run(arguments: argparse.Namespace) -> None:
     if arguments.method not in (None, run.config.method):
         raise differs("--method", f"method {run.config.method}")
     if arguments.config or arguments.profile or arguments.set:
-        given = _config(arguments).model_copy(update={"method": run.config.method})
+        given = with_grid(_config(arguments), listed_paths(run)).model_copy(update={"method": run.config.method})
         key = configs.first_difference(run.config, given)
         if key is not None:
             raise differs("--config, --profile and --set", f"another value of {key}")

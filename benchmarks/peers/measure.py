@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,14 +23,15 @@ from benchmarks.peers.reference import load_anomalib
 from edge_ad.bundle import MANIFEST, open_bundle
 from edge_ad.core.layout import Layout
 from edge_ad.frames import FrameGraph
+from trainer.config import profile
 from trainer.data.folder import list_test, load_tiles, split_good
+from trainer.data.grid import with_grid
 from trainer.evaluate import Subject, TorchBackend, evaluate, open_subject, score_images
 from trainer.provenance import source_version
 from trainer.results import FACTS, Result, result_of_bundle, result_of_run
 from trainer.run import open_run
 
 T = TypeVar("T")
-LAYOUT = Layout(256, 256)  # pixels: the input of profile edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +70,24 @@ def apart(function: Callable[..., T], *arguments: object) -> T:
 
 def fit(task: Task) -> Training:
     """Fit a peer to the good images that ours trains on, and keep its graph. The time is the fit's alone."""
-    split = split_good(task.data, task.hold_out, task.settings.seed)
-    images = load_tiles(list(split.train), None, LAYOUT)
+    paths = list(split_good(task.data, task.hold_out, task.settings.seed).train)
+    layout = layout_for(paths)
+    images = load_tiles(paths, None, layout)
     started = time.monotonic()
     fitted = PEERS[task.method].fit(images, task.settings)
     minutes = (time.monotonic() - started) / 60
     torch.save(fitted.graph, task.model)
     facts = {
         "hold_out": task.hold_out,
-        "input": {"height": LAYOUT.height, "width": LAYOUT.width},
+        "input": {"height": layout.height, "width": layout.width, "rows": layout.rows, "columns": layout.columns},
         "anomalib": version("anomalib"),
     }
-    return Training(len(images), fitted.steps, round(minutes, 3), fitted.config | facts)
+    return Training(len(paths), fitted.steps, round(minutes, 3), fitted.config | facts)
+
+
+def layout_for(good: Sequence[Path]) -> Layout:
+    """What profile edge sees of such parts."""
+    return with_grid(profile("edge"), good).input.frame_layout()
 
 
 def measure(task: Task, training: Training, note: str) -> Result:
@@ -97,7 +104,8 @@ def measure(task: Task, training: Training, note: str) -> Result:
         "macs": None,
         "params": sum(value.numel() for value in graph.state_dict().values()),
     }
-    frames = FrameGraph(TorchBackend(graph, torch.device("cpu")), LAYOUT, top_k=1)  # the score is the graph's own
+    layout = layout_for(list(split_good(task.data, task.hold_out, task.settings.seed).train))
+    frames = FrameGraph(TorchBackend(graph, torch.device("cpu")), layout, top_k=1)  # the score is the graph's own
     evaluation = measured(Subject(frames, facts, None, None), task.data, start)
     now = datetime.datetime.now(datetime.timezone.utc)
     return Result.model_validate(

@@ -218,6 +218,13 @@ def test_preview_draws_the_grid_that_will_be_trained(root: Path, tmp_path: Path)
     assert (tmp_path / "p-grid.png").exists()
 
 
+def test_the_same_command_with_resume_goes_on(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data", str(root / "data"), "--config", str(root / "c.yaml"), "--out", str(root / "run")]
+    assert main(["train", *arguments, "--resume"]) == 0
+    assert main(["train", *arguments, "--resume", "--set", "input.grid=given"]) == 2
+    assert "another value of input" in capsys.readouterr().err
+
+
 def test_training_says_which_tiles_it_takes(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--data", str(root / "data"), "--config", str(root / "c.yaml"), "--out", str(tmp_path / "run")]
     assert main(["train", *arguments, "--set", "optim.steps=1"]) == 0

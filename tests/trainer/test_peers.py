@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from benchmarks.peers import coreset, reference
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.coreset import greedy_coreset
+from benchmarks.peers.measure import layout_for
 from benchmarks.peers.memory import grown_mb, start_mb
 from benchmarks.peers.methods import PADIM_LAYERS, Settings, fit_draem, fit_padim, fit_patchcore
 from edge_ad.errors import ConfigError
@@ -75,6 +76,14 @@ def test_latency_and_memory_are_in_the_table() -> None:
     assert (row["ms"], row["MB"]) == ("4", "121")
     (row,) = rows(summary([result()]))  # of before it was measured
     assert row["MB"] == "-"
+
+
+def test_a_peer_sees_the_tiles_that_edge_sees(tmp_path: Path) -> None:
+    for name, shape in {"wide": (100, 600, 3), "square": (600, 600, 3)}.items():
+        write_png(tmp_path / f"{name}.png", np.zeros(shape, np.uint8))
+    assert layout_for([tmp_path / "square.png"]).tiles == 1
+    wide = layout_for([tmp_path / "wide.png"])
+    assert (wide.rows, wide.columns, wide.turns) == (1, 2, True)
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
