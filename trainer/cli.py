@@ -182,7 +182,7 @@ def _new_run(arguments: argparse.Namespace) -> None:
         config = config.model_copy(update={"method": arguments.method})
     seed = arguments.seed or 0
     split = split_good(arguments.data, config.data.hold_out, seed)
-    config = with_grid(config, list(split.train))
+    config = with_grid(config, split.good())
     roi = config.data.roi.record() if config.data.roi else None
     said = detail(next(iter(split.train)), roi, config.input.frame_layout())
     list_textures(config.synthesis.textures)
@@ -198,7 +198,7 @@ def _same_run(arguments: argparse.Namespace) -> None:
         ConfigError: something is not.
     """
     from trainer.data.folder import good_folder
-    from trainer.data.grid import with_grid
+    from trainer.data.grid import as_found
     from trainer.run import listed_paths, open_run
 
     run = open_run(arguments.out)
@@ -219,7 +219,7 @@ def _same_run(arguments: argparse.Namespace) -> None:
     if arguments.method not in (None, run.config.method):
         raise differs("--method", f"method {run.config.method}")
     if arguments.config or arguments.profile or arguments.set:
-        given = with_grid(_config(arguments), listed_paths(run)).model_copy(update={"method": run.config.method})
+        given = as_found(_config(arguments), run.config.input.tiles).model_copy(update={"method": run.config.method})
         key = configs.first_difference(run.config, given)
         if key is not None:
             raise differs("--config, --profile and --set", f"another value of {key}")
@@ -324,7 +324,7 @@ def _export(arguments: argparse.Namespace) -> int:
     bundle = export(arguments.run, arguments.out, arguments.program, arguments.data_licence, int8_data)
     if bundle.manifest.int8 is not None:
         _say_int8(bundle, bundle.manifest.int8, arguments.test_data)
-    say(f"bundle: {bundle.path}   digest {bundle.digest[:12]}   {bundle.manifest.macs / 1e9:.2f} GMACs")
+    say(f"bundle: {bundle.path}   digest {bundle.digest[:12]}   {bundle.manifest.frame_macs / 1e9:.2f} GMACs a frame")
     say(f"next: edge-ad-calibrate fit {bundle.path} --good {arguments.run / 'calibration_split'}")
     return 0
 

@@ -38,8 +38,8 @@ class InputConfig(Finite):
     tiles: TileGrid = TileGrid()
     grid: Literal["given", "found"] = Field(
         "given",
-        description="found: a single tile becomes several along the longer side where the good images are elongated "
-        "(data/grid.py); a run's own configuration has what was found",
+        description="found: a single square tile becomes several along the longer side where the good images are "
+        "elongated (data/grid.py); a run's own configuration has what was found, as given",
     )
 
     @model_validator(mode="after")

@@ -21,8 +21,7 @@ def detail(image: Path, roi: Roi | None, layout: Layout) -> str:
         DataError: the image cannot be read, or the ROI leaves it.
     """
     height, width = crop(read_image(image), roi).shape[:2]
-    layout = layout.of(height, width)
-    return " ".join([_where(height, width, layout), _smallest(height, width, layout)])
+    return " ".join([_where(height, width, layout.of(height, width)), _smallest(height, width, layout)])
 
 
 def scale(height: int, width: int, layout: Layout) -> tuple[float, float]:
@@ -32,7 +31,11 @@ def scale(height: int, width: int, layout: Layout) -> tuple[float, float]:
 
 
 def finer(height: int, width: int, layout: Layout) -> Layout | None:
-    """A grid that sees about twice the detail, none beyond the image's own; None where there is none."""
+    """A grid that sees about twice the detail, none beyond the image's own; None where there is none.
+
+    One that turns stays one that turns.
+    """
+    turns, layout = layout.turns, layout.of(height, width)
     counts = [
         max(count, _tiles(min(2 * canvas, max(canvas, size)), tile, layout.overlap))
         for count, canvas, size, tile in zip(
@@ -40,7 +43,11 @@ def finer(height: int, width: int, layout: Layout) -> Layout | None:
         )
     ]
     try:
-        found = replace(layout, rows=counts[0], columns=counts[1])
+        found = (
+            replace(layout, rows=min(counts), columns=max(counts), turns=True)
+            if turns
+            else replace(layout, rows=counts[0], columns=counts[1])
+        )
     except ValueError:  # too many tiles, or an overlap that is too wide for them
         return None
     return found if found.tiles > layout.tiles else None
@@ -54,7 +61,7 @@ def _tiles(canvas: int, tile: int, overlap: int) -> int:
 def _where(height: int, width: int, layout: Layout) -> str:
     full_height, full_width = layout.canvas
     content, (down, across) = layout.content(height, width), scale(height, width, layout)
-    notes = [f"{layout.rows} x {layout.columns} tiles of {layout.width} x {layout.height}"] if layout.tiles > 1 else []
+    notes = [_tiled(layout)] if layout.tiles > 1 else []
     padding = 1 - content.height * content.width / (full_height * full_width)
     if padding > WORTH_SAYING:
         notes.append(f"{padding:.0%} of it padding: input.tiles with another grid would waste less")
@@ -64,15 +71,21 @@ def _where(height: int, width: int, layout: Layout) -> str:
     return f"images of {width} x {height} px, as the first is -> canvas of {full_width} x {full_height} px{said}."
 
 
+def _tiled(layout: Layout) -> str:
+    grid = f"{layout.rows} x {layout.columns} tiles of {layout.width} x {layout.height}"
+    return f"{grid}, {layout.tiles} x the compute of one"
+
+
 def _smallest(height: int, width: int, layout: Layout) -> str:
-    coarse = max(scale(height, width, layout))
+    coarse = max(scale(height, width, layout.of(height, width)))
     if coarse <= 1:
         return "No detail is lost."
     said = f"1 px of it is {coarse:.1f} px: a defect below {SMALLEST * coarse:.0f} px may be lost."
     better = finer(height, width, layout)
     if better is None:
         return said
-    least = SMALLEST * max(1.0, *scale(height, width, better))
+    least = SMALLEST * max(1.0, *scale(height, width, better.of(height, width)))
     cost = better.tiles / layout.tiles
-    grid = f"input.tiles: {{rows: {better.rows}, columns: {better.columns}}}"
+    turns = ", turns: true" if better.turns else ""
+    grid = f"input.tiles: {{rows: {better.rows}, columns: {better.columns}{turns}}}"
     return f"{said} {grid} would keep {least:.0f} px, at {cost:.2g} x the compute."

@@ -17,7 +17,7 @@ def model_card(manifest: dict[str, Any]) -> str:
 | method, profile | {manifest["method"]}, {manifest["profile"]} |
 | made by | edge-ad {manifest["edge_ad_version"]}, {manifest["created_at"]} |
 | input | {size["width"]} x {size["height"]} pixels, RGB; {_fit(size)} |
-| size | {manifest["params"]:,} parameters, {manifest["macs"] / 1e9:.2f} GMACs an image |
+| size | {manifest["params"]:,} parameters, {manifest["macs"] / 1e9:.2f} GMACs {_frame_macs(manifest)} |
 | noise scales | t_s = {diffusion["t_s"]}, t_b = {diffusion["t_b"]} of {diffusion["timesteps"]}, w = {diffusion["w"]} |
 | score | mean of the {manifest["top_k"]} largest pixels of the anomaly map |
 | trained on | {len(training["images_sha256"])} good images, {training["steps"]} steps, {training["minutes"]} min |
@@ -36,6 +36,12 @@ lighting that it has not seen. It has no threshold: calibrate it on site, with g
 Defects that are smaller than about two pixels of the input, and changes of light within the range that training
 varies (see the profile), are not found. The golden images are procedural and show nothing of the training data.
 """
+
+
+def _frame_macs(manifest: dict[str, Any]) -> str:
+    """What they are of."""
+    tiles = manifest["input"]["tiles"]["rows"] * manifest["input"]["tiles"]["columns"]
+    return "a frame" if tiles == 1 else f"a tile, {tiles * manifest['macs'] / 1e9:.2f} a frame"
 
 
 def _fit(size: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ def preview(data: Path, config: TrainConfig, seed: int, count: int, out: Path) -
         DataError: as in training: no images, an unreadable one, grey mixed with colour.
     """
     split = split_good(data, config.data.hold_out, seed)
-    config = with_grid(config, list(split.train))
+    config = with_grid(config, split.good())
     roi = config.data.roi.record() if config.data.roi else None
     layout = config.input.frame_layout()
     good = load_canvases(list(split.train), roi, layout, out.parent)

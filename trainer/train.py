@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _SAVE_EVERY_S = 120.0
 _LOG_EVERY_S = 15.0
-_OBSERVED = 256  # good images that a method looks at before training
+_OBSERVED = 256  # samples, so tiles, of good images that a method looks at before training
 
 
 def learning_rate_factor(progress: float, warmup: float, least: float = 0.0) -> float:
@@ -176,8 +176,8 @@ def _phases(run: Run, progress: float) -> list[Phase]:
     whole = Samples(load_canvases(paths, roi, layout, run.path), textures, config, run.seed, layout)
     if progress >= half:
         return [Phase(1.0, whole)]
-    small, symmetry = layout.halved(), whole.symmetry  # looked for once
-    halved = Samples(load_canvases(paths, roi, small, run.path), textures, config, run.seed, small, symmetry)
+    small, symmetries = layout.halved(), whole.symmetries  # looked for once
+    halved = Samples(load_canvases(paths, roi, small, run.path), textures, config, run.seed, small, symmetries)
     return [Phase(half, halved), Phase(1.0, whole)]
 
 
@@ -261,7 +261,7 @@ def train(
     if fabric.is_global_zero:
         where = f"{torch.get_num_threads()} threads, {fabric.device}, processes: {fabric.world_size}"
         logger.info("training on {} images, {}", len(run.train_sha256), where)
-        logger.info("symmetry of the parts: {}", phases[-1].samples.symmetry)
+        logger.info("symmetry of the parts: {}", phases[-1].samples.symmetries)
     if trainer.step == 0:
         trainer.observe(phases[-1].samples)
     trainer.model.train()

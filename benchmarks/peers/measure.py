@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +24,7 @@ from edge_ad.bundle import MANIFEST, open_bundle
 from edge_ad.core.layout import Layout
 from edge_ad.frames import FrameGraph
 from trainer.config import profile
-from trainer.data.folder import list_test, load_tiles, split_good
+from trainer.data.folder import Split, list_test, load_tiles, split_good
 from trainer.data.grid import with_grid
 from trainer.evaluate import Subject, TorchBackend, evaluate, open_subject, score_images
 from trainer.provenance import source_version
@@ -70,29 +70,35 @@ def apart(function: Callable[..., T], *arguments: object) -> T:
 
 def fit(task: Task) -> Training:
     """Fit a peer to the good images that ours trains on, and keep its graph. The time is the fit's alone."""
-    paths = list(split_good(task.data, task.hold_out, task.settings.seed).train)
-    layout = layout_for(paths)
-    images = load_tiles(paths, None, layout)
+    split, layout = seen_by_edge(task)
+    images = load_tiles(list(split.train), None, layout)
     started = time.monotonic()
     fitted = PEERS[task.method].fit(images, task.settings)
     minutes = (time.monotonic() - started) / 60
     torch.save(fitted.graph, task.model)
     facts = {
         "hold_out": task.hold_out,
-        "input": {"height": layout.height, "width": layout.width, "rows": layout.rows, "columns": layout.columns},
+        "input": input_facts(layout),
         "anomalib": version("anomalib"),
     }
-    return Training(len(paths), fitted.steps, round(minutes, 3), fitted.config | facts)
+    return Training(len(split.train), fitted.steps, round(minutes, 3), fitted.config | facts)
 
 
-def layout_for(good: Sequence[Path]) -> Layout:
-    """What profile edge sees of such parts."""
-    return with_grid(profile("edge"), good).input.frame_layout()
+def seen_by_edge(task: Task) -> tuple[Split, Layout]:
+    """The good images of a set, and the canvas on which profile edge sees them."""
+    split = split_good(task.data, task.hold_out, task.settings.seed)
+    return split, with_grid(profile("edge"), split.good()).input.frame_layout()
+
+
+def input_facts(layout: Layout) -> dict[str, Any]:
+    """What a result's configuration says of it; of a single tile what it has always said."""
+    return {"height": layout.height, "width": layout.width} if layout.tiles == 1 else asdict(layout)
 
 
 def measure(task: Task, training: Training, note: str) -> Result:
     """The result of a fitted peer on the test images."""
-    load_anomalib("models")  # libraries are not the model's memory
+    load_anomalib("models")  # libraries are not the model's memory, nor are the images that say which tiles
+    _, layout = seen_by_edge(task)
     start = start_mb()
     graph: nn.Module = torch.load(task.model, weights_only=False)  # written by `fit`, a moment ago
     facts = {
@@ -104,7 +110,6 @@ def measure(task: Task, training: Training, note: str) -> Result:
         "macs": None,
         "params": sum(value.numel() for value in graph.state_dict().values()),
     }
-    layout = layout_for(list(split_good(task.data, task.hold_out, task.settings.seed).train))
     frames = FrameGraph(TorchBackend(graph, torch.device("cpu")), layout, top_k=1)  # the score is the graph's own
     evaluation = measured(Subject(frames, facts, None, None), task.data, start)
     now = datetime.datetime.now(datetime.timezone.utc)

@@ -74,7 +74,7 @@ class Layout:
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """(height, width), pixels."""
+        """(height, width), pixels; of one that turns: as it lies."""
         height = self.rows * self.height - (self.rows - 1) * self.overlap
         return height, self.columns * self.width - (self.columns - 1) * self.overlap
 
@@ -87,6 +87,7 @@ class Layout:
 
     def boxes(self) -> tuple[Box, ...]:
         """The tiles on the canvas, row by row; together they cover it."""
+        self._must_lie_still()
         y, x = self.height - self.overlap, self.width - self.overlap
         return tuple(
             Box(row * y, column * x, self.height, self.width)
@@ -95,7 +96,8 @@ class Layout:
         )
 
     def content(self, height: int, width: int) -> Box:
-        """Where a picture of so many pixels lies on the canvas; the rest is padding. First ask `of`."""
+        """Where a picture of so many pixels lies on the canvas; the rest is padding."""
+        self._must_lie_still()
         full_height, full_width = self.canvas
         if self.fit == "stretch":
             return Box(0, 0, full_height, full_width)
@@ -104,6 +106,10 @@ class Layout:
         else:
             inner = (full_height, max(1, _rounded(width * full_height, height)))
         return Box((full_height - inner[0]) // 2, (full_width - inner[1]) // 2, *inner)
+
+    def _must_lie_still(self) -> None:
+        if self.turns and self.rows != self.columns:
+            raise ValueError("of a layout that turns, only that of a picture has places: ask `of` first")
 
     def halved(self) -> Layout:
         """The same at half the size; all sizes must be even."""

@@ -70,7 +70,7 @@ def preprocess(image: NDArray[np.uint8], roi: Roi | None, layout: Layout) -> NDA
     canvas = on_canvas(image, roi, layout)
     if layout.tiles == 1:
         return _rgb(canvas)[None]
-    boxes = layout.of(*crop(image, roi).shape[:2]).boxes()
+    boxes = layout.of(*canvas.shape[:2]).boxes()  # a canvas lies as its image does
     return np.stack([_rgb(canvas[box.slices]) for box in boxes])
 
 

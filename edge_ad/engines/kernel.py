@@ -157,8 +157,9 @@ def proof_frames(layout: Layout) -> Iterator[tuple[NDArray[np.uint8], Layout]]:
         for height, width in LEFT + (LEFT_LAST if halvings == MAX_HALVINGS else ()):
             yield _noise(height << halvings, width << halvings), PROOF
     layout = replace(layout, rows=min(layout.rows, 2), columns=min(layout.columns, 2))  # more show nothing more
-    height, width = (round(size * factor) for size, factor in zip(layout.canvas, FACTORS, strict=True))
-    yield _noise(height, width), layout
+    for canvas in dict.fromkeys((layout.of(1, 2), layout.of(2, 1))):  # lying and standing, where it turns
+        height, width = (round(size * factor) for size, factor in zip(canvas.canvas, FACTORS, strict=True))
+        yield _noise(height, width), canvas
 
 
 def _noise(height: int, width: int) -> NDArray[np.uint8]:

@@ -260,6 +260,15 @@ def test_the_grid_that_is_advised_sees_more_but_never_more_than_there_is(fit: st
     assert better.canvas[1] <= max(size[1], layout.canvas[1]) + layout.width
 
 
+def test_the_grid_that_is_advised_turns_where_the_present_one_does(tmp_path: Path) -> None:
+    layout = Layout(256, 256, "stretch", 1, 2, 32, turns=True)
+    said = set()
+    for size in ((976, 2400), (2400, 976)):
+        write_png(tmp_path / "a.png", np.zeros((*size, 3), np.uint8))
+        said.add(detail(tmp_path / "a.png", None, layout).split(" would keep")[0].split(". ")[-1])
+    assert said == {"input.tiles: {rows: 3, columns: 5, turns: true}"}
+
+
 def test_train_says_it_and_preview_draws_the_grid(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

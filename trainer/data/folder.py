@@ -33,6 +33,11 @@ class Split:
     train: dict[Path, str]
     calibration: dict[Path, str]
 
+    def good(self) -> list[Path]:
+        """All of them, in an order that no seed decides."""
+        both = self.train | self.calibration
+        return sorted(both, key=both.__getitem__)
+
 
 @dataclass(frozen=True, slots=True)
 class TestImage:
@@ -119,7 +124,7 @@ def _room(shape: tuple[int, ...], scratch: Path) -> NDArray[np.uint8]:
     except OSError as error:
         raise DataError(
             f"the images need {size / 1e9:.0f} GB at their canvas' size, and {scratch} cannot take them "
-            f"({error.strerror}): make room, or choose fewer input.tiles"
+            f"({error.strerror}): make room, or choose fewer input.tiles (input.grid=given: one)"
         ) from error
 
 
@@ -132,8 +137,8 @@ def load_tiles(paths: Sequence[Path], roi: Roi | None, layout: Layout) -> NDArra
         DataError: an unreadable image, or a ROI that leaves one.
     """
     cut = np.stack([preprocess(read_image(path), roi, layout) for path in paths])
-    images, turns = np.arange(len(paths)), layout.tiles
-    return np.concatenate([cut[images, (images + turn) % turns] for turn in range(turns)])
+    images, count = np.arange(len(paths)), layout.tiles
+    return np.concatenate([cut[images, (images + place) % count] for place in range(count)])
 
 
 def list_test(data: Path) -> list[TestImage]:

@@ -7,19 +7,20 @@ a pixel wide, while the other side is enlarged for nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
 from edge_ad.bundle import TileGrid
-from edge_ad.core.layout import MAX_TILES
 from edge_ad.core.preprocess import crop
 from edge_ad.images import read_image
 from edge_ad.records import Roi
 from trainer.config import TrainConfig
 
-UNEVEN = 1.4  # times as much may an image shrink along its longer side as along its shorter one
+UNEVEN = Fraction(7, 5)  # times as much may an image shrink along its longer side as along its shorter one
 SHARE = 0.9  # of the images get as many tiles as they want: detail that is lost stays lost, a tile costs but time
+MOST = 8  # tiles: a frame costs as many times as much
 LOOKED_AT = 64  # images
 
 
@@ -31,32 +32,48 @@ def with_grid(config: TrainConfig, good: Sequence[Path]) -> TrainConfig:
     Raises:
         DataError: an image cannot be read, or the ROI leaves it.
     """
+    if config.input.grid == "given":
+        return config
     given = config.input
-    if given.grid == "given" or given.tiles.layout(given.height, given.width, given.fit).tiles > 1:
+    tiles = given.tiles
+    if _is_single(tiles) and given.height == given.width:
+        roi = config.data.roi.record() if config.data.roi else None
+        overlap = min(tiles.overlap, given.height // 2)
+        counts = [tiles_along(*size, given.height, overlap) for size in _sizes(good, roi)]
+        count = int(np.quantile(counts, SHARE, method="inverted_cdf"))
+        if count > 1:
+            tiles = TileGrid(rows=1, columns=count, overlap=overlap, turns=True)
+    return _with_tiles(config, tiles)
+
+
+def as_found(config: TrainConfig, tiles: TileGrid) -> TrainConfig:
+    """The configuration with tiles that were found before, where it says that they are to be found."""
+    could_be_found = _is_single(tiles) or tiles.turns
+    if config.input.grid == "given" or not _is_single(config.input.tiles) or not could_be_found:
         return config
-    if given.height != given.width:
-        return config
-    roi = config.data.roi.record() if config.data.roi else None
-    overlap = min(given.tiles.overlap, given.height // 2)
-    counts = [tiles_along(*size, given.height, overlap) for size in _sizes(good, roi)]
-    count = int(np.quantile(counts, SHARE, method="inverted_cdf"))
-    if count == 1:
-        return config
-    tiles = TileGrid(rows=1, columns=count, overlap=overlap, turns=True)
-    return config.model_copy(update={"input": given.model_copy(update={"tiles": tiles})})
+    return _with_tiles(config, tiles)
 
 
 def tiles_along(height: int, width: int, tile: int, overlap: int) -> int:
     """How many square tiles along the longer side of an image it takes, so that it shrinks about as the shorter one.
 
-    The fewest of which the longer side shrinks by at most UNEVEN times as much as the shorter side, or hardly at all.
+    The fewest of which the longer side shrinks by at most UNEVEN times as much as the shorter side, or hardly at all;
+    no more than MOST.
     """
     shorter, longer = sorted((height, width))
-    allowed = UNEVEN * max(1.0, shorter / tile)
-    for count in range(1, MAX_TILES):
-        if longer <= allowed * (count * tile - (count - 1) * overlap):
+    allowed = UNEVEN * max(tile, shorter)
+    for count in range(1, MOST):
+        if longer * tile <= allowed * (count * tile - (count - 1) * overlap):
             return count
-    return MAX_TILES
+    return MOST
+
+
+def _is_single(tiles: TileGrid) -> bool:
+    return tiles.rows * tiles.columns == 1
+
+
+def _with_tiles(config: TrainConfig, tiles: TileGrid) -> TrainConfig:
+    return config.model_copy(update={"input": config.input.model_copy(update={"tiles": tiles, "grid": "given"})})
 
 
 def _sizes(good: Sequence[Path], roi: Roi | None) -> list[tuple[int, int]]:

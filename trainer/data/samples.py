@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from edge_ad.core.layout import Box, Layout
 from trainer.config import DataConfig, TrainConfig
-from trainer.data.symmetry import STRAIGHT, Symmetry, find_symmetry
+from trainer.data.symmetry import STRAIGHT, Symmetries, Symmetry, find_symmetries
 from trainer.synthesis.paste import anomalous
 from trainer.synthesis.sources import LEVELS, by_level
 
@@ -106,15 +106,15 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         config: TrainConfig,
         seed: int,
         layout: Layout | None = None,
-        symmetry: Symmetry | None = None,
+        symmetries: Symmetries | None = None,
     ) -> None:
         """`good` are (*layout.of(...).canvas, 3) uint8 RGB; without a layout each image is one tile.
 
-        Without a `symmetry`, the configuration says whether one is looked for.
+        Without `symmetries`, the configuration says whether they are looked for.
         """
         self._layout = layout or Layout(*good[0].shape[:2])
         self._tiles = Tiles(good, self._layout)
-        self.symmetry = symmetry or (find_symmetry(good) if config.data.symmetry == "found" else STRAIGHT)
+        self.symmetries = symmetries or (find_symmetries(good) if config.data.symmetry == "found" else Symmetries())
         self._grey = all(bool((image == image[..., :1]).all()) for image in good)
         self._textures = textures
         self._config = config
@@ -139,7 +139,8 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         epoch, place = divmod(index, len(self._tiles))
         order = np.random.default_rng([self._seed, 3, epoch]).permutation(len(self._tiles))
         canvas, box = self._tiles.place(int(order[place]))
-        return vary(canvas, self._config.data, rng, self._moved(box, canvas, rng), self.symmetry), rng
+        symmetry = self.symmetries.of(*canvas.shape[:2])
+        return vary(canvas, self._config.data, rng, self._moved(box, canvas, rng), symmetry), rng
 
     def anomalous_indices(self, count: int) -> list[int]:
         """The first `count` places of the stream that get a synthetic anomaly; none if the configuration has none."""

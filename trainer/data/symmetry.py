@@ -11,7 +11,6 @@ what comes in from beyond its border is its mirror image.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -47,17 +46,39 @@ class Symmetry:
 STRAIGHT = Symmetry()  # none at all
 
 
-def find_symmetry(good: Sequence[NDArray[np.uint8]]) -> Symmetry:
-    """The symmetry of a set of good images, (H, W, 3) uint8 each; none where there are too few to tell.
+@dataclass(frozen=True, slots=True)
+class Symmetries:
+    """Of images that are at least as wide as tall, and of taller ones: a part that stands has other axes."""
 
-    Where they lie and stand (two shapes of canvas), it is that of the more frequent ones.
-    """
-    ((shape, _),) = Counter(image.shape for image in good).most_common(1)
-    alike = [image for image in good if image.shape == shape]
-    if len(alike) < FEWEST:
+    lying: Symmetry = STRAIGHT
+    standing: Symmetry = STRAIGHT
+
+    def of(self, height: int, width: int) -> Symmetry:
+        """Of an image of so many pixels."""
+        return self.standing if height > width else self.lying
+
+    def __str__(self) -> str:
+        if self.lying == self.standing:
+            return str(self.lying)
+        return f"{self.lying} (images that lie), {self.standing} (images that stand)"
+
+
+def find_symmetries(good: Sequence[NDArray[np.uint8]]) -> Symmetries:
+    """What good images, (H, W, 3) uint8 each, of one shape or of that and the same turned, say of their symmetry."""
+    standing = [image for image in good if image.shape[0] > image.shape[1]]
+    lying = [image for image in good if image.shape[0] <= image.shape[1]]
+    if not lying or not standing:
+        only = find_symmetry(lying or standing)
+        return Symmetries(only, only)
+    return Symmetries(find_symmetry(lying), find_symmetry(standing))
+
+
+def find_symmetry(good: Sequence[NDArray[np.uint8]]) -> Symmetry:
+    """The symmetry of good images of one shape, (H, W, 3) uint8 each; none where there are too few to tell."""
+    if len(good) < FEWEST:
         return STRAIGHT
-    chosen = alike[:: -(-len(alike) // OTHERS)]
-    height, width = _coarse(*shape[:2])
+    chosen = good[:: -(-len(good) // OTHERS)]
+    height, width = _coarse(*good[0].shape[:2])
     others = _shrunk(chosen, height, width)
     own = np.linspace(0, len(others) - 1, min(len(others), QUERIES)).astype(int)
     queries, fine = others[own], _shrunk([chosen[i] for i in own], FINE * height, FINE * width)

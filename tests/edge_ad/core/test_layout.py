@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_ad.core.layout import MAX_TILES, Box, Layout
+from edge_ad.core.layout import MAX_TILES, Box, Fit, Layout
 from edge_ad.core.preprocess import on_canvas, preprocess, resize, shown
 from edge_ad.records import Roi
 
@@ -21,16 +23,28 @@ def layouts(draw: st.DrawFn) -> Layout:
     height, width = draw(st.integers(2, 12)), draw(st.integers(2, 12))
     rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     overlap = draw(st.integers(0, min(height, width) // 2))
-    turns = height == width and rows <= columns and draw(st.booleans())
-    return Layout(height, width, draw(st.sampled_from(["stretch", "letterbox"])), rows, columns, overlap, turns)
+    fit: Fit = draw(st.sampled_from(get_args(Fit)))
+    if draw(st.booleans()):
+        return Layout(height, height, fit, *sorted((rows, columns)), min(overlap, height // 2), turns=True)
+    return Layout(height, width, fit, rows, columns, overlap)
+
+
+@st.composite
+def placed(draw: st.DrawFn) -> tuple[Layout, int, int]:
+    """A layout of a picture, and the picture's height and width."""
+    height, width = draw(SIZES), draw(SIZES)
+    return draw(layouts()).of(height, width), height, width
 
 
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@given(layouts())
-def test_tiles_cover_the_canvas_and_end_with_it_and_no_pixel_is_in_more_than_four(layout: Layout) -> None:
+@given(placed())
+def test_tiles_cover_the_canvas_and_end_with_it_and_no_pixel_is_in_more_than_four(
+    picture: tuple[Layout, int, int],
+) -> None:
+    layout = picture[0]
     count = np.zeros(layout.canvas, int)
     for box in layout.boxes():
         assert count[box.slices].shape == (layout.height, layout.width)
@@ -39,8 +53,9 @@ def test_tiles_cover_the_canvas_and_end_with_it_and_no_pixel_is_in_more_than_fou
     assert 1 <= count.min() <= count.max() <= 4
 
 
-@given(layouts(), st.integers(0, 10**6))
-def test_a_defect_no_larger_than_the_overlap_lies_whole_in_a_tile(layout: Layout, place: int) -> None:
+@given(placed(), st.integers(0, 10**6))
+def test_a_defect_no_larger_than_the_overlap_lies_whole_in_a_tile(picture: tuple[Layout, int, int], place: int) -> None:
+    layout = picture[0]
     height, width = layout.canvas
     side = max(1, layout.overlap)
     top, left = place % max(1, height - side), (place // height) % max(1, width - side)
@@ -48,10 +63,11 @@ def test_a_defect_no_larger_than_the_overlap_lies_whole_in_a_tile(layout: Layout
     assert any((seen.height, seen.width) == (side, side) for seen in (defect.within(box) for box in layout.boxes()))
 
 
-@given(layouts(), SIZES, SIZES)
+@given(placed())
 def test_a_letterbox_fills_one_side_of_the_canvas_and_keeps_the_aspect_ratio_to_half_a_pixel(
-    layout: Layout, height: int, width: int
+    picture: tuple[Layout, int, int],
 ) -> None:
+    layout, height, width = picture
     content, (full_height, full_width) = layout.content(height, width), layout.canvas
     assert content.within(Box(0, 0, full_height, full_width)) == content
     if layout.fit == "stretch":
@@ -128,6 +144,13 @@ def test_half_the_size_is_half_of_everything() -> None:
 def test_a_grid_that_cannot_be_is_refused_with_the_reason(grid: dict[str, int], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Layout(32, 48, **grid)
+
+
+def test_places_are_those_of_a_picture() -> None:
+    layout = Layout(32, 32, "stretch", 1, 2, 8, turns=True)
+    for ask in (layout.boxes, lambda: layout.content(40, 90)):
+        with pytest.raises(ValueError, match="ask `of` first"):
+            ask()
 
 
 def test_only_square_tiles_in_a_row_turn() -> None:

@@ -79,6 +79,13 @@ def test_the_proof_is_cheap_enough_for_a_start_and_has_tiles() -> None:
     assert all(layout.tiles == 4 for _, layout in frames)
 
 
+def test_a_grid_that_turns_is_proved_lying_and_standing() -> None:
+    *_, (_, lying), (standing_frame, standing) = proof_frames(Layout(64, 64, "stretch", 1, 3, 8, turns=True))
+    assert (lying.rows, lying.columns, standing.rows, standing.columns) == (1, 2, 2, 1)
+    assert standing_frame.shape[0] > standing.canvas[0]
+    assert standing_frame.shape[1] > standing.canvas[1]
+
+
 # --- on the disk ----------------------------------------------------------------------------------------------------
 
 
