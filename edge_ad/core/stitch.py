@@ -26,7 +26,7 @@ class FrameOutput:
 
     Attributes:
         tiles: the graph's output, N = layout.tiles.
-        layout: the canvas and its tiles.
+        layout: the canvas of this frame and its tiles; it does not turn any more.
         content: where the ROI lies on the canvas.
         top_k: pixels whose mean is the score of a tile.
     """

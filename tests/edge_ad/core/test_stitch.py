@@ -11,7 +11,7 @@ from edge_ad.core.decision import decide
 from edge_ad.core.layout import Layout
 from edge_ad.core.stitch import FrameOutput, weights
 from edge_ad.records import RawOutput, Roi, Thresholds
-from tests.edge_ad.core.test_layout import SIZES, layouts
+from tests.edge_ad.core.test_layout import SIZES, still
 
 TOP_K = 5
 SEEDS = st.integers(0, 2**32 - 1)
@@ -41,7 +41,7 @@ def test_a_single_tile_without_padding_is_what_the_graph_said_bit_for_bit(fit: s
     assert np.array_equal(joined.score, output.tiles.score)
 
 
-@given(layouts(), SEEDS, SIZES, SIZES)
+@given(still(), SEEDS, SIZES, SIZES)
 def test_the_map_is_at_each_pixel_the_largest_of_the_tiles_that_show_it(
     layout: Layout, seed: int, height: int, width: int
 ) -> None:
@@ -57,7 +57,7 @@ def test_the_map_is_at_each_pixel_the_largest_of_the_tiles_that_show_it(
     assert np.array_equal(output.anomaly_map(), expected[output.content.slices])
 
 
-@given(layouts())
+@given(still())
 def test_the_weights_of_the_cross_fade_add_up_to_one_and_none_is_zero(layout: Layout) -> None:
     total = np.zeros(layout.canvas)
     for box in layout.boxes():
@@ -67,7 +67,7 @@ def test_the_weights_of_the_cross_fade_add_up_to_one_and_none_is_zero(layout: La
     assert np.allclose(total, 1, atol=1e-6)
 
 
-@given(layouts(), st.floats(0, 1, width=32))
+@given(still(), st.floats(0, 1, width=32))
 def test_no_seam_shows_where_all_tiles_say_the_same(layout: Layout, value: float) -> None:
     shape = (layout.tiles, layout.height, layout.width)
     said = RawOutput(
@@ -79,7 +79,7 @@ def test_no_seam_shows_where_all_tiles_say_the_same(layout: Layout, value: float
     assert output.score() == np.float32(value)
 
 
-@given(layouts(), SEEDS)
+@given(still(), SEEDS)
 def test_tiles_of_one_picture_are_stitched_to_that_picture(layout: Layout, seed: int) -> None:
     canvas = np.random.default_rng(seed).random((*layout.canvas, 3), np.float32)
     cut = np.stack([canvas[box.slices] for box in layout.boxes()])
@@ -88,7 +88,7 @@ def test_tiles_of_one_picture_are_stitched_to_that_picture(layout: Layout, seed:
     assert np.array_equal(output.anomaly_map(), canvas[output.content.slices][..., 0])
 
 
-@given(layouts(), SEEDS, SIZES, SIZES)
+@given(still(), SEEDS, SIZES, SIZES)
 def test_the_score_is_the_largest_of_the_tiles_over_what_they_show_of_the_frame(
     layout: Layout, seed: int, height: int, width: int
 ) -> None:
@@ -102,7 +102,7 @@ def test_the_score_is_the_largest_of_the_tiles_over_what_they_show_of_the_frame(
     assert output.score() == pytest.approx(expected, rel=1e-6)
 
 
-@given(layouts(), SEEDS, SEEDS, SIZES, SIZES)
+@given(still(), SEEDS, SEEDS, SIZES, SIZES)
 def test_whatever_the_graph_says_about_padding_changes_nothing(
     layout: Layout, seed: int, other: int, height: int, width: int
 ) -> None:
@@ -124,7 +124,7 @@ def test_whatever_the_graph_says_about_padding_changes_nothing(
     assert np.array_equal(painted.reconstruction(), output.reconstruction())
 
 
-@given(layouts(), SEEDS, SIZES, SIZES)
+@given(still(), SEEDS, SIZES, SIZES)
 def test_what_calibration_rests_on_holds_for_tiles_too(layout: Layout, seed: int, height: int, width: int) -> None:
     """The pixel threshold is at most the image threshold, and a frame above it has a pixel above it."""
     output = output_of(layout, seed, height, width)
@@ -133,7 +133,7 @@ def test_what_calibration_rests_on_holds_for_tiles_too(layout: Layout, seed: int
     assert output.score() <= output.anomaly_map().max() * rounding
 
 
-@given(layouts(), SEEDS, st.integers(0, 9), st.integers(0, 9), SIZES, SIZES)
+@given(still(), SEEDS, st.integers(0, 9), st.integers(0, 9), SIZES, SIZES)
 def test_regions_lie_in_the_region_of_interest_of_the_full_frame(
     layout: Layout, seed: int, x: int, y: int, w: int, h: int
 ) -> None:
