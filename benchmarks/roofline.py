@@ -2,7 +2,8 @@
 
     python -m benchmarks.roofline BUNDLE|PROFILE [--json FILE]
 
-A profile's graph (trainer/profiles) is exported untrained: its layers are the same. In INT8 all of them count as INT8;
+A profile's graph (trainer/profiles) is exported untrained: its layers are the same. The time is that of a frame: of all
+the tiles of a bundle, of a single one for a profile. In INT8 all of them count as INT8;
 those that a bundle's INT8 graph leaves out, for its accuracy, count as FP16, which an engine computes them in.
 
 For each convolution and matrix product the larger of two times counts: its multiply-accumulates at the tensor cores'
@@ -71,7 +72,7 @@ LAYER_S = 5e-6
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One board and precision; times of one image, ms, and frames/s of the engine alone."""
+    """One board and precision; times of one frame, ms, and frames/s of the engine alone."""
 
     board: str
     precision: str
@@ -122,6 +123,11 @@ def read(name: str) -> ModelProto:
     return export_graph(build_method(config, 0).eval(), config).model
 
 
+def tiles_of(name: str) -> int:
+    """What a frame of a bundle is cut into; one for a profile."""
+    return open_bundle(Path(name)).manifest.input.frame_layout().tiles if Path(name).is_dir() else 1
+
+
 def left_in_fp16(name: str, model: ModelProto) -> set[str]:
     """The layers that a bundle's INT8 graph does not compute in INT8; none of a profile, or without such a graph."""
     int8 = open_bundle(Path(name)).manifest.int8 if Path(name).is_dir() else None
@@ -138,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     model = read(given.graph)
-    found, left_out = layers(model), left_in_fp16(given.graph, model)
+    found, left_out = layers(model, tiles_of(given.graph)), left_in_fp16(given.graph, model)
     predictions = [predict(found, board, precision, left_out) for board in BOARDS for precision in BYTES]
     print(summary(found), *table(predictions), sep="\n")
     if left_out:

@@ -8,7 +8,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks.roofline import BOARDS, REACHED, Board, predict, read, summary, table
+from benchmarks.roofline import BOARDS, REACHED, Board, predict, read, summary, table, tiles_of
+from edge_ad.core.layout import Layout
+from tests.bundles import make_bundle
 from trainer.macs import Layer, layers
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +41,14 @@ def test_nothing_is_expected_to_pass_its_bound_and_a_larger_board_is_never_slowe
     expected = [predict(found, board, "fp16") for board in BOARDS]
     assert all(one.expected_ms > one.bound_ms / REACHED for one in expected)
     assert expected[0].expected_ms >= expected[1].expected_ms >= expected[3].expected_ms >= expected[4].expected_ms
+
+
+def test_the_tiles_of_a_frame_share_the_weights_and_nothing_else(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", 32, layout=Layout(32, 32, rows=2, columns=3, overlap=8))
+    assert (tiles_of(str(bundle)), tiles_of("edge")) == (6, 1)
+    for one, six in zip(layers(read(str(DEMO))), layers(read(str(DEMO)), 6), strict=True):
+        assert six.macs == 6 * one.macs
+        assert one.elements < six.elements < 6 * one.elements
 
 
 @pytest.mark.slow

@@ -32,8 +32,8 @@ def count_macs(model: ModelProto) -> int:
     return sum(layer.macs for layer in layers(model))
 
 
-def layers(model: ModelProto) -> list[Layer]:
-    """The layers that multiply, in the order of the graph, at N = 1.
+def layers(model: ModelProto, images: int = 1) -> list[Layer]:
+    """The layers that multiply, in the order of the graph, with N images at once.
 
     Raises:
         ValueError: a shape that the count needs cannot be inferred.
@@ -43,8 +43,8 @@ def layers(model: ModelProto) -> list[Layer]:
     for value in [*fixed.graph.input, *fixed.graph.output]:
         dims = value.type.tensor_type.shape.dim
         if dims and dims[0].dim_param:
-            dims[0].dim_value = 1
-    fixed.graph.ClearField("value_info")  # recorded with N free; inferred anew with N = 1
+            dims[0].dim_value = images
+    fixed.graph.ClearField("value_info")  # recorded with N free; inferred anew with N given
     fixed = shape_inference.infer_shapes(fixed, data_prop=True)
     shapes = _shapes(fixed)
     return [_layer(node, shapes) for node in fixed.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
