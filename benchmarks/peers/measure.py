@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,15 +23,14 @@ from benchmarks.peers.reference import load_anomalib
 from edge_ad.bundle import MANIFEST, open_bundle
 from edge_ad.core.layout import Layout
 from edge_ad.frames import FrameGraph
-from trainer.config import profile
-from trainer.data.folder import Split, list_test, load_tiles, split_good
-from trainer.data.grid import with_grid
+from trainer.data.folder import list_test, load_tiles, split_good
 from trainer.evaluate import Subject, TorchBackend, evaluate, open_subject, score_images
 from trainer.provenance import source_version
 from trainer.results import FACTS, Result, result_of_bundle, result_of_run
 from trainer.run import open_run
 
 T = TypeVar("T")
+LAYOUT = Layout(256, 256)  # pixels: the input of profile edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,35 +69,23 @@ def apart(function: Callable[..., T], *arguments: object) -> T:
 
 def fit(task: Task) -> Training:
     """Fit a peer to the good images that ours trains on, and keep its graph. The time is the fit's alone."""
-    split, layout = seen_by_edge(task)
-    images = load_tiles(list(split.train), None, layout)
+    split = split_good(task.data, task.hold_out, task.settings.seed)
+    images = load_tiles(list(split.train), None, LAYOUT)
     started = time.monotonic()
     fitted = PEERS[task.method].fit(images, task.settings)
     minutes = (time.monotonic() - started) / 60
     torch.save(fitted.graph, task.model)
     facts = {
         "hold_out": task.hold_out,
-        "input": input_facts(layout),
+        "input": {"height": LAYOUT.height, "width": LAYOUT.width},
         "anomalib": version("anomalib"),
     }
-    return Training(len(split.train), fitted.steps, round(minutes, 3), fitted.config | facts)
-
-
-def seen_by_edge(task: Task) -> tuple[Split, Layout]:
-    """The good images of a set, and the canvas on which profile edge sees them."""
-    split = split_good(task.data, task.hold_out, task.settings.seed)
-    return split, with_grid(profile("edge"), split.good()).input.frame_layout()
-
-
-def input_facts(layout: Layout) -> dict[str, Any]:
-    """What a result's configuration says of it; of a single tile what it has always said."""
-    return {"height": layout.height, "width": layout.width} if layout.tiles == 1 else asdict(layout)
+    return Training(len(images), fitted.steps, round(minutes, 3), fitted.config | facts)
 
 
 def measure(task: Task, training: Training, note: str) -> Result:
     """The result of a fitted peer on the test images."""
-    load_anomalib("models")  # libraries are not the model's memory, nor are the images that say which tiles
-    _, layout = seen_by_edge(task)
+    load_anomalib("models")  # libraries are not the model's memory
     start = start_mb()
     graph: nn.Module = torch.load(task.model, weights_only=False)  # written by `fit`, a moment ago
     facts = {
@@ -110,7 +97,7 @@ def measure(task: Task, training: Training, note: str) -> Result:
         "macs": None,
         "params": sum(value.numel() for value in graph.state_dict().values()),
     }
-    frames = FrameGraph(TorchBackend(graph, torch.device("cpu")), layout, top_k=1)  # the score is the graph's own
+    frames = FrameGraph(TorchBackend(graph, torch.device("cpu")), LAYOUT, top_k=1)  # the score is the graph's own
     evaluation = measured(Subject(frames, facts, None, None), task.data, start)
     now = datetime.datetime.now(datetime.timezone.utc)
     return Result.model_validate(

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from benchmarks.peers import coreset, reference
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.coreset import greedy_coreset
-from benchmarks.peers.measure import Task, input_facts, seen_by_edge
 from benchmarks.peers.memory import grown_mb, start_mb
 from benchmarks.peers.methods import PADIM_LAYERS, Settings, fit_draem, fit_padim, fit_patchcore
 from edge_ad.errors import ConfigError
@@ -76,19 +75,6 @@ def test_latency_and_memory_are_in_the_table() -> None:
     assert (row["ms"], row["MB"]) == ("4", "121")
     (row,) = rows(summary([result()]))  # of before it was measured
     assert row["MB"] == "-"
-
-
-def test_a_peer_sees_the_tiles_that_edge_sees(tmp_path: Path) -> None:
-    found = {}
-    for name, shape in {"wide": (100, 600, 3), "square": (600, 600, 3)}.items():
-        for i in range(2):
-            (tmp_path / name).mkdir(exist_ok=True)
-            write_png(tmp_path / name / f"{i}.png", np.full(shape, i, np.uint8))
-        split, found[name] = seen_by_edge(Task("padim", tmp_path / name, 0.5, Settings(0, 0.1, 0.0, None), tmp_path))
-        assert len(split.train) == 1
-    assert input_facts(found["square"]) == {"height": 256, "width": 256}  # as results from before there were tiles
-    facts = {"rows": 1, "columns": 2, "overlap": 32, "turns": True, "fit": "stretch"}
-    assert input_facts(found["wide"]) == {"height": 256, "width": 256, **facts}
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
