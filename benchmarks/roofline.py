@@ -25,7 +25,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from edge_ad.bundle import open_bundle
+from edge_ad.bundle import QuantisationSummary, open_bundle
 from trainer.config import profile
 from trainer.export import export_graph
 from trainer.macs import Layer, layers
@@ -83,6 +83,19 @@ class Prediction:
     expected_per_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is predicted.
+
+    Attributes:
+        layers: that multiply, for a frame: for all its tiles.
+        left_in_fp16: those that a bundle's INT8 graph does not compute in INT8; none without such a graph.
+    """
+
+    layers: Sequence[Layer]
+    left_in_fp16: frozenset[str]
+
+
 def predict(
     found: Sequence[Layer], board: Board, precision: str, left_out: Collection[str] = frozenset()
 ) -> Prediction:
@@ -115,26 +128,22 @@ def summary(found: Sequence[Layer]) -> str:
     return f"{len(found)} layers, {macs / 1e9:.2f} GMACs, {megabytes:.0f} MB moved in FP16; assumed: {assumed}"
 
 
-def read(name: str) -> ModelProto:
-    """The FP32 graph of a bundle, or of a profile."""
-    if Path(name).is_dir():
-        return onnx.load(open_bundle(Path(name)).model_path("fp32"))
-    config = profile(name)
-    return export_graph(build_method(config, 0).eval(), config).model
+def read(name: str) -> Subject:
+    """A bundle, or a profile: of a single tile, with all layers in INT8."""
+    if not Path(name).is_dir():
+        config = profile(name)
+        return Subject(layers(export_graph(build_method(config, 0).eval(), config).model), frozenset())
+    bundle = open_bundle(Path(name))
+    model = onnx.load(bundle.model_path("fp32"))
+    found = layers(model, bundle.manifest.input.frame_layout().tiles)
+    return Subject(found, _left_in_fp16(model, found, bundle.manifest.int8))
 
 
-def tiles_of(name: str) -> int:
-    """What a frame of a bundle is cut into; one for a profile."""
-    return open_bundle(Path(name)).manifest.input.frame_layout().tiles if Path(name).is_dir() else 1
-
-
-def left_in_fp16(name: str, model: ModelProto) -> set[str]:
-    """The layers that a bundle's INT8 graph does not compute in INT8; none of a profile, or without such a graph."""
-    int8 = open_bundle(Path(name)).manifest.int8 if Path(name).is_dir() else None
+def _left_in_fp16(model: ModelProto, found: Sequence[Layer], int8: QuantisationSummary | None) -> frozenset[str]:
     if int8 is None:
-        return set()
+        return frozenset()
     quantised = {node.name for layer, node in convolutions(model).items() if layer not in int8.fp32_layers}
-    return {layer.name for layer in layers(model)} - quantised
+    return frozenset(layer.name for layer in found) - quantised
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,8 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("graph", metavar="BUNDLE|PROFILE")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
-    model = read(given.graph)
-    found, left_out = layers(model, tiles_of(given.graph)), left_in_fp16(given.graph, model)
+    subject = read(given.graph)
+    found, left_out = subject.layers, subject.left_in_fp16
     predictions = [predict(found, board, precision, left_out) for board in BOARDS for precision in BYTES]
     print(summary(found), *table(predictions), sep="\n")
     if left_out:

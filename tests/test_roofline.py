@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks.roofline import BOARDS, REACHED, Board, predict, read, summary, table, tiles_of
-from edge_ad.core.layout import Layout
-from tests.bundles import make_bundle
-from trainer.macs import Layer, layers
+from benchmarks.roofline import BOARDS, REACHED, Board, predict, read, summary, table
+from edge_ad.bundle import MANIFEST, manifest_digest
+from trainer.macs import Layer
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "edge_ad" / "demo" / "bundle"
@@ -37,23 +38,26 @@ def test_a_layer_that_int8_leaves_out_takes_as_long_as_in_fp16() -> None:
 
 
 def test_nothing_is_expected_to_pass_its_bound_and_a_larger_board_is_never_slower() -> None:
-    found = layers(read(str(DEMO)))
+    found = read(str(DEMO)).layers
     expected = [predict(found, board, "fp16") for board in BOARDS]
     assert all(one.expected_ms > one.bound_ms / REACHED for one in expected)
     assert expected[0].expected_ms >= expected[1].expected_ms >= expected[3].expected_ms >= expected[4].expected_ms
 
 
 def test_the_tiles_of_a_frame_share_the_weights_and_nothing_else(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "bundle", 32, layout=Layout(32, 32, rows=2, columns=3, overlap=8))
-    assert (tiles_of(str(bundle)), tiles_of("edge")) == (6, 1)
-    for one, six in zip(layers(read(str(DEMO))), layers(read(str(DEMO)), 6), strict=True):
+    tiled = Path(shutil.copytree(DEMO, tmp_path / "tiled"))
+    fields = json.loads((tiled / MANIFEST).read_text())
+    fields["input"]["tiles"] = {"rows": 2, "columns": 3, "overlap": 8}
+    fields["digest"] = manifest_digest(fields)
+    (tiled / MANIFEST).write_text(json.dumps(fields))
+    for one, six in zip(read(str(DEMO)).layers, read(str(tiled)).layers, strict=True):
         assert six.macs == 6 * one.macs
         assert one.elements < six.elements < 6 * one.elements
 
 
 @pytest.mark.slow
 def test_the_page_tells_what_the_command_prints() -> None:
-    found = layers(read("edge"))
+    found = read("edge").layers
     page = (ROOT / "docs" / "jetson.md").read_text(encoding="utf-8")
     assert summary(found) in page
     for line in table([predict(found, board, precision) for board in BOARDS for precision in ("fp16", "int8")]):

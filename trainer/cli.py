@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from edge_ad.config import Precision
 from edge_ad.console import Parser, run_command, say, write_json
-from edge_ad.errors import ConfigError, DataError
+from edge_ad.errors import ConfigError, DataError, first_line
 from trainer import config as configs
 from trainer.config import METHOD_NAMES, SEEDS, TrainConfig
 from trainer.methods.diffusionad.variants import KINDS
@@ -263,7 +263,7 @@ def _device(name: str) -> torch.device:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"--device {name}: {first_line(error)}") from error
     return torch.device(name)
 
 

@@ -25,7 +25,7 @@ def detail(image: Path, roi: Roi | None, layout: Layout) -> str:
 
 
 def scale(height: int, width: int, layout: Layout) -> tuple[float, float]:
-    """Pixels of the image that one of the canvas is along each axis: (y, x), of a layout that does not turn."""
+    """Pixels of the image that one of the canvas is along each axis: (y, x)."""
     content = layout.content(height, width)
     return height / content.height, width / content.width
 
@@ -35,7 +35,8 @@ def finer(height: int, width: int, layout: Layout) -> Layout | None:
 
     One that turns stays one that turns.
     """
-    turns, layout = layout.turns, layout.of(height, width)
+    if layout.turns:
+        height, width = sorted((height, width))  # as it lies
     counts = [
         max(count, _tiles(min(2 * canvas, max(canvas, size)), tile, layout.overlap))
         for count, canvas, size, tile in zip(
@@ -43,11 +44,7 @@ def finer(height: int, width: int, layout: Layout) -> Layout | None:
         )
     ]
     try:
-        found = (
-            replace(layout, rows=min(counts), columns=max(counts), turns=True)
-            if turns
-            else replace(layout, rows=counts[0], columns=counts[1])
-        )
+        found = replace(layout, rows=counts[0], columns=counts[1])
     except ValueError:  # too many tiles, or an overlap that is too wide for them
         return None
     return found if found.tiles > layout.tiles else None
@@ -77,14 +74,14 @@ def _tiled(layout: Layout) -> str:
 
 
 def _smallest(height: int, width: int, layout: Layout) -> str:
-    coarse = max(scale(height, width, layout.of(height, width)))
+    coarse = max(scale(height, width, layout))
     if coarse <= 1:
         return "No detail is lost."
     said = f"1 px of it is {coarse:.1f} px: a defect below {SMALLEST * coarse:.0f} px may be lost."
     better = finer(height, width, layout)
     if better is None:
         return said
-    least = SMALLEST * max(1.0, *scale(height, width, better.of(height, width)))
+    least = SMALLEST * max(1.0, *scale(height, width, better))
     cost = better.tiles / layout.tiles
     turns = ", turns: true" if better.turns else ""
     grid = f"input.tiles: {{rows: {better.rows}, columns: {better.columns}{turns}}}"

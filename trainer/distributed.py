@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from edge_ad.errors import ConfigError
+from edge_ad.errors import ConfigError, first_line
 
 
 def open_fabric(device: torch.device, processes: int, nodes: int) -> Fabric:
@@ -39,4 +39,4 @@ def open_fabric(device: torch.device, processes: int, nodes: int) -> Fabric:
     try:
         return Fabric(accelerator=device.type, devices=devices, num_nodes=nodes)
     except (MisconfigurationException, RuntimeError, ValueError) as error:
-        raise ConfigError(f"cannot train in {processes} x {nodes} processes: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"cannot train in {processes} x {nodes} processes: {first_line(error)}") from error

@@ -86,8 +86,13 @@ class Layout:
         return replace(self, rows=rows, columns=columns, turns=False)
 
     def boxes(self) -> tuple[Box, ...]:
-        """The tiles on the canvas, row by row; together they cover it."""
-        self._must_lie_still()
+        """The tiles on the canvas, row by row; together they cover it.
+
+        Raises:
+            ValueError: it turns, so that only the layout of a picture has them.
+        """
+        if self.turns:
+            raise ValueError("a layout that turns has no places of its own: ask `of` first")
         y, x = self.height - self.overlap, self.width - self.overlap
         return tuple(
             Box(row * y, column * x, self.height, self.width)
@@ -96,9 +101,8 @@ class Layout:
         )
 
     def content(self, height: int, width: int) -> Box:
-        """Where a picture of so many pixels lies on the canvas; the rest is padding."""
-        self._must_lie_still()
-        full_height, full_width = self.canvas
+        """Where a picture of so many pixels lies on its canvas; the rest is padding."""
+        full_height, full_width = self.of(height, width).canvas
         if self.fit == "stretch":
             return Box(0, 0, full_height, full_width)
         if height * full_width <= width * full_height:  # as wide as the canvas
@@ -106,10 +110,6 @@ class Layout:
         else:
             inner = (full_height, max(1, _rounded(width * full_height, height)))
         return Box((full_height - inner[0]) // 2, (full_width - inner[1]) // 2, *inner)
-
-    def _must_lie_still(self) -> None:
-        if self.turns and self.rows != self.columns:
-            raise ValueError("of a layout that turns, only that of a picture has places: ask `of` first")
 
     def halved(self) -> Layout:
         """The same at half the size; all sizes must be even."""

@@ -85,10 +85,9 @@ def on_canvas(image: NDArray[np.uint8], roi: Roi | None, layout: Layout) -> NDAr
     Padding repeats the outermost pixels: a constant would put an edge beside the part that no part has.
     """
     part = crop(image, roi)
-    layout = layout.of(*part.shape[:2])
     content = layout.content(*part.shape[:2])
     resized = resize(part, content.height, content.width)
-    height, width = layout.canvas
+    height, width = layout.of(*part.shape[:2]).canvas
     if (content.height, content.width) == (height, width):
         return resized
     below, right = height - content.top - content.height, width - content.left - content.width
@@ -98,6 +97,5 @@ def on_canvas(image: NDArray[np.uint8], roi: Roi | None, layout: Layout) -> NDAr
 
 def shown(image: NDArray[np.uint8], roi: Roi | None, layout: Layout) -> NDArray[np.uint8]:
     """What the graph sees of a BGR image, padding left out: (1, h, w, 3) uint8 RGB, the pixels of the stitched map."""
-    size = crop(image, roi).shape[:2]
-    content = layout.of(*size).content(*size)
+    content = layout.content(*crop(image, roi).shape[:2])
     return _rgb(on_canvas(image, roi, layout)[content.slices])[None]

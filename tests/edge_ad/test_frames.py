@@ -102,7 +102,7 @@ def _spot_is_found(graph: FrameGraph, frame: NDArray[np.uint8], spot: Roi) -> No
     assert decision.verdict == "defect"
     (region,) = decision.regions
     height, width = frame.shape[:2]
-    content = graph.layout.of(height, width).content(height, width)
+    content = graph.layout.content(height, width)
     down, across = 1.6 * height / content.height + 1, 1.6 * width / content.width + 1  # the graph blurs by a pixel
     assert abs(region.x - spot.x) <= across
     assert abs(region.y - spot.y) <= down

@@ -148,11 +148,12 @@ def test_a_grid_that_cannot_be_is_refused_with_the_reason(grid: dict[str, int], 
         Layout(32, 48, **grid)
 
 
-def test_places_are_those_of_a_picture() -> None:
+def test_tiles_have_places_once_there_is_a_picture() -> None:
     layout = Layout(32, 32, "stretch", 1, 2, 8, turns=True)
-    for ask in (layout.boxes, lambda: layout.content(40, 90)):
-        with pytest.raises(ValueError, match="ask `of` first"):
-            ask()
+    with pytest.raises(ValueError, match="ask `of` first"):
+        layout.boxes()
+    assert [len(layout.of(*size).boxes()) for size in ((40, 90), (90, 40))] == [2, 2]
+    assert layout.content(90, 40) == Box(0, 0, *layout.of(90, 40).canvas)
 
 
 def test_only_square_tiles_in_a_row_turn() -> None:
