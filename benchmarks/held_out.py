@@ -14,8 +14,10 @@ quarter of them is cut off by the border of the part, or of the frame:
 | `shade` | brighter or darker, with more or less contrast |
 | `displaced` | what lies some pixels beside it |
 | `line` | the shape thinned to a dark line of one to three pixels |
+| `stain` | brighter or darker, large (3 to 30 % of the frame) and with a soft border |
 
-Held out are the last fifth of the sorted train/good, or the images of --good. What is left of train/good is copied, so
+Held out are the last fifth of the sorted train/good, or the images of --good: where photographs show the same part more
+than once, give all of some parts, or what is held out has been seen. What is left of train/good is copied, so
 that `edge-ad-train train --data DIR` trains on none of them. The same seed makes the same files. Pictures made of a set
 stay under that set's licence.
 """
@@ -59,10 +61,11 @@ from trainer.synthesis.paste import changed
 from trainer.synthesis.sources import random_crop, to_grey
 
 HELD_OUT = 0.2
-AREA = (0.0005, 0.03)  # of the frame, drawn evenly over its logarithm
-LARGEST_SIDE = 0.5  # of the frame: what a shape may span
+SMALL = (0.0005, 0.03)  # of the frame, drawn evenly over its logarithm
+LARGE = (0.03, 0.3)
 AT_BORDER = 0.25  # share of the defects that the border of the part, or of the frame, cuts off
 SOFT_PX = 1.0  # sigma of a defect's border
+SOFT_SHARE = 0.15  # that of a large one, of the square root of its area
 LEAST_LEVELS = 3.0  # mean change under the mask: fainter ones are drawn anew
 COARSE_PX = 2.0  # sigma that smooths a texture's grain away
 SEEN = 2 / 255  # of full scale: what changed less is not labelled
@@ -87,11 +90,22 @@ class Kind:
         look: what lies under the shape.
         thin: the shape is thinned to a line.
         coarse: it must also be seen in a smoothed picture: other grains of the same texture are no defect.
+        large: of an area in LARGE, not SMALL, and with a soft border.
     """
 
     look: Look
-    thin: bool
-    coarse: bool
+    thin: bool = False
+    coarse: bool = False
+    large: bool = False
+
+    @property
+    def largest_side(self) -> float:
+        """What a shape may span, of the frame."""
+        return 0.9 if self.large else 0.5
+
+    def soft_px(self, area: float) -> float:
+        """Sigma of the border of a shape of so many pixels."""
+        return SOFT_SHARE * float(np.sqrt(area)) if self.large else SOFT_PX
 
     def plainness(self, made: Made) -> float:
         """How well it is seen: mean change under the mask, grey levels."""
@@ -165,11 +179,12 @@ def split(paths: Sequence[Path], good: Path | None) -> tuple[list[Path], list[Pa
 def kinds(photographs: Sequence[Image], grey: bool) -> Mapping[str, Kind]:
     """The kinds of defects."""
     return {
-        "texture": Kind(partial(_texture, photographs, grey), thin=False, coarse=True),
-        "blur": Kind(_blur, thin=False, coarse=False),
-        "shade": Kind(_shade, thin=False, coarse=True),
-        "displaced": Kind(_displaced, thin=False, coarse=True),
-        "line": Kind(_dark, thin=True, coarse=False),
+        "texture": Kind(partial(_texture, photographs, grey), coarse=True),
+        "blur": Kind(_blur),
+        "shade": Kind(_shade, coarse=True),
+        "displaced": Kind(_displaced, coarse=True),
+        "line": Kind(_dark, thin=True),
+        "stain": Kind(_shade, coarse=True, large=True),
     }
 
 
@@ -230,7 +245,7 @@ def defect(image: Image, kind: Kind, shapes: Shapes, rng: Generator) -> Made:
     masks = shapes.lines if kind.thin else shapes.masks
     best: Made | None = None
     for _ in range(TRIES):
-        share = _drawn(masks[int(rng.integers(len(masks)))], kind.thin, part, rng)
+        share = _drawn(masks[int(rng.integers(len(masks)))], kind, part, rng)
         made = None if share is None else _laid(image, kind.look, share, rng)
         if made is not None and (best is None or kind.plainness(made) > kind.plainness(best)):
             best = made
@@ -241,14 +256,15 @@ def defect(image: Image, kind: Kind, shapes: Shapes, rng: Generator) -> Made:
     return best
 
 
-def _drawn(shape: Mask, thin: bool, part: Mask, rng: Generator) -> NDArray[np.float32] | None:
+def _drawn(shape: Mask, kind: Kind, part: Mask, rng: Generator) -> NDArray[np.float32] | None:
     """A shape at a place of the part, turned and scaled at random: (H, W) share of each pixel that it covers."""
     size = min(part.shape)
-    if thin:
-        cover = line_share(shape, rng.uniform(0.05, LARGEST_SIDE) * size, rng.uniform(0, 360), rng.uniform(0.8, 2.5))
+    if kind.thin:
+        length = rng.uniform(0.05, kind.largest_side) * size
+        cover = line_share(shape, length, rng.uniform(0, 360), rng.uniform(0.8, 2.5))
     else:
-        area = np.exp(rng.uniform(*np.log(AREA))) * part.size
-        longest = LARGEST_SIDE * size / np.hypot(*shape.shape)
+        area = np.exp(rng.uniform(*np.log(LARGE if kind.large else SMALL))) * part.size
+        longest = kind.largest_side * size / np.hypot(*shape.shape)
         mask = turned(scaled(shape, min(float(np.sqrt(area / shape.sum())), longest)), rng.uniform(0, 360))
         cover = np.pad(mask, 3).astype(np.float32)
     at_border = rng.random() < AT_BORDER
@@ -258,7 +274,8 @@ def _drawn(shape: Mask, thin: bool, part: Mask, rng: Generator) -> NDArray[np.fl
     whole = laid(cover, corner, part.shape) * part
     if not (whole > 0.5).any():
         return None
-    return whole if thin else np.asarray(cv2.GaussianBlur(whole, (0, 0), SOFT_PX), np.float32)
+    soft_px = kind.soft_px(float((cover > 0.5).sum()))
+    return whole if kind.thin else np.asarray(cv2.GaussianBlur(whole, (0, 0), soft_px), np.float32)
 
 
 def _laid(image: Image, look: Look, share: NDArray[np.float32], rng: Generator) -> Made | None:
