@@ -19,7 +19,7 @@ from edge_ad import calibration_store as store
 from edge_ad.backends.base import OPENERS
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig, Precision, StationConfig, default_store, load
-from edge_ad.console import Parser, complain, run_command, say
+from edge_ad.console import Parser, run_command, say
 from edge_ad.errors import CalibrationError
 from edge_ad.thresholds import CalibrationRecord, in_force, why_not
 
@@ -35,12 +35,13 @@ class Site:
     def why_not(self, record: CalibrationRecord, like: CalibrationRecord | None = None) -> str | None:
         """Why a record does not apply here; None if it does.
 
-        Precision and ROI are the station's; without a station those of `like`, and without both any is right.
+        Precision, ROI and camera are the station's; without a station those of `like`, and without both any is right.
         """
-        if self.station is not None:
-            return why_not(record, self.bundle.digest, self.station.backend.precision, self.station.roi_record())
-        model = record if like is None or like.bundle != self.bundle.digest else like
-        return why_not(record, self.bundle.digest, model.precision, model.roi.record() if model.roi else None)
+        digest, station = self.bundle.digest, self.station
+        if station is not None:
+            return why_not(record, digest, station.backend.precision, station.roi_record(), station.camera.name)
+        model = record if like is None or like.bundle != digest else like
+        return why_not(record, digest, model.precision, model.roi.record() if model.roi else None, model.camera)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,8 +54,6 @@ def main(argv: list[str] | None = None) -> int:
 def fit(args: argparse.Namespace) -> int:
     """Calibrate and put the result in force."""
     site = _site(args)
-    if site.station is not None and site.station.bundle.resolve() != site.bundle.path.resolve():
-        complain(f"note: {args.config} runs {site.station.bundle}; this calibration is for {site.bundle.path} only")
     outcome = calibrate(_request(args, site))
     if args.json:
         say(json.dumps(report.outcome_json(outcome, site.store)))
@@ -121,7 +120,7 @@ def _parser() -> Parser:
     for command in (fit_parser, rollback_parser):
         command.add_argument("--by", default=_user(), metavar="NAME", help="who asks (default: %(default)s)")
     _add_fit(fit_parser)
-    rollback_parser.add_argument("--to", type=int, metavar="N", help="default: the newest before the one in force")
+    rollback_parser.add_argument("--to", type=int, metavar="N", help="default: the one in force before")
     return parser
 
 
@@ -143,9 +142,18 @@ def _add_fit(parser: Parser) -> None:
 
 
 def _site(args: argparse.Namespace) -> Site:
-    station = load(args.config) if args.config is not None else None
-    from_station = station.store if station is not None else None
-    return Site(open_bundle(args.bundle), args.store or from_station or default_store(args.bundle), station)
+    """With a station the bundle and the store are the station's, however BUNDLE is spelt."""
+    given = open_bundle(args.bundle)
+    if args.config is None:
+        return Site(given, args.store or default_store(args.bundle), None)
+    station = load(args.config)
+    bundle = open_bundle(station.bundle)
+    if bundle.digest != given.digest:
+        raise CalibrationError(
+            f"{args.config} runs bundle {bundle.digest[:12]} of {station.bundle}, {args.bundle} holds "
+            f"{given.digest[:12]}: give that one, or a copy of the station's file that names this one"
+        )
+    return Site(bundle, args.store or station.store_dir(), station)
 
 
 def _request(args: argparse.Namespace, site: Site) -> Request:
@@ -163,6 +171,7 @@ def _request(args: argparse.Namespace, site: Site) -> Request:
         backend=backend.model_copy(update=wanted),
         camera=station.camera.name if station is not None else None,
         roi=station.roi if station is not None else site.bundle.manifest.training.roi,
+        why_not=site.why_not,
         at=_now(),
         by=args.by,
     )

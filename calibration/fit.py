@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from edge_ad import calibration_store as store
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import Bundle
 from edge_ad.config import BackendConfig, RoiConfig
+from edge_ad.errors import CalibrationError
 from edge_ad.images import list_images, refuse_mixed
 from edge_ad.thresholds import CalibrationRecord
 
@@ -30,6 +32,7 @@ class Request:
         backend: the engine, as the daemon will run it.
         camera: the camera's name, for the record.
         roi: in pixels of the images, as the daemon will apply it.
+        why_not: why the daemon would not apply a record, or None if it would.
         at: now, ISO 8601, UTC.
         by: who asks.
     """
@@ -43,6 +46,7 @@ class Request:
     backend: BackendConfig
     camera: str | None
     roi: RoiConfig | None
+    why_not: Callable[[CalibrationRecord], str | None]
     at: str
     by: str
 
@@ -63,7 +67,8 @@ def calibrate(request: Request) -> Outcome:
     Everything that can be refused is refused before the long work, and nothing is stored before it is done.
 
     Raises:
-        UsageError: the images or the wish cannot be used; the message says which and why.
+        UsageError: the images, the wish or the store cannot be used, or the daemon would not apply the result; the
+            message says which and why.
         BackendError: the engine cannot run the bundle.
     """
     check_wish(request.false_alarm_rate, request.confidence)
@@ -71,12 +76,16 @@ def calibrate(request: Request) -> Outcome:
     refuse_mixed(paths)
     different = distinct(paths)
     images = _usable(different, request)
-    guarantee(len(images), request.false_alarm_rate, request.confidence)
-    scores = _scores(images, request)
-    fit = fit_thresholds(scores.scores, scores.kth_largest, request.false_alarm_rate, request.confidence)
-    title = f"{len(images)} good images, at most {percent(request.false_alarm_rate)} false alarms"
-    picture = histogram.picture(scores.scores, fit.image_threshold, title)
-    record = store.add(request.store, _draft(request, images, fit), picture)
+    promise = guarantee(len(images), request.false_alarm_rate, request.confidence)
+    draft = _draft(request, images, promise.rank)
+    _refuse_idle(draft, request)
+    with store.prepared(request.store, request.camera):
+        scores = _scores(images, request)
+        fit = fit_thresholds(scores.scores, scores.kth_largest, request.false_alarm_rate, request.confidence)
+        title = f"{len(images)} good images, at most {percent(request.false_alarm_rate)} false alarms"
+        picture = histogram.picture(scores.scores, fit.image_threshold, title)
+        fitted = {"image_threshold": fit.image_threshold, "pixel_threshold": fit.pixel_threshold}
+        record = store.add(request.store, draft.model_copy(update=fitted), picture)
     return Outcome(record, fit, scores, len(paths) - len(different))
 
 
@@ -96,15 +105,25 @@ def _scores(images: list[GoodImage], request: Request) -> GoodScores:
         backend.close()
 
 
-def _draft(request: Request, images: list[GoodImage], fit: Fit) -> CalibrationRecord:
+def _refuse_idle(draft: CalibrationRecord, request: Request) -> None:
+    """A record in force that the daemon does not apply would leave the station uncalibrated."""
+    reason = request.why_not(draft)
+    if reason is not None:
+        raise CalibrationError(
+            f"the station would not apply this calibration: {reason}; leave the option out, or change the station"
+        )
+
+
+def _draft(request: Request, images: list[GoodImage], rank: int) -> CalibrationRecord:
+    """All of the record that is known before the scores."""
     return CalibrationRecord(
         schema="edge-ad/calibration",
-        number=1,  # the store gives the real one
-        image_threshold=fit.image_threshold,
-        pixel_threshold=fit.pixel_threshold,
+        number=1,  # the store gives the real one, and the scores give the thresholds
+        image_threshold=0.0,
+        pixel_threshold=0.0,
         false_alarm_rate=request.false_alarm_rate,
         confidence=request.confidence,
-        rank=fit.guarantee.rank,
+        rank=rank,
         n_images=len(images),
         images_sha256=tuple(image.sha256 for image in images),
         bundle=request.bundle.digest,

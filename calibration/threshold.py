@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from edge_ad.errors import CalibrationError
 
 MIN_RATE = 1e-9
-TIE = 1 + 1e-12  # a probability that equals the wish up to rounding reaches it
+TIE = 1e-12  # a probability that equals the wish but for this share, by rounding, reaches it
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,8 @@ def guarantee(n: int, false_alarm_rate: float, confidence: float) -> Guarantee:
     check_wish(false_alarm_rate, confidence)
     cdf = binomial_cdf(n, false_alarm_rate)
     # n - r + 1 = m scores lie at or above the threshold; the largest m with P(Binomial <= m - 1) <= 1 - confidence
-    m = int(np.searchsorted(cdf, (1 - confidence) * TIE, side="right"))
+    tie = TIE * min(confidence, 1 - confidence)  # not more than a share of the wish, however small that is
+    m = min(n, int(np.searchsorted(cdf, 1 - confidence + tie, side="right")))  # cdf ends with 1
     if m == 0:
         raise CalibrationError(_refusal(n, false_alarm_rate, confidence))
     rank = n - m + 1
@@ -123,7 +124,7 @@ def reached_confidence(n: int, rank: int, false_alarm_rate: float) -> float:
 def required_images(false_alarm_rate: float, confidence: float) -> int:
     """The smallest n that supports the wish, with the maximum as the threshold: 1 - (1 - rate)^n >= confidence."""
     check_wish(false_alarm_rate, confidence)
-    return max(1, math.ceil(math.log1p(-confidence) / math.log1p(-false_alarm_rate) / TIE))
+    return max(1, math.ceil(math.log1p(-confidence) / math.log1p(-false_alarm_rate) / (1 + TIE)))
 
 
 def supported_rate(n: int, confidence: float) -> float:

@@ -6,7 +6,8 @@
             .lock                 held while writing
 
 A record and its picture are on the disk before `in_force.json` names them, and that file changes by an atomic rename:
-a reader and a power cut see the old state or the new one, never a mixture.
+a reader and a power cut see the old state or the new one, never a mixture. What root writes belongs to the owner of the
+folder that it lies in, or the daemon could not read it.
 
 `edge-ad-calibrate` writes it on behalf of a person, and the daemon on behalf of the command `threshold`.
 """
@@ -15,25 +16,37 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from edge_ad.config import Strict
 from edge_ad.core.commands import OTHER_COMMAND
-from edge_ad.durable import sync_folder, write_whole
+from edge_ad.durable import match_folder, sync_folder, write_whole
 from edge_ad.errors import CalibrationError
-from edge_ad.thresholds import CalibrationRecord, read_record, record_path
+from edge_ad.thresholds import (
+    POINTER,
+    CalibrationRecord,
+    damaged,
+    of_other_camera,
+    read_record,
+    record_path,
+    refused,
+)
 
-POINTER = "in_force.json"
+LOCK = ".lock"
 MAX_ADJUSTMENTS = 100  # of one fit: then somebody should look why
+
+
+class DamagedError(CalibrationError):
+    """The content of the pointer is none; that it cannot be read is another matter, for then it may be intact."""
 
 
 class Change(Strict):
@@ -90,6 +103,31 @@ class Adjusted:
     fitted: CalibrationRecord
 
 
+@contextmanager
+def prepared(store: Path, camera: str | None) -> Iterator[None]:
+    """Around the long work that leads to `add`: what would keep it from storing is found before.
+
+    The directory is made where missing, and taken back if the work ends in an error. Others may write meanwhile.
+
+    Args:
+        store: the directory.
+        camera: whose calibration it is to be; None: of any.
+
+    Raises:
+        CalibrationError: the store cannot be written, or is another camera's.
+    """
+    with _locked(store) as made:
+        _refuse_other_camera(store, camera)
+        for folder in (store, store / "records"):
+            with TemporaryFile(dir=folder):
+                pass
+    try:
+        yield
+    except BaseException:  # Ctrl-C too
+        _take_back(store, made)
+        raise
+
+
 def add(store: Path, draft: CalibrationRecord, picture: NDArray[np.uint8]) -> CalibrationRecord:
     """Store a record under the next free number and put it in force.
 
@@ -102,9 +140,10 @@ def add(store: Path, draft: CalibrationRecord, picture: NDArray[np.uint8]) -> Ca
         The record as stored.
 
     Raises:
-        CalibrationError: the store cannot be written.
+        CalibrationError: the store cannot be written, or is another camera's.
     """
     with _locked(store):
+        _refuse_other_camera(store, draft.camera)
         pointer = _pointer_or_set_aside(store)
         record = _write_record(store, draft, picture)
         _put_in_force(
@@ -120,7 +159,7 @@ def rollback(
 
     Args:
         store: the directory.
-        number: the record to choose; None for the newest one before the record in force that applies.
+        number: the record to choose; None for the one that was in force before, the last that applies.
         why_not: why a record does not apply, or None if it does.
         at: now, ISO 8601, UTC.
         by: who asked.
@@ -128,7 +167,7 @@ def rollback(
     Raises:
         CalibrationError: there is no such record, it does not apply, or the store cannot be written.
     """
-    if not (store / "records").is_dir():
+    if not _numbers(store):
         raise CalibrationError(f"there is no calibration store {store}: run `edge-ad-calibrate fit`")
     with _locked(store):
         record = _previous(store, why_not) if number is None else _chosen(store, number, why_not)
@@ -152,12 +191,9 @@ def adjust(store: Path, wish: ThresholdWish, why_not: Callable[[CalibrationRecor
         CalibrationError: nothing that applies is in force, the threshold is out of bounds, or the store cannot be
             written. Nothing was changed.
     """
-    if not (store / POINTER).is_file():
-        raise CalibrationError("uncalibrated: run `edge-ad-calibrate fit`")
+    _in_use(store)  # no store is made for that
     with _locked(store):
-        pointer = read_pointer(store)
-        if pointer is None:
-            raise CalibrationError("uncalibrated: run `edge-ad-calibrate fit`")
+        pointer = _in_use(store)
         done = _done_before(store, pointer, wish)
         return done if done is not None else _adjust(store, pointer, wish, why_not)
 
@@ -193,10 +229,25 @@ def read_pointer(store: Path) -> Pointer | None:
         return Pointer.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError, ValueError) as error:
-        raise CalibrationError(
-            f"{path} cannot be read: choose a record with `edge-ad-calibrate rollback --to N`"
-        ) from error
+    except OSError as error:
+        raise refused(f"{path} cannot be read", error) from error
+    except ValueError as error:  # pydantic's ValidationError is one
+        raise DamagedError(damaged(path)) from error
+
+
+def _in_use(store: Path) -> Pointer:
+    pointer = read_pointer(store)
+    if pointer is None:
+        raise CalibrationError("uncalibrated: run `edge-ad-calibrate fit`")
+    return pointer
+
+
+def _refuse_other_camera(store: Path, camera: str | None) -> None:
+    """What is in force for one camera is not replaced by what is for another: two stations share a store by mistake."""
+    with suppress(DamagedError):  # of nobody; the next change mends it
+        record = current(store)
+        if record is not None and (reason := of_other_camera(record, camera)) is not None:
+            raise CalibrationError(f"record {record.number}, in force in {store}, is not to be replaced: {reason}")
 
 
 def _done_before(store: Path, pointer: Pointer, wish: ThresholdWish) -> Adjusted | None:
@@ -263,15 +314,27 @@ def _with_its_fit(store: Path, record: CalibrationRecord) -> Adjusted:
 
 
 def _previous(store: Path, why_not: Callable[[CalibrationRecord], str | None]) -> CalibrationRecord:
+    """The last record that was in force before, was not taken back since, and applies."""
     pointer = read_pointer(store)
     if pointer is None:
         raise CalibrationError(f"no calibration is in force in {store}: run `edge-ad-calibrate fit`")
-    for entry in reversed(entries(store)):
-        if entry.number < pointer.number and entry.record is not None and why_not(entry.record) is None:
-            return entry.record
+    for number in reversed(_not_taken_back(pointer.changes)[:-1]):
+        record = _entry(store, number).record
+        if record is not None and why_not(record) is None:
+            return record
     raise CalibrationError(
         f"no record before {pointer.number} in {store} applies: `edge-ad-calibrate history` lists them"
     )
+
+
+def _not_taken_back(changes: Sequence[Change]) -> list[int]:
+    """The records that were in force, the one in force last: a rollback takes back what came after its record."""
+    numbers: list[int] = []
+    for change in changes:
+        if change.number in numbers:
+            del numbers[numbers.index(change.number) :]
+        numbers.append(change.number)
+    return numbers
 
 
 def _chosen(store: Path, number: int, why_not: Callable[[CalibrationRecord], str | None]) -> CalibrationRecord:
@@ -293,14 +356,20 @@ def _entry(store: Path, number: int) -> Entry:
 
 def _numbers(store: Path) -> set[int]:
     """Every number that a file of the store has taken, whatever the file holds: none is given twice."""
-    return {int(path.stem) for path in (store / "records").glob("*.*") if path.stem.isdecimal()}
+    folder = store / "records"
+    try:
+        return {int(path.stem) for path in folder.iterdir() if path.stem.isdecimal()}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise refused(f"{folder} cannot be read", error) from error
 
 
 def _pointer_or_set_aside(store: Path) -> Pointer | None:
     """The pointer; a damaged one is kept under another name, so that the next change mends the store."""
     try:
         return read_pointer(store)
-    except CalibrationError:
+    except DamagedError:
         (store / POINTER).replace(store / f"{POINTER}.damaged")
         return None
 
@@ -321,31 +390,58 @@ def _put_in_force(store: Path, before: Pointer | None, change: Change) -> None:
     pointer = Pointer(number=change.number, changes=changes)
     for left in store.glob(f".{POINTER}.*"):  # by a writer that was killed; the lock says there is no other
         left.unlink()
-    write_whole(store / POINTER, pointer.model_dump_json(indent=1).encode())
+    write_whole(store / POINTER, pointer.model_dump_json(indent=1).encode(), as_its_folder=True)
 
 
 @contextmanager
-def _locked(store: Path) -> Iterator[None]:
+def _locked(store: Path) -> Iterator[list[Path]]:
     """Hold the store against other writers; it is made where missing.
+
+    Yields:
+        The folders that were made, the innermost first.
 
     Raises:
         CalibrationError: for every OSError inside.
     """
     try:
-        if not (store / "records").is_dir():
-            (store / "records").mkdir(parents=True, exist_ok=True)
-            sync_folder(store.parent)
-        with (store / ".lock").open("a") as lock:
+        made = _make(store / "records")
+        with suppress(FileExistsError):
+            _create(store / LOCK, b"")
+        with (store / LOCK).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # freed when the file closes, also by a crash
-            yield
+            yield made
     except OSError as error:
-        raise CalibrationError(f"cannot write the calibration store {store}: {error.strerror}") from error
+        raise refused(f"cannot write the calibration store {store}", error) from error
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and those that lead to it, where missing; which, the innermost first."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)  # two may do so at once
+        descriptor = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            match_folder(descriptor, each.parent)
+        finally:
+            os.close(descriptor)
+        sync_folder(each.parent)
+    return missing
+
+
+def _take_back(store: Path, made: Sequence[Path]) -> None:
+    """Remove the folders that were made for nothing, up to one that is in use."""
+    with suppress(OSError):
+        for folder in made:
+            if folder == store:
+                (store / LOCK).unlink()
+            folder.rmdir()
 
 
 def _create(path: Path, data: bytes) -> None:
     """Write a new file through to the disk; an existing one is never touched."""
     try:
         with path.open("xb") as file:
+            match_folder(file.fileno(), path.parent)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

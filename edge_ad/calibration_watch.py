@@ -8,50 +8,55 @@ from loguru import logger
 
 from edge_ad.errors import CalibrationError
 from edge_ad.records import Roi, Thresholds
-from edge_ad.thresholds import in_force, why_not
-
-POINTER = "in_force.json"
+from edge_ad.thresholds import POINTER, in_force, why_not
 
 
-def applicable(store: Path, bundle: str, precision: str, roi: Roi | None) -> tuple[Thresholds | None, str]:
-    """The thresholds in force if they are for this bundle digest, precision and ROI; else None, and why in one line."""
+def applicable(store: Path, bundle: str, precision: str, roi: Roi | None, camera: str) -> tuple[Thresholds | None, str]:
+    """The thresholds in force if they are for this bundle digest, precision, ROI and camera; else None, and why."""
     try:
         record = in_force(store)
     except CalibrationError as error:
         return None, str(error)
     if record is None:
         return None, f"no calibration in {store}: run edge-ad-calibrate fit"
-    reason = why_not(record, bundle, precision, roi)
+    reason = why_not(record, bundle, precision, roi, camera)
     if reason is not None:
-        return None, f"calibration record {record.number} is not applied: {reason}"
+        return None, f"calibration record {record.number} is not applied: {reason}; run edge-ad-calibrate fit"
     return record.thresholds(), ""
 
 
 class CalibrationWatch:
-    """Reads the store when its pointer changes; a record of another bundle, precision or ROI is never applied.
+    """Reads the store when its pointer changes; a record of another bundle, precision, ROI or camera is never applied.
 
     Attributes:
         thresholds: what applies; None while uncalibrated.
         problem: why nothing applies, one line; empty if something does.
     """
 
-    def __init__(self, store: Path, bundle: str, precision: str, roi: Roi | None) -> None:
-        """Watch `store` on behalf of a bundle digest, a precision and a ROI; `refresh` reads it."""
+    def __init__(self, store: Path, bundle: str, precision: str, roi: Roi | None, camera: str) -> None:
+        """Watch `store` on behalf of a bundle digest, a precision, a ROI and a camera; `refresh` reads it."""
         self.thresholds: Thresholds | None = None
         self.problem = ""
         self._store = store
         self._bundle = bundle
         self._precision = precision
         self._roi = roi
+        self._camera = camera
         self._seen: tuple[int, int, int] | None = (-1, -1, -1)  # no file looks like this: not read yet
 
     def refresh(self) -> bool:
-        """Read the store if its pointer changed; True if it did, or at the first call."""
+        """Read the store if its pointer changed or there is a problem; True if something else came of it than before.
+
+        What ends a problem need not touch the pointer: a `chmod`, or a record that is put back.
+        """
         stamp = self._stamp()
-        if stamp == self._seen:
+        if stamp == self._seen and not self.problem:
             return False
         self._seen = stamp
-        self.thresholds, self.problem = applicable(self._store, self._bundle, self._precision, self._roi)
+        found = applicable(self._store, self._bundle, self._precision, self._roi, self._camera)
+        if found == (self.thresholds, self.problem):
+            return False
+        self.thresholds, self.problem = found
         if self.thresholds is None:
             logger.warning("uncalibrated, every part is not_inspected: {}", self.problem)
         else:
@@ -61,6 +66,6 @@ class CalibrationWatch:
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
             status = (self._store / POINTER).stat()
-        except FileNotFoundError:
+        except OSError:  # missing, or not to be read: `applicable` says which
             return None
         return (status.st_mtime_ns, status.st_ino, status.st_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
@@ -14,15 +15,17 @@ from edge_ad.broker_check import examine_broker
 from edge_ad.broker_state import explain_exposure
 from edge_ad.bundle import open_bundle
 from edge_ad.calibration_watch import applicable
+from edge_ad.cameras.capture import HUNG_FACTOR, Capture
 from edge_ad.cameras.opencv import videoio
 from edge_ad.collect import next_shot, running
+from edge_ad.config import Camera as CameraConfig
 from edge_ad.config import SparkplugConfig, StationConfig
 from edge_ad.core.payload import MalformedError
 from edge_ad.core.preprocess import crop
 from edge_ad.errors import BackendError, BundleError, CameraError, ConfigError, DataError, PublishError
 from edge_ad.finding import Finding
 from edge_ad.mqtt import Listener, Subscription
-from edge_ad.records import Frame
+from edge_ad.records import Frame, Scored
 from edge_ad.sparkplug.session import host_state, state_topic
 from edge_ad.trigger_sensor import open_sensor
 
@@ -79,18 +82,24 @@ def _bundle(config: StationConfig) -> list[Finding]:
 
 
 def _calibration(config: StationConfig, digest: str) -> Finding:
-    thresholds, problem = applicable(config.store_dir(), digest, config.backend.precision, config.roi_record())
+    thresholds, problem = applicable(
+        config.store_dir(), digest, config.backend.precision, config.roi_record(), config.camera.name
+    )
     if thresholds is None:
         return Finding("calibration", "warning", f"every part will be not_inspected: {problem}")
     return Finding("calibration", "ok", f"record {thresholds.record}: a defect is a score above {thresholds.image:g}")
 
 
 def _camera(config: StationConfig) -> Finding:
-    """Open the camera and take one frame, each within its time-out."""
+    """Open the camera and take one frame, each within its time-out; on a line that stands, there may be none."""
     who = f"{config.camera.name} ({config.camera.kind})"
     try:
         with running(config.camera) as capture:
-            shot = next_shot(capture, config.camera)
+            shot = _first_shot(capture, config.camera)
+        if shot is None:
+            return Finding(
+                "camera", "warning", f"{who} is online, no part came: its picture and the ROI were not tried"
+            )
         if not isinstance(shot, Frame):
             return Finding("camera", "ok", f"{who} plays recorded scores")
         crop(shot.image, config.roi_record())
@@ -98,6 +107,25 @@ def _camera(config: StationConfig) -> Finding:
         return Finding("camera", "failed", str(error))
     height, width = shot.image.shape[:2]
     return Finding("camera", "ok", f"{who} delivers {width}x{height}")
+
+
+def _first_shot(capture: Capture, camera: CameraConfig) -> Frame | Scored | None:
+    """The first frame or recorded score, within the camera's time-outs; None if it is online and none came.
+
+    Raises:
+        CameraError: it failed, ended without a frame, or did not answer in time.
+    """
+    deadline = time.monotonic() + camera.open_timeout_s + HUNG_FACTOR * camera.read_timeout_s
+    while time.monotonic() < deadline:
+        shot = next_shot(capture, camera.name)
+        if shot is not None:
+            return shot
+        state = capture.state()
+        if state.state == "fault":
+            raise CameraError(f"camera {camera.name}: {state.detail}")
+    if capture.state().state == "online":
+        return None
+    raise CameraError(f"camera {camera.name} delivered nothing within its time-outs")
 
 
 def _trigger(config: StationConfig) -> list[Finding]:

@@ -5,9 +5,12 @@ Paths are relative to the YAML file. Every quantity names its unit. Unknown keys
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -68,6 +71,11 @@ class _Camera(_WithPaths):
     backoff_min_s: float = Field(0.5, gt=0, le=60, description="first wait before reopening; doubles each time")
     backoff_max_s: float = Field(10.0, gt=0, le=600)
 
+    @property
+    def read_limit_s(self) -> float:
+        """A read that takes longer is a fault, seconds."""
+        return self.read_timeout_s
+
 
 class V4l2Camera(_Camera):
     """A USB or MIPI camera as a V4L2 device; prefer /dev/v4l/by-id/..., which survives a replug."""
@@ -79,6 +87,16 @@ class V4l2Camera(_Camera):
     fps: float | None = Field(None, gt=0)
     fourcc: str | None = Field(None, min_length=4, max_length=4, description="pixel format, e.g. MJPG")
     hardware_trigger: bool = Field(False, description="it gives a frame only when its own trigger input fires")
+
+    @property
+    def select_timeout_s(self) -> int:
+        """The driver waits so long for a frame: OpenCV takes whole seconds."""
+        return math.ceil(self.read_timeout_s)
+
+    @property
+    def read_limit_s(self) -> float:
+        """A camera that waits for its own trigger comes back without a frame after one time-out; that is no fault."""
+        return 2.0 * self.select_timeout_s if self.hardware_trigger else self.read_timeout_s
 
 
 class CsiCamera(_Camera):
@@ -92,13 +110,38 @@ class CsiCamera(_Camera):
 
 
 class RtspCamera(_Camera):
-    """An IP camera. A password belongs into `password_file`, not into the URL."""
+    """An IP camera. A password belongs into `password_file`, not into the URL.
+
+    Messages show of the URL only scheme, host and port, for cameras take passwords in path and query too.
+    """
 
     kind: Literal["rtsp"]
-    url: str = Field(pattern=r"^rtsps?://")
+    url: str
     transport: Literal["tcp", "udp"] = "tcp"
     username: str | None = None
     password_file: Path | None = None
+
+    # Of the whole section: where a single field is refused, the message quotes it, and with it the password.
+    @model_validator(mode="after")
+    def _no_secret_gets_lost(self) -> RtspCamera:
+        if not _is_rtsp(self.url):
+            raise ValueError(
+                "url must be rtsp://host:port/path; percent-encode what is neither letter nor digit in its user and "
+                "password (%2F for /), or give username and password_file"
+            )
+        if self.password_file is not None and self.username is None:
+            raise ValueError("password_file wants username beside it; leave the user out of the url")
+        return self
+
+
+def _is_rtsp(url: str) -> bool:
+    """Whether a URL falls into parts as it was meant: in a password, / ? # and [ end the host too early."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where it is no number
+    except ValueError:
+        return False
+    return bool(re.match("rtsps?://", url) and parts.hostname) and "@" not in parts.path + parts.query + parts.fragment
 
 
 class FileCamera(_Camera):
@@ -113,7 +156,10 @@ class FileCamera(_Camera):
 
 
 class FolderCamera(_Camera):
-    """A folder of images, in order of name: replay, commissioning and tests. Inspects each image exactly once."""
+    """A folder of images: replay, commissioning and tests. Inspects each image exactly once.
+
+    In order of name, numbers in it by their value: part-8 before part-10.
+    """
 
     kind: Literal["folder"]
     path: Path
@@ -476,8 +522,11 @@ class StationConfig(_WithPaths):
 
 
 def default_store(bundle: Path) -> Path:
-    """The calibration store that belongs to a bundle unless the configuration names another."""
-    return bundle.parent / f"{bundle.name}.calibration"
+    """The calibration store that belongs to a bundle unless the configuration names another: an absolute path."""
+    place = bundle.absolute()  # `.` has no name
+    if place.name == "..":
+        place = place.resolve()
+    return place.with_name(f"{place.name}.calibration")
 
 
 def load_yaml(path: Path) -> dict[str, object]:

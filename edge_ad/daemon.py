@@ -101,7 +101,9 @@ def _start(
     source = config.source(mode)
     context = StationContext(config.station, uuid.uuid4().hex, bundle.digest, source.kind in SIMULATED)
     health = Health(__version__, backend.name, backend.precision, None, "", time.time_ns(), trigger=config.trigger.kind)
-    calibration = CalibrationWatch(config.store_dir(), bundle.digest, backend.precision, config.roi_record())
+    calibration = CalibrationWatch(
+        config.store_dir(), bundle.digest, backend.precision, config.roi_record(), config.camera.name
+    )
     calibration.refresh()
     pipeline = Pipeline(frame_graph(backend, bundle.manifest), config.roi_record(), config.regions)
     pipeline.thresholds = calibration.thresholds

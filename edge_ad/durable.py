@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 TEMPORARY = ".new"  # how the names of unfinished files end
@@ -18,10 +20,32 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def match_folder(descriptor: int, folder: Path) -> None:
+    """Give what root has just made in a folder to the folder's owner, as readable as the folder but theirs to write.
+
+    Without it a service that runs as that owner cannot read what a person made with sudo.
+
+    Args:
+        descriptor: of a new file or folder, opened; a path could have been exchanged meanwhile.
+        folder: where it lies.
+    """
+    if os.geteuid() != 0:
+        return
+    like, mine = folder.stat(), os.fstat(descriptor)
+    with suppress(OSError):  # root of a container or over NFS may not; then the reader says what it cannot read
+        os.fchown(descriptor, like.st_uid, like.st_gid)
+    os.fchmod(descriptor, like.st_mode & (0o755 if stat.S_ISDIR(mine.st_mode) else 0o644))
+
+
+def write_whole(path: Path, data: bytes, *, as_its_folder: bool = False) -> None:
     """Write a file so that whoever reads it, also after a power cut, finds what was there before or all of `data`.
 
     Two may write the same file at once: each has a temporary file of its own, and the last to finish wins.
+
+    Args:
+        path: the file.
+        data: all of it.
+        as_its_folder: it is to have owner and mode as `match_folder` says.
 
     Raises:
         OSError: as of a full disk; what was there before is untouched.
@@ -29,6 +53,8 @@ def write_whole(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
         with temporary.open("xb") as file:
+            if as_its_folder:
+                match_folder(file.fileno(), path.parent)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

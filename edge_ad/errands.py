@@ -35,7 +35,8 @@ class Site:
 
     def why_not(self, record: CalibrationRecord) -> str | None:
         """Why a calibration record does not apply here; None if it does."""
-        return why_not(record, self.bundle, self.config.backend.precision, self.config.roi_record())
+        config = self.config
+        return why_not(record, self.bundle, config.backend.precision, config.roi_record(), config.camera.name)
 
 
 def set_threshold(request: Request, site: Site) -> Done:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from edge_ad.config import RoiConfig, Strict
 from edge_ad.errors import CalibrationError
@@ -17,6 +17,7 @@ from edge_ad.records import Roi, Thresholds
 
 SCHEMA: Literal["edge-ad/calibration"] = "edge-ad/calibration"
 SCHEMA_VERSION: Literal[1] = 1
+POINTER = "in_force.json"
 
 
 class CalibrationRecord(Strict):
@@ -57,37 +58,59 @@ def read_record(path: Path) -> CalibrationRecord:
     """Read one record.
 
     Raises:
-        CalibrationError: missing, not JSON, or of an unknown schema.
+        CalibrationError: missing, not to be read, not JSON, or of an unknown schema.
     """
     try:
         return CalibrationRecord.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise CalibrationError(f"calibration record {path} is missing: roll back or fit again") from error
+    except OSError as error:
+        raise refused(f"calibration record {path} cannot be read", error) from error
+    except ValueError as error:  # ValidationError is one
         reason = " ".join(str(error).split())[:200]
         raise CalibrationError(
             f"calibration record {path} cannot be read ({reason}): roll back or fit again"
         ) from error
 
 
+def refused(what: str, error: OSError) -> CalibrationError:
+    """What the file system refuses, with the advice that fits; `what` could not be done, and where."""
+    todo = "mend it, or name another store"
+    if isinstance(error, PermissionError):
+        todo = "give the store to the user that runs this (chown -R), or run this as the store's owner"
+    return CalibrationError(f"{what}: {error.strerror}; {todo}")
+
+
 def in_force(store: Path) -> CalibrationRecord | None:
     """The record in force; None where the store is empty or does not exist.
 
     Raises:
-        CalibrationError: the store points to a record that cannot be read.
+        CalibrationError: the store, or the record that it points to, cannot be read.
     """
-    pointer = store / "in_force.json"
-    if not pointer.exists():
-        return None
+    pointer = store / POINTER
     try:
         number = int(json.loads(pointer.read_text(encoding="utf-8"))["number"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CalibrationError(
-            f"{pointer} cannot be read: choose a record with `edge-ad-calibrate rollback --to N`"
-        ) from error
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise refused(f"{pointer} cannot be read", error) from error
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise CalibrationError(damaged(pointer)) from error
     return read_record(record_path(store, number))
 
 
-def why_not(record: CalibrationRecord, bundle: str, precision: str, roi: Roi | None) -> str | None:
-    """Why a record does not apply to this bundle digest, precision and ROI; None if it does."""
+def damaged(pointer: Path) -> str:
+    """What to say of a pointer whose content is none."""
+    return f"{pointer} is damaged: choose a record with `edge-ad-calibrate rollback --to N`"
+
+
+def why_not(
+    record: CalibrationRecord, bundle: str, precision: str, roi: Roi | None, camera: str | None = None
+) -> str | None:
+    """Why a record does not apply to this bundle digest, precision, ROI and camera; None if it does.
+
+    A record that was made without a station is of any camera, and where no station is named (None) any camera is right.
+    """
     recorded = record.roi.record() if record.roi is not None else None
     if record.bundle != bundle:
         return f"it is of bundle {record.bundle[:12]}, in service is {bundle[:12]}"
@@ -95,4 +118,14 @@ def why_not(record: CalibrationRecord, bundle: str, precision: str, roi: Roi | N
         return f"it is of precision {record.precision}, in service is {precision}"
     if recorded != roi:
         return f"it is of ROI {recorded}, in service is {roi}"
-    return None
+    return of_other_camera(record, camera)
+
+
+def of_other_camera(record: CalibrationRecord, camera: str | None) -> str | None:
+    """Why a record is not for this camera; None if it is, or if either of the two is of any camera."""
+    if record.camera is None or camera in (None, record.camera):
+        return None
+    return (
+        f"it is of camera {record.camera}, this station's is {camera}: "
+        "give the station a store of its own with `store:` in its YAML"
+    )

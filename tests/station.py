@@ -49,6 +49,7 @@ def calibrate(
     backend: str = "onnxruntime",
     precision: str = "fp32",
     store: Path | None = None,
+    camera: str | None = None,
 ) -> CalibrationRecord:
     """Put a calibration record for the bundle in force, in the store beside it where no other is given."""
     draft = CalibrationRecord(
@@ -64,7 +65,7 @@ def calibrate(
         bundle=open_bundle(bundle).digest,
         backend=backend,
         precision=precision,
-        camera=None,
+        camera=camera,
         roi=roi,
         created_at="2026-01-01T00:00:00Z",
         created_by="test",

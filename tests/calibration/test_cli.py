@@ -20,9 +20,10 @@ from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import preprocess
 from edge_ad.images import read_image, write_png
 from edge_ad.records import Roi
-from edge_ad.thresholds import in_force, why_not
+from edge_ad.thresholds import in_force, record_path, why_not
 from tests.bundles import make_bundle
 from tests.calibration.site import make_good, set_training
+from tests.station import calibrate
 
 WISH = ["--false-alarm-rate", "0.05"]  # supported by 59 images
 
@@ -128,12 +129,27 @@ def test_without_a_station_the_roi_is_the_one_of_the_training(bundle: Path, good
     assert record.roi.record() == Roi(1, 2, 30, 31)
 
 
-def test_a_station_of_another_bundle_is_noted(
-    tmp_path: Path, bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]
+def test_with_a_station_the_store_is_the_daemons_however_the_bundle_is_spelt(
+    tmp_path: Path, bundle: Path, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = station(tmp_path, tmp_path / "other")
-    assert run("fit", bundle, "--good", good, "--config", config, *WISH) == 0
-    assert f"note: {config} runs {tmp_path / 'other'}" in capsys.readouterr().err
+    (tmp_path / "in-service").symlink_to("bundle")
+    config = station(tmp_path, tmp_path / "in-service")
+    monkeypatch.chdir(bundle)
+    for spelt in (bundle, Path(), Path("..", "bundle")):
+        assert run("fit", spelt, "--good", good, "--config", config, *WISH) == 0
+        assert run("show", spelt, "--config", config) == 0
+    assert in_force(load(config).store_dir()).number == 3  # type: ignore[union-attr]
+    assert not default_store(bundle).exists()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_default_store_lies_beside_the_bundle_also_where_that_is_the_working_directory(
+    bundle: Path, good: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
+) -> None:
+    (bundle / "deeper").mkdir()
+    monkeypatch.chdir(bundle / "deeper" if inside else bundle)
+    assert run("fit", ".." if inside else ".", "--good", good, *WISH) == 0
+    assert in_force(default_store(bundle)) is not None
 
 
 def test_held_out_images_among_those_of_the_training_are_picked(tmp_path: Path, bundle: Path) -> None:
@@ -218,6 +234,56 @@ def test_a_precision_that_was_not_exported_is_refused(
 ) -> None:
     line = refused(capsys, "fit", bundle, "--good", good, *WISH, "--precision", "int8")
     assert "holds no int8 model" in line
+
+
+def refused_early(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """As `refused`, before an image was scored."""
+    assert run(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_station_of_another_bundle_is_refused(
+    tmp_path: Path, bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = station(tmp_path, make_bundle(tmp_path / "other", top_k=5))
+    line = refused_early(capsys, "fit", bundle, "--good", good, "--config", config, *WISH)
+    assert f"{config} runs bundle {open_bundle(tmp_path / 'other').digest[:12]} of {tmp_path / 'other'}" in line
+    assert not default_store(bundle).exists()
+
+
+def test_a_precision_that_the_station_is_not_on_is_refused(
+    tmp_path: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = make_bundle(tmp_path / "both", int8=True)
+    config = station(tmp_path, both)
+    line = refused_early(capsys, "fit", both, "--good", good, "--config", config, *WISH, "--precision", "int8")
+    assert "the station would not apply this calibration: it is of precision int8, in service is fp32" in line
+    assert not default_store(both).exists()
+
+
+def test_a_store_in_which_another_cameras_record_is_in_force_is_refused(
+    tmp_path: Path, bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, side = station(tmp_path, bundle), tmp_path / "side.yaml"
+    side.write_text(config.read_text().replace("name: top", "name: side"))
+    assert run("fit", bundle, "--good", good, "--config", config, *WISH) == 0
+    capsys.readouterr()
+    line = refused_early(capsys, "fit", bundle, "--good", good, "--config", side, *WISH)
+    assert "it is of camera top, this station's is side: give the station a store of its own with `store:`" in line
+    assert in_force(default_store(bundle)).camera == "top"  # type: ignore[union-attr]
+    assert "it is of camera top" in refused(capsys, "show", bundle, "--config", side)
+    side.write_text(side.read_text() + "store: its-own\n")
+    assert run("fit", bundle, "--good", good, "--config", side, *WISH) == 0
+
+
+def test_a_store_that_cannot_be_written_is_refused(
+    tmp_path: Path, bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    line = refused_early(capsys, "fit", bundle, "--good", good, *WISH, "--store", tmp_path / "file" / "store")
+    assert "cannot write the calibration store" in line
+    assert "Not a directory; mend it, or name another store" in line
 
 
 @pytest.mark.parametrize(("fitted", "in_service"), [("fp32", "int8"), ("int8", "fp32")])
@@ -336,6 +402,21 @@ def test_a_rollback_stays_with_the_roi_in_force_unless_a_number_is_given(
     capsys.readouterr()
     line = refused(capsys, "rollback", bundle, "--to", "2", "--config", config)
     assert "record 2 does not apply: it is of ROI None" in line
+
+
+@pytest.mark.parametrize("with_station", [False, True])
+def test_a_rollback_stays_with_the_camera_in_force_unless_a_number_is_given(
+    tmp_path: Path, bundle: Path, with_station: bool
+) -> None:
+    """A store may be of a time when two stations shared it."""
+    config = station(tmp_path, bundle)
+    for camera in ("top", None, "top"):
+        calibrate(bundle, roi=load(config).roi, camera=camera)
+    second = record_path(default_store(bundle), 2)
+    second.write_text(second.read_text().replace('"camera": null', '"camera": "side"'))
+    assert run("rollback", bundle, *(["--config", config] if with_station else [])) == 0
+    assert in_force(default_store(bundle)).number == 1  # type: ignore[union-attr]
+    assert run("rollback", bundle, "--to", "2") == 0
 
 
 def test_a_record_in_force_that_is_damaged_can_be_rolled_back(bundle: Path, good: Path) -> None:

@@ -45,6 +45,14 @@ def test_the_binomial_distribution_is_sound_for_a_million_images(p: float) -> No
     np.testing.assert_allclose(binomial_cdf(n, p)[k], stats.binom.cdf(k, n, p), rtol=1e-8)
 
 
+@pytest.mark.parametrize("confidence", [1e-5, 1e-12, 1e-13, 1e-300])
+@pytest.mark.parametrize("n", [1, 30, 300])
+def test_a_confidence_however_low_gives_a_rank_that_there_is(n: int, confidence: float) -> None:
+    found = guarantee(n, 0.1, confidence)
+    assert 1 <= found.rank <= n
+    assert stats.beta.cdf(0.1, n - found.rank + 1, found.rank) >= confidence - 1e-15
+
+
 @given(n=st.integers(1, 5000), rate=rates, confidence=confidences)
 def test_the_rank_is_the_smallest_that_reaches_the_confidence(n: int, rate: float, confidence: float) -> None:
     try:

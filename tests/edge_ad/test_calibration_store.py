@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -19,13 +20,13 @@ from hypothesis import strategies as st
 
 from edge_ad import calibration_store as stores
 from edge_ad.errors import CalibrationError
-from edge_ad.thresholds import CalibrationRecord, in_force, record_path
+from edge_ad.thresholds import CalibrationRecord, in_force, record_path, refused
 
 PICTURE = np.full((4, 6, 3), 200, np.uint8)
 AT = "2026-11-22T05:00:00Z"
 
 
-def draft(threshold: float = 0.5, bundle: str = "b" * 64) -> CalibrationRecord:
+def draft(threshold: float = 0.5, bundle: str = "b" * 64, camera: str | None = None) -> CalibrationRecord:
     return CalibrationRecord(
         schema="edge-ad/calibration",
         number=1,
@@ -39,7 +40,7 @@ def draft(threshold: float = 0.5, bundle: str = "b" * 64) -> CalibrationRecord:
         bundle=bundle,
         backend="onnxruntime",
         precision="fp32",
-        camera=None,
+        camera=camera,
         roi=None,
         created_at=AT,
         created_by="anna",
@@ -110,6 +111,36 @@ def test_rollback_chooses_the_previous_record_that_applies_and_is_an_entry_of_th
     ]
     with pytest.raises(CalibrationError, match="no record before 1"):
         stores.rollback(store, None, applies, AT, "otto")
+
+
+def roll_back(store: Path, number: int | None = None) -> int:
+    return stores.rollback(store, number, applies, AT, "otto").number
+
+
+def test_a_rollback_takes_back_the_last_change_and_not_what_was_taken_back_before(store: Path) -> None:
+    stores.add(store, draft(0.1), PICTURE)
+    stores.add(store, draft(0.2), PICTURE)
+    assert roll_back(store) == 1
+    stores.add(store, draft(0.3), PICTURE)
+    assert roll_back(store) == 1
+
+
+def test_one_rollback_after_another_goes_further_back_and_a_chosen_record_can_be_taken_back_as_well(
+    store: Path,
+) -> None:
+    for threshold in (0.1, 0.2, 0.3):
+        stores.add(store, draft(threshold), PICTURE)
+    assert [roll_back(store), roll_back(store)] == [2, 1]
+    assert [roll_back(store, 3), roll_back(store)] == [3, 1]
+
+
+def test_a_record_that_never_was_in_force_is_not_rolled_back_to(store: Path) -> None:
+    """A power cut came between the record and the pointer."""
+    stores.add(store, draft(0.1), PICTURE)
+    orphan = draft(0.2).model_copy(update={"number": 2})
+    record_path(store, 2).write_text(orphan.model_dump_json(by_alias=True))
+    stores.add(store, draft(0.3), PICTURE)
+    assert roll_back(store) == 1
 
 
 def test_rollback_to_a_number_goes_forward_as_well(store: Path) -> None:
@@ -229,11 +260,87 @@ def test_without_a_store_there_is_nothing_to_roll_back_and_none_is_made(store: P
 def test_a_damaged_pointer_is_mended_by_a_choice_or_a_fit_and_kept_aside(store: Path, damage: bytes, mend: str) -> None:
     stores.add(store, draft(), PICTURE)
     (store / "in_force.json").write_bytes(damage)
-    with pytest.raises(CalibrationError, match="cannot be read"):
+    with pytest.raises(CalibrationError, match="is damaged"):
         stores.rollback(store, None, applies, AT, "otto")
     mended = stores.add(store, draft(), PICTURE) if mend == "fit" else stores.rollback(store, 1, applies, AT, "otto")
     assert in_force(store) == mended
     assert (store / "in_force.json.damaged").read_bytes() == damage
+
+
+@pytest.mark.parametrize("change", ["rollback", "fit"])
+def test_a_pointer_that_the_system_does_not_let_us_read_is_no_damaged_one(store: Path, change: str) -> None:
+    """It may be intact, so its history stays where it is."""
+    stores.add(store, draft(), PICTURE)
+    intact = store / "intact"
+    (store / "in_force.json").rename(intact)
+    (store / "in_force.json").mkdir()  # the one that root cannot read either
+    with pytest.raises(CalibrationError, match=r"in_force.json cannot be read: Is a directory; mend it"):
+        stores.add(store, draft(), PICTURE) if change == "fit" else stores.rollback(store, 1, applies, AT, "otto")
+    (store / "in_force.json").rmdir()
+    intact.rename(store / "in_force.json")
+    assert in_force(store).number == 1  # type: ignore[union-attr]
+
+
+def test_a_file_in_place_of_the_store_is_one_clear_line_whatever_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("")
+    for ask in (
+        lambda store: stores.add(store, draft(), PICTURE),
+        lambda store: stores.rollback(store, None, applies, AT, "otto"),
+        lambda store: stores.adjust(store, wish(0.5), applies),
+        in_force,
+        stores.current,
+        stores.entries,
+    ):
+        with pytest.raises(CalibrationError, match=r"store.*: Not a directory; mend it, or name another store"):
+            ask(tmp_path / "store")
+
+
+def test_the_advice_for_a_lack_of_rights_is_to_give_them(tmp_path: Path) -> None:
+    error = refused(f"{tmp_path} cannot be read", PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    assert "cannot be read: Permission denied; give the store to the user that runs this (chown -R)" in str(error)
+
+
+def test_what_is_in_force_for_one_camera_is_not_replaced_by_what_is_for_another(store: Path) -> None:
+    stores.add(store, draft(0.1, camera="top"), PICTURE)
+    with pytest.raises(CalibrationError, match=r"of camera top, this station's is side: .* `store:` in its YAML"):
+        stores.add(store, draft(0.2, camera="side"), PICTURE)
+    assert in_force(store).image_threshold == 0.1  # type: ignore[union-attr]
+    assert stores.add(store, draft(0.3, camera="top"), PICTURE).number == 2
+    assert stores.add(store, draft(0.4), PICTURE).number == 3  # of any camera
+    assert stores.add(store, draft(0.5, camera="side"), PICTURE).number == 4
+
+
+def test_a_store_that_was_made_for_nothing_is_taken_back_and_one_in_use_stays(store: Path) -> None:
+    parent = store.parent.parent
+    with pytest.raises(KeyboardInterrupt), stores.prepared(store, None):
+        assert (store / "records").is_dir()
+        raise KeyboardInterrupt
+    assert list(parent.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt), stores.prepared(store, None):
+        stores.add(store, draft(), PICTURE)  # by somebody else meanwhile
+        raise KeyboardInterrupt
+    assert in_force(store) is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_writes_belongs_to_the_owner_of_the_folder_whatever_the_umask(tmp_path: Path) -> None:
+    """Else the daemon could not read what a person made with sudo."""
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65533)
+    home.chmod(0o750)
+    before = os.umask(0o077)
+    try:
+        stores.add(home / "store", draft(), PICTURE)
+        stores.adjust(home / "store", wish(0.45), applies)
+    finally:
+        os.umask(before)
+    made = sorted((home / "store").rglob("*"))
+    assert {"in_force.json", "000001.json", "000001.png", "000002.json", ".lock"} < {path.name for path in made}
+    for path in (home / "store", *made):
+        status = path.stat()
+        assert (status.st_uid, status.st_gid) == (65534, 65533), path
+        assert stat.S_IMODE(status.st_mode) == (0o750 if path.is_dir() else 0o640), path
 
 
 def test_an_unreadable_record_is_listed_with_its_problem_and_skipped_by_a_rollback(store: Path) -> None:

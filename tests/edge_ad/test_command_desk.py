@@ -189,6 +189,16 @@ def test_a_threshold_is_refused_while_uncalibrated_and_out_of_bounds(
     assert record is None or record.number == 1
 
 
+def test_a_threshold_is_refused_while_the_calibration_in_force_is_another_cameras(
+    tmp_path: Path, outbox: Outbox, orders: Orders
+) -> None:
+    store = default_store(tmp_path / "bundle")
+    stores.add(store, draft(0.5, bundle=DIGEST, camera="side"), PICTURE)
+    (refused,) = replies(desk_of(tmp_path, orders, threshold_up=0.5), outbox, "threshold", **THRESHOLD)
+    assert not refused["done"]
+    assert "record 1 is not applied: it is of camera side, this station's is top" in refused["reason"]
+
+
 def test_a_replay_tells_what_comes_and_what_is_gone(tmp_path: Path, orders: Orders) -> None:
     outbox = opened(tmp_path / "state" / "outbox.db", keep_sent_s=10)
     outbox.append([part(number) for number in range(1, 31)])

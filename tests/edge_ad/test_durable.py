@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,18 @@ def test_the_file_and_its_name_are_on_the_disk_at_the_end(tmp_path: Path, monkey
     file, folder = synced
     assert Path(file).name.startswith(".file.")
     assert folder == str(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(("folder", "file"), [(0o700, 0o600), (0o750, 0o640), (0o2777, 0o644)])
+def test_what_root_writes_can_be_as_its_folder_but_is_for_the_owner_alone_to_write(
+    tmp_path: Path, folder: int, file: int
+) -> None:
+    os.chown(tmp_path, 65534, 65533)
+    tmp_path.chmod(folder)
+    write_whole(tmp_path / "file", b"data", as_its_folder=True)
+    status = (tmp_path / "file").stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (65534, 65533, file)
 
 
 def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def station(tmp_path: Path, manager: ServiceManager) -> Iterator[Station]:
         Capture(stationed.camera),
         Pipeline(frame_graph(backend, bundle.manifest), None, stationed.regions),
         publisher,
-        CalibrationWatch(tmp_path / "store", bundle.digest, "fp32", None),
+        CalibrationWatch(tmp_path / "store", bundle.digest, "fp32", None, "top"),
         None,
         Snapshots(tmp_path / "snapshots", 1, context, publisher.order_done),
         progress,
