@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,18 +14,25 @@ from numpy.typing import NDArray
 
 from edge_ad.cameras.capture import HUNG_FACTOR, Capture
 from edge_ad.config import Camera as CameraConfig
-from edge_ad.console import say, tracked
+from edge_ad.console import complain, say, tracked
 from edge_ad.core.preprocess import resize
 from edge_ad.errors import CameraError, UsageError
 from edge_ad.images import write_png
 from edge_ad.pictures import captioned, sheet
-from edge_ad.records import Frame, Scored
+from edge_ad.records import CameraPhase, CameraState, Frame, Scored
 
 SHEET = Path("contact-sheet", "contact-sheet.png")  # in a folder of its own: it is not a picture of a part
 MAX_THUMBNAILS = 200
 THUMBNAIL = (120, 160)  # height, width
 COLUMNS = 10
 WAIT_S = 0.25
+TELL_S = 3.0  # without a frame for so long: a person is told what it waits for
+RECONNECT_S = 60.0  # a camera that worked may be away for so long
+WAITS_FOR: dict[CameraPhase, str] = {
+    "opening": "is being opened",
+    "online": "is online, no part came yet",
+    "fault": f"has failed and may take {RECONNECT_S:g} s to come back",
+}
 
 
 def collect(camera: CameraConfig, out: Path, count: int, interval_s: float) -> None:
@@ -39,21 +46,25 @@ def collect(camera: CameraConfig, out: Path, count: int, interval_s: float) -> N
 
     Raises:
         UsageError: `out` is not empty.
-        CameraError: the camera failed, or its source ended too early; what was written stays.
+        CameraError: the camera is not there or does not come back, or its source ended too early. Then, and on Ctrl-C,
+            what was written stays, with its contact sheet.
     """
     _refuse_filled(out)
     every = math.ceil(count / MAX_THUMBNAILS)
-    thumbnails = []
-    with running(camera) as capture:
-        for number in tracked(range(1, count + 1), "capture"):
-            image = next_frame(capture, camera, number - 1).image
-            write_png(out / f"{number:06d}.png", image)
-            if number % every == 1 % every:
-                thumbnails.append(captioned(_thumbnail(image), f"{number:06d}"))
-            _skip(capture, interval_s if number < count else 0.0)
-    (out / SHEET).parent.mkdir()
-    write_png(out / SHEET, sheet(thumbnails, COLUMNS))
-    say(f"{count} frames in {out}; look through {out / SHEET} before you train on them")
+    thumbnails: list[NDArray[np.uint8]] = []
+    written = 0
+    try:
+        with running(camera) as capture:
+            frames = _Frames(capture, camera.name)
+            for number in tracked(range(1, count + 1), "capture"):
+                image = frames.take(written).image
+                write_png(out / f"{number:06d}.png", image)
+                written = number
+                if number % every == 1 % every:
+                    thumbnails.append(captioned(_thumbnail(image), f"{number:06d}"))
+                _skip(capture, interval_s if number < count else 0.0)
+    finally:
+        _finish(out, thumbnails, written, count)
 
 
 @contextmanager
@@ -64,38 +75,79 @@ def running(camera: CameraConfig) -> Iterator[Capture]:
     try:
         yield capture
     finally:
-        capture.stop(HUNG_FACTOR * camera.read_timeout_s)
+        capture.stop(HUNG_FACTOR * camera.read_limit_s)
 
 
-def next_frame(capture: Capture, camera: CameraConfig, delivered: int = 0) -> Frame:
-    """The next readable frame, within the camera's own time-outs.
-
-    Raises:
-        CameraError: as `next_shot`; or it plays recorded scores.
-    """
-    shot = next_shot(capture, camera, delivered)
-    if isinstance(shot, Scored):
-        raise CameraError(f"camera {camera.name} plays recorded scores: there are no frames to take")
-    return shot
-
-
-def next_shot(capture: Capture, camera: CameraConfig, delivered: int = 0) -> Frame | Scored:
-    """The next readable frame or recorded score, within the camera's own time-outs.
+def next_shot(capture: Capture, name: str, delivered: int = 0) -> Frame | Scored | None:
+    """The next readable frame or recorded score of camera `name`; None if none came within one turn of waiting.
 
     Raises:
-        CameraError: it failed, ended after `delivered` frames, or did not deliver in time.
+        CameraError: its source ended after `delivered` frames, or so many calls into it hang that it cannot come back.
     """
-    deadline = time.monotonic() + camera.open_timeout_s + HUNG_FACTOR * camera.read_timeout_s
-    while time.monotonic() < deadline:
-        shot = capture.frames.get(WAIT_S)
-        if isinstance(shot, (Frame, Scored)):
-            return shot
-        state = capture.state()
-        if shot is None and state.state == "fault":
-            raise CameraError(f"camera {camera.name}: {state.detail}")
-        if capture.frames.finished:
-            raise CameraError(f"camera {camera.name}: its source ended after {delivered} frames")
-    raise CameraError(f"camera {camera.name} delivered nothing within its time-outs")
+    capture.supervise()
+    shot = capture.frames.get(WAIT_S)
+    if isinstance(shot, (Frame, Scored)):
+        return shot
+    if capture.frames.finished:
+        raise CameraError(f"camera {name}: its source ended after {delivered} frames")
+    return None
+
+
+class _Frames:
+    """The frames of a camera for a person who watches.
+
+    A camera that is online may take its time: it waits for a part. One that worked may be away for `RECONNECT_S`.
+    """
+
+    def __init__(self, capture: Capture, name: str) -> None:
+        self._capture = capture
+        self._name = name
+        self._has_worked = False
+        self._seen_s = 0.0  # it was not yet known to be away
+        self._told: set[CameraPhase] = set()
+
+    def take(self, delivered: int) -> Frame:
+        """The next readable frame.
+
+        Raises:
+            CameraError: as `next_shot`; it is not there or does not come back; it plays recorded scores.
+        """
+        began_s = self._seen_s = time.monotonic()
+        while (shot := next_shot(self._capture, self._name, delivered)) is None:
+            state, now_s = self._capture.state(), time.monotonic()
+            self._give_up_if_lost(state, now_s)
+            if now_s - began_s > TELL_S:
+                self._tell(state.state)
+        if isinstance(shot, Scored):
+            raise CameraError(f"camera {self._name} plays recorded scores: there are no frames to take")
+        self._has_worked = True
+        return shot
+
+    def _give_up_if_lost(self, state: CameraState, now_s: float) -> None:
+        if state.state == "online":
+            self._has_worked, self._seen_s = True, now_s
+        if state.state != "fault":
+            return
+        if not self._has_worked:
+            raise CameraError(f"camera {self._name}: {state.detail}")
+        if now_s - self._seen_s > RECONNECT_S:
+            raise CameraError(f"camera {self._name} did not come back within {RECONNECT_S:g} s: {state.detail}")
+
+    def _tell(self, phase: CameraPhase) -> None:
+        """What is waited for; once for each phase."""
+        if phase not in self._told:
+            self._told.add(phase)
+            complain(f"camera {self._name} {WAITS_FOR[phase]}: waiting; Ctrl-C ends the capture, what is written stays")
+
+
+def _finish(out: Path, thumbnails: Sequence[NDArray[np.uint8]], written: int, count: int) -> None:
+    """Say what there is, also where that is not all."""
+    if written == 0:
+        return
+    (out / SHEET).parent.mkdir()
+    write_png(out / SHEET, sheet(thumbnails, COLUMNS))
+    of_all = "" if written == count else f" of {count}"
+    say(f"{written}{of_all} frames in {out}; look through {out / SHEET} before you train on them")
 
 
 def _skip(capture: Capture, interval_s: float) -> None:

@@ -415,7 +415,7 @@ class Outbox:
         room = self._room(draft)
         seq, draft.next_seq = draft.next_seq, draft.next_seq + 1
         if event.frame_id != NO_FRAME:
-            draft.positions[event.camera] = Position(event.frame_id, event.part_id)
+            draft.positions[event.camera] = Position(event.frame_id, event.resume_after or event.part_id)
         if event.trigger is not None:
             self._file.close_trigger(event.trigger.trigger_id)
         if room > Room.AMPLE:

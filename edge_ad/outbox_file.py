@@ -66,7 +66,8 @@ class Position:
     """The last part of a camera that has its result.
 
     Attributes:
-        frame_id, part_id: as in `Event`.
+        frame_id: as in `Event`.
+        part_id: of the part that its source goes on after; `Event.resume_after` where it is not the last one.
     """
 
     frame_id: int

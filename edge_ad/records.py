@@ -58,6 +58,7 @@ class Frame:
         captured_monotonic_ns: monotonic clock at capture, nanoseconds; only differences mean anything.
         part_id: what the source calls the part; a file's name for folders.
         trigger: what asked for this capture, if something did.
+        resume_after: the part_id that the source goes on after, once this part has its result; None: this part's.
     """
 
     camera: str
@@ -67,6 +68,7 @@ class Frame:
     captured_monotonic_ns: int
     part_id: str | None = None
     trigger: Trigger | None = None
+    resume_after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Missed:
     """A part that came by without a usable image: it still gets exactly one result, `not_inspected`.
 
     Attributes:
-        camera, frame_id, captured_ns, captured_monotonic_ns, part_id, trigger: as in `Frame`.
+        camera, frame_id, captured_ns, captured_monotonic_ns, part_id, trigger, resume_after: as in `Frame`.
         reason: what the result will say ("unreadable").
     """
 
@@ -85,6 +87,7 @@ class Missed:
     reason: str
     part_id: str | None = None
     trigger: Trigger | None = None
+    resume_after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Scored:
     """A part whose score was recorded earlier (a simulation): it is judged without an image.
 
     Attributes:
-        camera, frame_id, captured_ns, captured_monotonic_ns, part_id, trigger: as in `Frame`.
+        camera, frame_id, captured_ns, captured_monotonic_ns, part_id, trigger, resume_after: as in `Frame`.
         score: raw units.
     """
 
@@ -103,6 +106,7 @@ class Scored:
     score: float
     part_id: str | None = None
     trigger: Trigger | None = None
+    resume_after: str | None = None
 
 
 Shot = Frame | Missed | Scored
@@ -208,6 +212,7 @@ class Event:
             and `captured_ns` is when the trigger came.
         decision: the verdict and what it rests on.
         latency_ms: stage name -> milliseconds ("trigger", "queue", "pre", "engine", "post").
+        resume_after: as in `Frame`.
     """
 
     camera: str
@@ -217,3 +222,4 @@ class Event:
     captured_ns: int
     decision: Decision
     latency_ms: dict[str, float] = field(default_factory=dict)
+    resume_after: str | None = None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge_ad import config as configuration
 
 POLL_S = 0.1  # the longest that a source sleeps before it gives its thread a chance to stop
+WAITED_SHARE = 0.9  # of the driver's time-out: a read that took less did not wait for a part, it failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +24,21 @@ class Picture:
     Attributes:
         image: (H, W, 3) uint8, BGR.
         part_id: what the source itself knows the part by; a file's name for folders.
+        resume_after: the part_id that the source goes on after, once this part has its result; None: this part's.
     """
 
     image: NDArray[np.uint8]
     part_id: str | None = None
+    resume_after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A part of which the source has no usable image: it still gets exactly one result."""
+    """A part of which the source has no usable image: it still gets exactly one result; `resume_after` as above."""
 
     part_id: str
     detail: str
+    resume_after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Camera(Protocol):
     complete: bool
 
     def open(self) -> None:
-        """Connect.
+        """Connect, also again after `close`; a source of files then goes on where it was.
 
         Raises:
             CameraError: it is not there, refused, or did not answer within `open_timeout_s`.
@@ -73,7 +77,7 @@ class Camera(Protocol):
         """Wait for the next frame; None if there is none yet and that is no fault.
 
         Raises:
-            CameraError: it failed, or did not deliver within `read_timeout_s`; close it and open another.
+            CameraError: it failed, or did not deliver within `read_timeout_s`; close it and open it again.
             EndOfFrames: there will be no more.
         """
 
@@ -104,8 +108,9 @@ class Pace:
 def _v4l2(config: configuration.V4l2Camera, _resume_after: str | None) -> Camera:
     from edge_ad.cameras.opencv import LiveCamera, connect_v4l2
 
-    def waits_for_its_trigger() -> bool:
-        return config.hardware_trigger and Path(config.device).exists()
+    def waits_for_its_trigger(read_s: float) -> bool:
+        waited = read_s >= WAITED_SHARE * config.select_timeout_s
+        return config.hardware_trigger and waited and Path(config.device).exists()
 
     return LiveCamera(config.device, lambda: connect_v4l2(config), waits_for_its_trigger)
 
@@ -117,10 +122,10 @@ def _csi(config: configuration.CsiCamera, _resume_after: str | None) -> Camera:
 
 
 def _rtsp(config: configuration.RtspCamera, _resume_after: str | None) -> Camera:
-    from edge_ad.cameras.opencv import LiveCamera, connect_rtsp, rtsp_url, without_password
+    from edge_ad.cameras.opencv import LiveCamera, connect_rtsp, rtsp_url, shown
 
-    url = rtsp_url(config)  # here, not in the capture thread: a password file that is missing is the user's mistake
-    return LiveCamera(without_password(config.url), lambda: connect_rtsp(config, url))
+    rtsp_url(config)  # here too, not only in the capture thread: a password file that is missing is the user's mistake
+    return LiveCamera(shown(config.url), lambda: connect_rtsp(config))
 
 
 def _file(config: configuration.FileCamera, _resume_after: str | None) -> Camera:

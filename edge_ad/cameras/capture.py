@@ -42,10 +42,11 @@ class _Call:
 
 
 class _Worker:
-    """One capture thread; `call` is what it is waiting for."""
+    """One capture thread and its camera, which no other thread uses; `call` is what it is waiting for."""
 
     def __init__(self) -> None:
         self.thread: threading.Thread | None = None
+        self.camera: Camera | None = None
         self.call: _Call | None = None
 
     def is_alive(self) -> bool:
@@ -82,13 +83,11 @@ class Capture:
         waits = make(config, None).complete or not self._triggers.drops
         policy: Policy = "block" if waits else "drop_oldest"
         self.frames: Channel[Shot] = Channel(max(CAPACITY, self._triggers.max_waiting), policy)
-        # A camera that waits for its own trigger comes back without a frame after one time-out; that is no fault.
-        self._read_limit_s = config.read_timeout_s * (2.0 if self._triggers.kind == "camera" else 1.0)
         self._config = config
         self._make = make
         self._clock = clock
         self._frame_id = last_frame_id
-        self._part_id = last_part_id
+        self._resume_after = last_part_id
         self._state = CameraState(config.name, "opening", "", time.time_ns())
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -149,7 +148,9 @@ class Capture:
     def _attempt(self, worker: _Worker) -> None:
         """Read the camera until it fails, ends, or is no longer wanted."""
         try:
-            self._read_all(worker, self._make(self._config, self._part_id))
+            if worker.camera is None:  # else it knows itself what it has delivered
+                worker.camera = self._make(self._config, self._resume_after)
+            self._read_all(worker, worker.camera)
         except EndOfFrames:
             if self._is_wanted(worker):
                 self.frames.close()
@@ -168,7 +169,7 @@ class Capture:
                     continue
                 began_ns = time.monotonic_ns()
                 if shot is None:
-                    with self._calling(worker, "read", self._read_limit_s):
+                    with self._calling(worker, "read", self._config.read_limit_s):
                         shot = camera.read()
                 if shot is None:
                     self._idle(worker)
@@ -215,7 +216,7 @@ class Capture:
     def _count(self, shot: Delivered) -> None:
         """The camera works; the caller holds the lock."""
         self._frame_id += 1
-        self._part_id = shot.part_id
+        self._resume_after = shot.part_id if isinstance(shot, RecordedScore) else shot.resume_after or shot.part_id
         self._backoff.reset()
         self._change("online", "")
         self._state = replace(self._state, frames=self._state.frames + 1)
@@ -231,11 +232,11 @@ class Capture:
     def _stamp(self, shot: Delivered, trigger: Trigger | None, wall_ns: int, monotonic_ns: int) -> Shot:
         name, number = self._config.name, self._frame_id
         if isinstance(shot, Picture):
-            return Frame(name, number, shot.image, wall_ns, monotonic_ns, shot.part_id, trigger)
+            return Frame(name, number, shot.image, wall_ns, monotonic_ns, shot.part_id, trigger, shot.resume_after)
         if isinstance(shot, RecordedScore):
             return Scored(name, number, wall_ns, monotonic_ns, shot.score, shot.part_id, trigger)
         logger.warning("camera {}: {}", name, shot.detail)
-        return Missed(name, number, wall_ns, monotonic_ns, "unreadable", shot.part_id, trigger)
+        return Missed(name, number, wall_ns, monotonic_ns, "unreadable", shot.part_id, trigger, shot.resume_after)
 
     def _fail(self, worker: _Worker, problem: str) -> None:
         with self._lock:

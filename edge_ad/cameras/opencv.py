@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -38,18 +39,22 @@ class LiveCamera:
     complete = False
 
     def __init__(
-        self, source: str, connect: Callable[[], cv2.VideoCapture], is_there: Callable[[], bool] = lambda: False
+        self,
+        source: str,
+        connect: Callable[[], cv2.VideoCapture],
+        no_part_yet: Callable[[float], bool] = lambda _read_s: False,
     ) -> None:
         """Take what to call the source in messages, and how to connect to it.
 
         Args:
             source: its name.
             connect: opens it.
-            is_there: asked when it gave no frame in time: whether that is no fault, for it waits for its own trigger.
+            no_part_yet: asked when a read that took so many seconds gave no frame: whether that is no fault, for the
+                camera waits for its own trigger.
         """
         self._source = source
         self._connect = connect
-        self._is_there = is_there
+        self._no_part_yet = no_part_yet
         self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> None:
@@ -60,8 +65,9 @@ class LiveCamera:
         """See `Camera.read`."""
         if self._capture is None:
             raise CameraError(f"{self._source} is not open")
+        began_s = time.monotonic()
         ok, image = self._capture.read()
-        if not ok and self._is_there():
+        if not ok and self._no_part_yet(time.monotonic() - began_s):
             return None
         if not ok:
             raise CameraError(f"{self._source} delivered no frame: unplugged, switched off, or its network is down?")
@@ -141,7 +147,7 @@ def connect_v4l2(config: V4l2Camera) -> cv2.VideoCapture:
     if not Path(config.device).exists():
         raise CameraError(f"no camera at {config.device}: plug it in, or look for its name in /dev/v4l/by-id")
     # Read by OpenCV once per process, whole seconds; without it a stalled camera blocks for 10 s.
-    os.environ["OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"] = str(math.ceil(config.read_timeout_s))
+    os.environ["OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"] = str(config.select_timeout_s)
     capture = cv2.VideoCapture(config.device, cv2.CAP_V4L2)
     if not capture.isOpened():
         raise CameraError(f"cannot open {config.device}: used by another program, or this user is not in group video")
@@ -205,18 +211,19 @@ def connect_csi(config: CsiCamera) -> cv2.VideoCapture:
     return capture
 
 
-def connect_rtsp(config: RtspCamera, url: str) -> cv2.VideoCapture:
+def connect_rtsp(config: RtspCamera) -> cv2.VideoCapture:
     """Open an IP camera at its URL with the password in it.
 
     Raises:
         CameraError: it cannot be reached, refused the password, or has no such stream.
+        ConfigError: its password file cannot be read.
     """
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"rtsp_transport;{config.transport}"
-    capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, _timeouts(config))
+    capture = cv2.VideoCapture(rtsp_url(config), cv2.CAP_FFMPEG, _timeouts(config))
     if not capture.isOpened():
         raise CameraError(
-            f"cannot open {without_password(config.url)} over {config.transport}: check address, path, user and "
-            "password, and that the camera is on"
+            f"cannot open {shown(config.url)} over {config.transport}: check address, path, user and password, and "
+            "that the camera is on"
         )
     return capture
 
@@ -228,10 +235,10 @@ def _timeouts(config: CsiCamera | RtspCamera) -> list[int]:
     ]
 
 
-def without_password(url: str) -> str:
-    """A URL that may be shown: without user and password."""
+def shown(url: str) -> str:
+    """What of a valid URL may be shown: scheme, host and port (see `RtspCamera`)."""
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def rtsp_url(config: RtspCamera) -> str:

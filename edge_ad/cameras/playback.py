@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from edge_ad.cameras.base import Delivered, EndOfFrames, Pace, Picture, RecordedScore, Unreadable
@@ -62,18 +63,24 @@ def read_scores(path: Path) -> list[RecordedScore]:
         CameraError: it cannot be read, has no such columns or no rows, or a score is no number.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark before the first column
+            table = csv.DictReader(file)
+            _refuse_other_columns(path, table.fieldnames or ())
+            rows = list(table)
         scores = [RecordedScore(Path(row["file"]).name, float(row["score"])) for row in rows]
     except OSError as error:
         raise CameraError(f"cannot read the scores {path}: {error.strerror}") from error
-    except KeyError as error:
-        raise CameraError(f"{path} has no column {error}: it needs file and score") from error
     except (TypeError, ValueError, csv.Error) as error:  # TypeError: a row that is too short
         raise CameraError(f"{path} holds no recorded scores: {error}") from error
     if not scores:
         raise CameraError(f"{path} has no rows: record scores with edge-ad-train evaluate --scores")
     return scores
+
+
+def _refuse_other_columns(path: Path, columns: Sequence[str]) -> None:
+    if not {"file", "score"} <= set(columns):
+        found = ", ".join(map(repr, columns)) or "none"
+        raise CameraError(f"{path} needs the columns file and score, separated by commas; it has {found}"[:300])
 
 
 def _frames(folder: Path) -> list[Path]:

@@ -105,6 +105,13 @@ def test_all_of_it_survives_a_restart(path: Path) -> None:
     assert again.append([part(3)])[0].id == 3
 
 
+def test_a_part_that_came_late_does_not_put_back_where_its_source_goes_on(path: Path) -> None:
+    outbox = opened(path)
+    outbox.append([part(9), replace(part(10), part_id="part-1", resume_after="part-9")])
+    outbox.close()
+    assert opened(path).last_position("top") == Position(10, "part-9")
+
+
 def test_numbering_goes_on_after_everything_was_sent_and_dropped(path: Path) -> None:
     outbox = opened(path, keep_sent_s=0)
     outbox.append([part(n) for n in range(1, 11)])

@@ -42,7 +42,8 @@ def pipeline_of(bundle: Bundle, backend: Backend, roi: Roi | None = None, start_
 
 def frame(*, defect: bool, seed: int = 1) -> Frame:
     image = part(seed, defect=defect)
-    return Frame("top", 17, image, captured_ns=5_000_000, captured_monotonic_ns=0, part_id="P-1", trigger=TRIGGER)
+    about = {"captured_ns": 5_000_000, "captured_monotonic_ns": 0, "part_id": "P-1"}
+    return Frame("top", 17, image, **about, trigger=TRIGGER, resume_after="P-9")  # type: ignore[arg-type]
 
 
 def test_what_names_the_part_travels_from_the_frame_to_the_event(bundle: Bundle, backend: Backend) -> None:
@@ -50,6 +51,7 @@ def test_what_names_the_part_travels_from_the_frame_to_the_event(bundle: Bundle,
     assert (event.camera, event.frame_id, event.part_id, event.trigger, event.captured_ns) == (
         ("top", 17, "P-1", TRIGGER, 5_000_000)
     )
+    assert event.resume_after == "P-9"
 
 
 @pytest.mark.parametrize("seed", range(5))

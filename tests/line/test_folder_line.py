@@ -78,6 +78,28 @@ def test_nothing_is_lost_and_copies_agree_over_killed_daemons_and_a_broker_that_
     assert frame_ids == sorted(set(frame_ids))
 
 
+def test_waiting_a_part_that_came_late_under_an_earlier_name_has_one_result_and_so_have_the_others(
+    tmp_path: Path, bundle: Path, broker: Broker, subscriber: Subscriber
+) -> None:
+    calibrate(bundle)
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    config = configure(tmp_path, bundle, broker, at_end="wait")
+    with running_daemon(config) as daemon:
+        for number, name in enumerate(("part-8.png", "part-9.png", "part-7.png"), start=1):
+            write_png(parts / name, part(number, defect=False))
+            subscriber.wait_for(parts_seen(number))
+        daemon.kill()
+    write_png(parts / "part-10.png", part(10, defect=False))
+    with running_daemon(config) as daemon:
+        subscriber.wait_for(parts_seen(4))
+        daemon.wait_for_log("3 files that sort up to part-9.png count as inspected")
+        assert daemon.terminate() == 0
+    by_seq = results(subscriber.received())
+    assert_gapless(by_seq)
+    assert [by_seq[seq]["part_id"] for seq in sorted(by_seq)] == [f"part-{n}.png" for n in (8, 9, 7, 10)]
+
+
 def test_a_calibration_applies_while_the_daemon_runs(
     tmp_path: Path, bundle: Path, broker: Broker, subscriber: Subscriber
 ) -> None:

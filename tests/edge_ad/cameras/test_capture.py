@@ -25,15 +25,15 @@ READ_TIMEOUT_S = 2.0
 
 
 class ScriptedCamera:
-    """Delivers what its script yields; an exception in the script is one of the camera."""
+    """Each time it is opened, it delivers what the next script yields; an exception in one is one of the camera."""
 
-    def __init__(self, script: Iterator[Picture | Unreadable | None], *, complete: bool) -> None:
+    def __init__(self, scripts: Iterator[Iterator[Picture | Unreadable | None]], *, complete: bool) -> None:
         self.complete = complete
         self.closed = False
-        self._script = script
+        self._scripts = scripts
 
     def open(self) -> None:
-        pass
+        self._script = next(self._scripts)
 
     def read(self) -> Picture | Unreadable | None:
         for shot in self._script:
@@ -54,7 +54,10 @@ def capture_of(
     clock: Callable[[], float] = time.monotonic,
     triggers: TriggerDesk | None = None,
 ) -> Capture:
-    """A capture whose camera follows the next script each time it is opened; `seen` collects resume_after."""
+    """A capture whose camera follows the next script each time it is opened.
+
+    `seen` collects the resume_after of each camera that is made to be opened.
+    """
     folder = FolderCamera.model_validate(
         {
             "kind": "folder",
@@ -65,17 +68,16 @@ def capture_of(
             "backoff_max_s": 0.05,
         }
     )
-    probe = iter([iter(())])  # the constructor asks one camera whether it is complete, and reads nothing
 
     def make(_config: CameraConfig, resume_after: str | None) -> Camera:
-        script = next(probe, None)
-        if script is None:
-            if seen is not None:
-                seen.append(resume_after)
-            script = next(scripts)
-        return ScriptedCamera(script, complete=complete)
+        if seen is not None:
+            seen.append(resume_after)
+        return ScriptedCamera(scripts, complete=complete)
 
-    return Capture(folder, last_frame_id, last_part_id, make, clock, triggers)
+    capture = Capture(folder, last_frame_id, last_part_id, make, clock, triggers)
+    if seen is not None:
+        seen.clear()  # the constructor asks one camera whether it is complete
+    return capture
 
 
 def pictures(count: int) -> Iterator[Picture]:
@@ -126,17 +128,19 @@ def test_numbering_and_parts_go_on_after_the_last_result() -> None:
 
 
 def test_an_unreadable_image_is_a_missed_part_with_its_number_and_name() -> None:
-    capture = capture_of(iter([iter([Unreadable("part-0", "cannot decode"), Picture(IMAGE, "part-1")])]))
+    shots = [Unreadable("part-0", "cannot decode", "part-7"), Picture(IMAGE, "part-1", "part-8")]
+    capture = capture_of(iter([iter(shots)]))
     capture.start()
     missed, frame = drain(capture)
     assert isinstance(missed, Missed)
     assert (missed.frame_id, missed.part_id, missed.reason) == (1, "part-0", "unreadable")
     assert isinstance(frame, Frame)
     assert frame.frame_id == 2
+    assert [shot.resume_after for shot in (missed, frame)] == ["part-7", "part-8"]
     assert capture.stop(1.0)
 
 
-def test_a_camera_that_fails_is_a_state_and_is_opened_again_where_it_was() -> None:
+def test_a_camera_that_fails_is_a_state_and_the_same_one_is_opened_again() -> None:
     def breaks() -> Iterator[Picture]:
         yield Picture(IMAGE, "part-0")
         raise CameraError("cable pulled")
@@ -161,7 +165,7 @@ def test_a_camera_that_fails_is_a_state_and_is_opened_again_where_it_was() -> No
     released.set()
     shots = drain(capture)
     assert [(shot.frame_id, shot.part_id) for shot in shots] == [(1, "part-0"), (2, "part-1")]
-    assert seen == [None, "part-0", "part-0", "part-0"]
+    assert seen == [None]
     assert capture.state().state == "online"
     assert capture.stop(1.0)
 
@@ -194,21 +198,25 @@ def test_a_read_that_does_not_return_is_a_fault_then_given_up_and_at_last_fatal(
     release.set()
 
 
-def test_a_frame_from_a_thread_that_was_given_up_is_not_delivered() -> None:
+def test_of_a_thread_that_was_given_up_no_frame_is_delivered_and_another_camera_goes_on_in_its_place() -> None:
     now = [0.0]
     release, entered = threading.Event(), threading.Event()
+    seen: list[str | None] = []
 
     def late() -> Iterator[Picture]:
+        yield Picture(IMAGE, "part-9")
+        yield Picture(IMAGE, "part-1", resume_after="part-9")
         entered.set()
         release.wait()
         yield Picture(IMAGE, "late")
 
-    capture = capture_of(iter([late(), iter([Picture(IMAGE, "fresh")])]), clock=lambda: now[0])
+    capture = capture_of(iter([late(), iter([Picture(IMAGE, "fresh")])]), clock=lambda: now[0], seen=seen)
     capture.start()
     entered.wait()
     now[0] += (HUNG_FACTOR + 1) * READ_TIMEOUT_S
     capture.supervise()
-    assert [shot.part_id for shot in drain(capture)] == ["fresh"]
+    assert [shot.part_id for shot in drain(capture)] == ["part-9", "part-1", "fresh"]
+    assert seen == [None, "part-9"]
     release.set()
     assert capture.stop(1.0)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from edge_ad.cameras import opencv
 from edge_ad.cameras.base import EndOfFrames, make_camera
-from edge_ad.cameras.opencv import LiveCamera, VideoFile, csi_pipeline, rtsp_url, videoio
-from edge_ad.config import CsiCamera, FileCamera, RtspCamera
-from edge_ad.errors import CameraError
+from edge_ad.cameras.opencv import VideoFile, csi_pipeline, rtsp_url, videoio
+from edge_ad.config import CsiCamera, FileCamera, RtspCamera, V4l2Camera
+from edge_ad.errors import CameraError, ConfigError
 from tests.station import config
 
 FRAMES = 6
@@ -76,7 +78,7 @@ def test_a_file_that_is_missing_or_no_video_is_a_camera_fault_that_names_it(tmp_
     ("camera", "named"),
     [
         ({"kind": "v4l2", "device": "/dev/v4l/by-id/none"}, "/dev/v4l/by-id/none"),
-        ({"kind": "rtsp", "url": "rtsp://127.0.0.1:1/cam", "open_timeout_s": 1}, "rtsp://127.0.0.1:1/cam"),
+        ({"kind": "rtsp", "url": "rtsp://127.0.0.1:1/cam", "open_timeout_s": 1}, "rtsp://127.0.0.1:1 "),
     ],
 )
 def test_a_live_camera_that_is_not_there_is_a_camera_fault_that_names_it(
@@ -117,21 +119,96 @@ def test_the_rtsp_password_comes_from_its_file_and_is_never_shown(tmp_path: Path
     assert "p%40ss" not in str(refusal.value)
 
 
-def test_a_password_in_the_url_is_not_shown_either() -> None:
-    camera = RtspCamera(kind="rtsp", name="top", url="rtsp://user:secret@127.0.0.1:1/cam", open_timeout_s=1)
-    with pytest.raises(CameraError, match=r"rtsp://127.0.0.1:1/cam") as refusal:
-        make_camera(camera).open()
-    assert "secret" not in str(refusal.value)
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_without_a_frame_a_camera_that_waits_for_its_own_trigger_is_no_fault_as_long_as_it_is_there(
-    there: bool,
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://user:secret@127.0.0.1:1/cam",
+        "rtsp://user:se%2Fcret@127.0.0.1:1/cam",
+        "rtsp://127.0.0.1:1/user=admin&password=secret&channel=1.sdp",
+        "rtsp://127.0.0.1:1/0/user:secret/main",
+        "rtsp://127.0.0.1:1/cam?user=admin&password=secret",
+        "rtsp://127.0.0.1:1/cam#secret",
+    ],
+)
+def test_a_password_anywhere_in_the_url_is_not_shown_either(
+    tmp_path: Path, url: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    camera = LiveCamera("/dev/video0", cv2.VideoCapture, lambda: there)  # a capture of nothing gives no frame
+    camera = config(tmp_path, {"kind": "rtsp", "url": url, "open_timeout_s": 1}).camera
+    with pytest.raises(CameraError, match=r"open rtsp://127.0.0.1:1 over tcp") as refusal:
+        make_camera(camera).open()
+    assert "cret" not in str(refusal.value) + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://admin:se/cret@10.0.0.5/s",
+        "rtsp://admin:123/cret@10.0.0.5/s",
+        "rtsp://admin:se#cret@10.0.0.5/s",
+        "rtsp://admin:12#cret@10.0.0.5/s",
+        "rtsp://admin:se?cret@10.0.0.5/s",
+        "rtsp://admin:12?cret@10.0.0.5/s",
+        "rtsp://admin:se[cret@10.0.0.5/s",
+        "rtsp://admin:secret@/s",
+        "http://admin:secret@10.0.0.5/s",
+        "admin:secret@10.0.0.5/s",
+    ],
+)
+def test_a_url_that_would_fall_into_other_parts_is_refused_without_quoting_it(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match="url must be rtsp://host:port/path; percent-encode") as refusal:
+        config(tmp_path, {"kind": "rtsp", "url": url})
+    assert "cret" not in str(refusal.value)
+    assert "123" not in str(refusal.value)
+
+
+def test_a_password_file_without_a_user_would_not_be_used_and_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="password_file wants username"):
+        config(tmp_path, {"kind": "rtsp", "url": "rtsp://admin@10.0.0.5/s", "password_file": "password"})
+
+
+class NoFrames:
+    """A driver that comes back without a frame after so many seconds."""
+
+    def __init__(self, after_s: float) -> None:
+        self._after_s = after_s
+
+    def read(self) -> tuple[bool, None]:
+        time.sleep(self._after_s)
+        return False, None
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("hardware_trigger", "device", "after_s", "no_fault"),
+    [
+        (True, "/dev/null", 1.0, True),
+        (True, "/dev/null", 0.0, False),  # it did not wait for a part: EIO, for one
+        (True, "/dev/null/gone", 1.0, False),
+        (False, "/dev/null", 1.0, False),
+    ],
+)
+def test_no_frame_is_no_fault_where_the_camera_is_there_and_waited_for_its_own_trigger(
+    monkeypatch: pytest.MonkeyPatch, hardware_trigger: bool, device: str, after_s: float, no_fault: bool
+) -> None:
+    monkeypatch.setattr(opencv, "connect_v4l2", lambda _config: NoFrames(after_s))
+    fields = {"kind": "v4l2", "name": "top", "device": device, "read_timeout_s": 0.2}
+    camera = make_camera(V4l2Camera.model_validate({**fields, "hardware_trigger": hardware_trigger}))
     camera.open()
-    if there:
+    if no_fault:
         assert camera.read() is None
     else:
         with pytest.raises(CameraError, match="delivered no frame"):
             camera.read()
+
+
+@pytest.mark.parametrize("read_timeout_s", [0.2, 0.5, 1.0, 1.01, 2.0])
+def test_a_read_as_long_as_the_drivers_time_out_is_well_within_the_limit_of_a_camera_with_its_own_trigger(
+    read_timeout_s: float,
+) -> None:
+    fields = {"kind": "v4l2", "name": "top", "device": "/dev/video0", "read_timeout_s": read_timeout_s}
+    camera = V4l2Camera.model_validate({**fields, "hardware_trigger": True})
+    assert camera.select_timeout_s >= read_timeout_s
+    assert camera.read_limit_s >= camera.select_timeout_s + 1
+    assert V4l2Camera.model_validate(fields).read_limit_s == read_timeout_s

@@ -89,6 +89,11 @@ def test_frames_are_played_likewise_a_damaged_one_too(tmp_path: Path) -> None:
     assert ids == ["part-0000.png#1", "part-0001.png#2", "part-0002.png#3", "part-0000.png#4"]
 
 
+def test_a_spreadsheets_mark_before_the_first_column_is_not_part_of_its_name(scores: Path) -> None:
+    scores.write_text(SCORES, encoding="utf-8-sig")
+    assert read(playback(scores=scores), 1) == [RecordedScore("a.png#1", 0.25)]
+
+
 def test_a_score_that_the_model_could_not_give_is_played_as_such(scores: Path) -> None:
     scores.write_text("file,score\na.png,nan\n")
     (shot,) = read(playback(scores=scores), 1)
@@ -99,7 +104,9 @@ def test_a_score_that_the_model_could_not_give_is_played_as_such(scores: Path) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("file,label\na.png,good\n", "no column 'score'"),
+        ("file,label\na.png,good\n", "it has 'file', 'label'"),
+        ("file;score\na.png;0,25\n", "separated by commas; it has 'file;score'"),
+        ("", "it has none"),
         ("file,score\n", "no rows"),
         ("file,score\na.png,high\n", "'high'"),
         ("file,score\na.png\n", "no recorded scores"),
