@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge_ad.core.layout import Box
 from trainer.config import DataConfig
 from trainer.data.samples import vary
-from trainer.data.symmetry import FEWEST, Symmetry, find_symmetry
+from trainer.data.symmetry import FEWEST, Symmetry, find_symmetries, find_symmetry
 
 SIZE = 96
 Image = NDArray[np.uint8]
@@ -50,10 +50,27 @@ def _even_sides(rng: Generator) -> Image:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
+def _small_part(rng: Generator) -> Image:
+    """A part with a hole at its right, always at the same place of a large even ground, 2 % of it."""
+    image, (x, y) = np.full((SIZE, SIZE, 3), 180, np.uint8), rng.integers(14, 17, 2)
+    cv2.rectangle(image, (int(x), int(y)), (int(x) + 18, int(y) + 9), (40, 60, 150), -1)
+    cv2.circle(image, (int(x) + 14, int(y) + 5), 2, (230, 230, 230), -1)
+    return np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
+
+
+def _brushed(rng: Generator) -> Image:
+    """Brushed metal: its grain has a direction and no sense."""
+    grain = cv2.blur(rng.normal(0, 1, (SIZE, 3 * SIZE)), (41, 1))[:, SIZE:-SIZE]
+    grey = 120 + 14 * grain / grain.std() + rng.normal(0, 3, grain.shape)
+    return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
 @pytest.mark.parametrize(
     ("draw", "expected"),
     [
         (_aligned, Symmetry()),
+        (_small_part, Symmetry()),
+        (_brushed, Symmetry(left_right=True, top_bottom=True)),
         (_anyhow, Symmetry(any_angle=True)),
         (_texture, Symmetry(left_right=True, top_bottom=True, any_angle=True)),
         (_even_sides, Symmetry(left_right=True)),
@@ -61,7 +78,7 @@ def _even_sides(rng: Generator) -> Image:
 )
 def test_only_what_the_good_images_show_is_a_symmetry(draw: Callable[[Generator], Image], expected: Symmetry):
     """Parts with an inscription may never be mirrored, and turned only where the set shows them turned."""
-    good = np.stack([draw(np.random.default_rng(seed)) for seed in range(100)])
+    good = np.stack([draw(np.random.default_rng(seed)) for seed in range(80)])
     assert find_symmetry(good) == expected
 
 
@@ -77,7 +94,7 @@ def _long_part(rng: Generator, height: int, width: int) -> Image:
 @pytest.mark.parametrize(("height", "width"), [(128, 512), (512, 128), (96, 128)])
 def test_aligned_parts_on_a_canvas_of_their_shape_may_be_mirrored_and_not_turned(height: int, width: int):
     """Squeezed to a square they would be discs, which training does not turn: it turns the canvas as it is."""
-    good = np.stack([_long_part(np.random.default_rng(seed), height, width) for seed in range(60)])
+    good = np.stack([_long_part(np.random.default_rng(seed), height, width) for seed in range(40)])
     assert find_symmetry(good) == Symmetry(left_right=True, top_bottom=True)
 
 
@@ -112,6 +129,7 @@ def test_a_canvas_that_is_not_square_is_turned_with_what_lies_beyond_its_border(
 def test_few_images_have_no_symmetry():
     good = np.stack([_texture(np.random.default_rng(seed)) for seed in range(FEWEST - 1)])
     assert find_symmetry(good) == Symmetry()
+    assert "fewer than 12 images cannot tell" in str(find_symmetries(good))
 
 
 def test_a_part_without_symmetry_keeps_its_place_and_one_with_it_is_turned():

@@ -55,7 +55,8 @@ def vary(
     box = box or Box(0, 0, height, width)
     reach = 180.0 if symmetry.any_angle else config.rotate_deg
     angle, zoom = rng.uniform(-1, 1) * reach, 1 + rng.uniform(-1, 1) * config.zoom
-    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, zoom)
+    middle = ((width - 1) / 2, (height - 1) / 2)
+    matrix = cv2.getRotationMatrix2D(middle, angle, zoom)
     matrix[:, 2] += rng.uniform(-1, 1, 2) * config.shift * np.array([width, height])
     gain, offset = 1 + rng.uniform(-1, 1) * config.contrast, 255 * rng.uniform(-1, 1) * config.brightness
     may_flip = (config.flip or symmetry.top_bottom, config.flip or symmetry.left_right)

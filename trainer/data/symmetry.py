@@ -1,11 +1,13 @@
 """Which mirror images and turns of a good part are as good, found in the good images themselves.
 
-A set that shows parts lying in any orientation, or a texture without direction, contains near twins of its own turned
-images; a set of aligned parts does not. So each image is compared with its nearest other one, before and after it is
-turned: where turning brings it no further from the others, it may be turned in training.
+Good images are mirrored, or turned at random, and a classifier learns to tell them from the images as they are: a
+two-sample test. In a set of parts that lie in any orientation, or of a texture without direction, it cannot. Where it
+can, what is turned is no good part: a small inscription, the course of a grain, which side the light comes from.
 
-Images are turned as training turns them (`trainer.data.samples.vary`): a canvas that is not square keeps its shape, and
-what comes in from beyond its border is its mirror image.
+It sees what the pretrained network sees (`trainer.nets.pretrained`), averaged over coarse cells and over the whole
+image, so neither the place of a part matters much nor its noise. Images are turned as training turns them
+(`trainer.data.samples.vary`): a canvas that is not square keeps its shape, and what comes in from beyond its border is
+its mirror image.
 """
 
 from __future__ import annotations
@@ -13,20 +15,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
-SIDE = 32  # squared, the pixels of the images that are compared: shifts of a part by a few per cent hardly matter
-FINE = 3  # times as many pixels along each axis have the images that are turned
-QUERIES, OTHERS = 40, 400  # images that are turned; images that they are compared with
-ANGLES = (33.0, 90.0, 137.0, 180.0, 251.0)
-SETTLES = 0.7  # degrees: an image that is not turned is resampled as well
-STRICT = 95  # percentile of the differences over an image: a turned inscription is small, and wrong
-ALLOWED = 1.15  # of the distance to the nearest other image. Measured: 0.9 to 1.1 where turned, 1.3 and more where not
-FEWEST = 12  # images: among fewer, the nearest other one is chance
+from trainer.nets.pretrained import PretrainedFeatures
+
+PIXELS = 128 * 128  # of the images that are compared, about
+LEAST = 16  # pixels of a side: a feature of the largest stride
+FINE = 2  # times as many pixels along each axis have the images that are turned
+IMAGES = 120  # that are asked, at most
+CELLS = 4  # along each axis
+SETTLES = 2.0  # degrees: an image that is not turned is turned by so little, since resampling shows
+FOLDS = 10
+RIDGE = 0.01  # of the mean squared length of what is learnt from
+ALLOWED = 0.75  # share told apart. Measured: 0.3 to 0.7 where it is a symmetry, 0.85 and more where not
+FEWEST = 12  # images: fewer cannot tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,60 +59,107 @@ class Symmetries:
 
     lying: Symmetry = STRAIGHT
     standing: Symmetry = STRAIGHT
+    too_few: bool = False  # images of one kind, or of both, to tell: of that kind, none was looked for
 
     def of(self, height: int, width: int) -> Symmetry:
         """Of an image of so many pixels."""
         return self.standing if height > width else self.lying
 
     def __str__(self) -> str:
+        found = f"{self.lying} (images that lie), {self.standing} (images that stand)"
         if self.lying == self.standing:
-            return str(self.lying)
-        return f"{self.lying} (images that lie), {self.standing} (images that stand)"
+            found = str(self.lying)
+        few = f" (fewer than {FEWEST} images cannot tell; data.flip and data.rotate_deg say what holds)"
+        return found + few * self.too_few
 
 
 def find_symmetries(good: Sequence[NDArray[np.uint8]]) -> Symmetries:
     """What good images, (H, W, 3) uint8 each, of one shape or of that and the same turned, say of their symmetry."""
     standing = [image for image in good if image.shape[0] > image.shape[1]]
     lying = [image for image in good if image.shape[0] <= image.shape[1]]
+    too_few = any(0 < len(images) < FEWEST for images in (lying, standing))
     if not lying or not standing:
         only = find_symmetry(lying or standing)
-        return Symmetries(only, only)
-    return Symmetries(find_symmetry(lying), find_symmetry(standing))
+        return Symmetries(only, only, too_few)
+    return Symmetries(find_symmetry(lying), find_symmetry(standing), too_few)
 
 
 def find_symmetry(good: Sequence[NDArray[np.uint8]]) -> Symmetry:
-    """The symmetry of good images of one shape, (H, W, 3) uint8 each; none where there are too few to tell."""
+    """The symmetry of good images of one shape, (H, W, 3) uint8 RGB each; none where there are too few to tell.
+
+    Raises:
+        ConfigError: the pretrained network is not installed.
+    """
     if len(good) < FEWEST:
         return STRAIGHT
-    chosen = good[:: -(-len(good) // OTHERS)]
-    height, width = _coarse(*good[0].shape[:2])
-    others = _shrunk(chosen, height, width)
-    own = np.linspace(0, len(others) - 1, min(len(others), QUERIES)).astype(int)
-    queries, fine = others[own], _shrunk([chosen[i] for i in own], FINE * height, FINE * width)
-    everywhere, disc = np.ones((height, width), bool), _disc(height, width)
-
-    def allowed(turned: Iterable[NDArray[np.float32]], straight: NDArray[np.float32], where: NDArray[np.bool_]) -> bool:
-        base = _nearest(straight, others, own, where)
-        ratios = [_nearest(images, others, own, where) / np.maximum(base, 1e-6) for images in turned]
-        return float(np.median(ratios)) <= ALLOWED
-
-    return Symmetry(
-        left_right=allowed([queries[:, :, ::-1]], queries, everywhere),
-        top_bottom=allowed([queries[:, ::-1]], queries, everywhere),
-        any_angle=allowed([_turned(fine, angle) for angle in ANGLES], _turned(fine, SETTLES), disc),
+    net = PretrainedFeatures().eval()
+    height, width = _size(*good[0].shape[:2])
+    chosen = np.linspace(0, len(good) - 1, min(len(good), IMAGES)).astype(int)
+    fine = [_shrunk(good[i], FINE * height, FINE * width) for i in chosen]
+    straight = [_shrunk(image, height, width) for image in fine]
+    asked = _features(net, straight)
+    left_right, top_bottom = (
+        told_apart(asked, _features(net, [image[flip] for image in straight])) for flip in (np.s_[:, ::-1], np.s_[::-1])
     )
+    rng = np.random.default_rng(0)
+    settled, turned = (
+        _features(net, [_turned(image, rng.uniform(-1, 1) * reach) for image in fine]) for reach in (SETTLES, 180)
+    )
+    if told_apart(settled, turned) > ALLOWED:
+        return Symmetry(left_right=left_right <= ALLOWED, top_bottom=top_bottom <= ALLOWED)
+    mirrored = (left_right + top_bottom) / 2 <= ALLOWED  # at any angle, one mirror image is the other, turned
+    return Symmetry(left_right=mirrored, top_bottom=mirrored, any_angle=True)
 
 
-def _coarse(height: int, width: int) -> tuple[int, int]:
-    """A size of the same shape, so that angles stay what they are, with about SIDE x SIDE pixels: (height, width)."""
-    slope = math.sqrt(height / width)
-    return max(1, round(SIDE * slope)), max(1, round(SIDE / slope))
+def told_apart(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """The share that a linear classifier gets right of images that it has not seen; 0.5 is chance.
+
+    Ridge regression on the kind, cross-validated; an image and what was made of it, the same row of both, are never on
+    two sides.
+
+    Args:
+        first, second: (N, D) features of two kinds of images.
+    """
+    count = len(first)
+    both, kind = np.concatenate([first, second]), np.repeat([1.0, -1.0], count)
+    fold = np.tile(np.random.default_rng(0).permutation(count) % min(FOLDS, count), 2)
+    right = np.empty(2 * count, bool)
+    for left_out in range(fold.max() + 1):
+        seen, asked = fold != left_out, fold == left_out
+        spread = both[seen].std(axis=0)
+        scaled = (both - both[seen].mean(axis=0)) / (spread + 1e-3 * spread.mean() + 1e-12)
+        products = scaled @ scaled[seen].T
+        among = products[seen]
+        weights = np.linalg.solve(
+            among + (RIDGE * np.trace(among) / len(among) + 1e-12) * np.eye(len(among)), kind[seen]
+        )
+        right[asked] = np.sign(products[asked] @ weights) == kind[asked]
+    return float(right.mean())
 
 
-def _shrunk(images: Iterable[NDArray[Any]], height: int, width: int) -> NDArray[np.float32]:
-    """(N, height, width, 3), area averages."""
-    size = (width, height)
-    return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]).astype(np.float32)
+def _size(height: int, width: int) -> tuple[int, int]:
+    """A size of the same shape with about PIXELS pixels, (height, width); at most half as large.
+
+    What was never shrunk shows by its grain whether it was turned.
+    """
+    shrink = min(math.sqrt(PIXELS / (height * width)), 1 / FINE)
+    tall, wide = (max(LEAST, round(side * shrink)) for side in (height, width))
+    return tall, wide
+
+
+def _shrunk(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Area averages where it shrinks."""
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _turned(image: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
+    """(FINE x h, FINE x w, 3) turned and shrunk, (h, w, 3); grey where not all angles show the same part."""
+    height, width = image.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    turned = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101).astype(np.uint8)
+    small = _shrunk(turned, height // FINE, width // FINE)
+    small[~_disc(*small.shape[:2])] = 128
+    return small
 
 
 def _disc(height: int, width: int) -> NDArray[np.bool_]:
@@ -115,23 +169,18 @@ def _disc(height: int, width: int) -> NDArray[np.bool_]:
     return np.asarray(distance <= (max(height, width) / 2 - 1) ** 2)
 
 
-def _turned(images: NDArray[np.float32], degrees: float) -> NDArray[np.float32]:
-    """(N, FINE x h, FINE x w, 3) turned and shrunk, (N, h, w, 3)."""
-    height, width = images.shape[1:3]
-    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
-    size, border = (width, height), cv2.BORDER_REFLECT_101
-    turned = np.stack([cv2.warpAffine(image, matrix, size, borderMode=border) for image in images])
-    return _shrunk(turned, height // FINE, width // FINE)
-
-
-def _nearest(
-    images: NDArray[np.float32], others: NDArray[np.float32], own: NDArray[np.intp], where: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Distance of each image to the nearest of the others but `own`, grey levels."""
+@torch.no_grad()
+def _features(net: PretrainedFeatures, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """(N, D): mean and standard deviation of each feature, in each cell and over all."""
     found = []
-    for image, index in zip(images, own, strict=True):
-        differences = np.abs(others - image).mean(axis=-1)[:, where]
-        distances = np.percentile(differences, STRICT, axis=1)
-        distances[index] = np.inf
-        found.append(distances.min())
-    return np.array(found)
+    for image in images:
+        x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+        parts = [part for level in net.raw(x) for cells in (CELLS, 1) for part in _moments(level.double(), cells)]
+        found.append(torch.cat(parts).numpy())
+    return np.stack(found)
+
+
+def _moments(level: torch.Tensor, cells: int) -> list[torch.Tensor]:
+    """(1, C, h, w) -> mean and standard deviation over each of cells x cells, (C x cells^2,) each."""
+    mean, square = (F.adaptive_avg_pool2d(x, cells) for x in (level, level.square()))
+    return [mean.flatten(), (square - mean.square()).clamp(min=0).sqrt().flatten()]
