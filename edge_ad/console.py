@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO, TypeVar
 
 from edge_ad.errors import EdgeAdError, UsageError
+from edge_ad.names import printable
 
 Item = TypeVar("Item")
 
@@ -23,7 +24,7 @@ BAR_CELLS = 30
 
 def say(line: str) -> None:
     """Write one line of results to standard output."""
-    sys.stdout.write(f"{line}\n")
+    sys.stdout.write(f"{printable(line)}\n")
     sys.stdout.flush()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -12,29 +13,53 @@ from numpy.typing import NDArray
 from edge_ad.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+PIXELS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR  # without alpha, turned as EXIF says
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files directly in `folder`, sorted by name.
+    """The image files directly in `folder`, sorted by name; hidden ones, which tools leave, are none.
 
     Raises:
-        DataError: the folder is missing or holds no image.
+        DataError: the folder is missing or holds no image, or a link in it leads nowhere.
     """
     if not folder.is_dir():
         raise DataError(f"no such folder: {folder}")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    paths = image_files(folder.iterdir())
     if not paths:
         raise DataError(f"no images in {folder}: expected {', '.join(s[1:] for s in SUFFIXES)} files")
     return paths
 
 
-def _decode(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Decode a file to (H, W) or (H, W, 3) BGR; the alpha channel is dropped and EXIF rotation applied."""
+def image_files(paths: Iterable[Path]) -> list[Path]:
+    """Those of the paths that are image files by their suffix, sorted; hidden ones left out.
+
+    Raises:
+        DataError: one is a link that leads nowhere.
+    """
+    named = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    lost = [path for path in named if path.is_symlink() and not path.exists()]
+    if lost:
+        raise DataError(
+            f"{len(lost)} of {len(named)} images are links that lead nowhere, the first is {lost[0]} -> "
+            f"{lost[0].readlink()}: put back what they lead to, or remove the links"
+        )
+    return [path for path in named if path.is_file()]
+
+
+def decode(path: Path, flags: int = PIXELS) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The pixels of a file: (H, W), or (H, W, 3) BGR.
+
+    Args:
+        path: of the file.
+        flags: of `cv2.imdecode`; others may keep the alpha channel, or leave the pixels unturned.
+
+    Raises:
+        DataError: the file is missing, damaged, or neither 8- nor 16-bit.
+    """
     try:
         data = np.fromfile(path, dtype=np.uint8)  # cv2.imread cannot tell "missing" from "not an image"
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
     try:
         image = cv2.imdecode(data, flags) if data.size else None
     except cv2.error:  # a damaged header can claim more pixels than OpenCV allows
@@ -55,7 +80,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: the file is missing, damaged, or neither 8- nor 16-bit.
     """
-    image = _decode(path)
+    image = decode(path)
     if image.dtype == np.uint16:
         image = np.round(image / 257.0).astype(np.uint8)
     if image.ndim == 2:
@@ -69,23 +94,39 @@ def is_grey(path: Path) -> bool:
     Raises:
         DataError: as `read_image`.
     """
-    return _decode(path).ndim == 2
+    return decode(path).ndim == 2
 
 
-def refuse_mixed(paths: list[Path]) -> None:
+def is_turned(path: Path) -> bool:
+    """Whether a file has an EXIF orientation that turns or mirrors its pixels.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    stored = decode(path, PIXELS | cv2.IMREAD_IGNORE_ORIENTATION)
+    return not np.array_equal(decode(path), stored)
+
+
+def refuse_mixed(paths: Iterable[Path]) -> list[tuple[int, ...]]:
     """Refuse a set of images in which grey and colour files are mixed; decodes each file once.
+
+    Returns:
+        The shape of each: (height, width), or (height, width, 3) of colour.
 
     Raises:
         DataError: naming one file of each kind, or the first unreadable one.
     """
+    shapes: list[tuple[int, ...]] = []
     first_of_kind: dict[bool, Path] = {}
     for path in paths:
-        first_of_kind.setdefault(is_grey(path), path)
+        shapes.append(decode(path).shape)
+        first_of_kind.setdefault(len(shapes[-1]) == 2, path)
         if len(first_of_kind) == 2:
             raise DataError(
                 f"grey and colour images are mixed: {first_of_kind[True]} is grey, {first_of_kind[False]} is colour; "
                 "convert one kind"
             )
+    return shapes
 
 
 def sha256_file(path: Path) -> str:

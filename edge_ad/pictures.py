@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad.names import printable
 from edge_ad.records import RawOutput, Region
 
 Picture = NDArray[np.uint8]
@@ -25,7 +26,7 @@ def heat(anomaly_map: NDArray[np.float32]) -> Picture:
 def captioned(picture: Picture, text: str) -> Picture:
     """A picture with a line of text above it."""
     bar = np.full((_CAPTION_PX, picture.shape[1], 3), 255, np.uint8)
-    cv2.putText(bar, text, (4, 15), _FONT, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+    cv2.putText(bar, printable(text), (4, 15), _FONT, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
     return np.vstack([bar, picture])
 
 

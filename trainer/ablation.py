@@ -14,7 +14,8 @@ from edge_ad.errors import DataError
 from edge_ad.images import read_image, sha256_file, write_png
 from edge_ad.pictures import Picture, captioned, sheet
 from trainer.data.folder import TestImage, list_test
-from trainer.evaluate import Subject, evaluate, note_missing_masks, run_subject, score_images
+from trainer.data.look_over import look_over
+from trainer.evaluate import Subject, evaluate, run_subject, score_images
 from trainer.export import load_method
 from trainer.methods.diffusionad.model import DiffusionAD
 from trainer.methods.diffusionad.variants import Variant, compared, methods, scales, weights
@@ -35,7 +36,7 @@ def measure(run: Run, data: Path, results: Path, kinds: Sequence[str], device: t
     """
     method, images, digest = _method(run), _images(data), sha256_file(run.path / CHECKPOINT)
     known = {(r.set, r.weights, r.variant) for r in read_results(results)}
-    note_missing_masks(images)
+    look_over(data, images)
     for variant in _wanted(compared(run.config.diffusion), kinds):
         if (data.resolve().name, digest, variant) in known:
             continue

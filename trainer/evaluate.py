@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import time
@@ -21,13 +22,15 @@ from edge_ad.console import complain, say, tracked
 from edge_ad.core.decision import decide
 from edge_ad.errors import BackendError, DataError
 from edge_ad.frames import FrameGraph, frame_graph
-from edge_ad.images import list_images, read_image
+from edge_ad.images import is_grey, list_images, read_image, refuse_mixed
+from edge_ad.names import printable
 from edge_ad.records import RawOutput, Roi, Thresholds
 from edge_ad.thresholds import CalibrationRecord, in_force, why_not
 from trainer.data.folder import TestImage, list_test, load_mask
+from trainer.data.look_over import look_over
 from trainer.export import load_method, run_torch
 from trainer.metrics import area_mask, image_metrics, pixel_metrics
-from trainer.run import Run, open_run
+from trainer.run import Run, listed_paths, open_run
 
 UNLABELLED = "unlabelled"  # an image of a plain folder: it gets a score, but no metric counts it
 
@@ -41,12 +44,14 @@ class Subject:
         facts: method, profile, backend, precision, seed, macs, params of the evaluation JSON.
         roi: region of the images that the graph sees.
         thresholds: the calibration in force, where there is one that applies.
+        trained_on_grey: whether the training images were grey; None where that is not known.
     """
 
     graph: FrameGraph
     facts: dict[str, Any]
     roi: Roi | None
     thresholds: Thresholds | None
+    trained_on_grey: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,16 @@ def open_subject(path: Path, backend: str, precision: str, store: Path | None) -
 
 def _open_run(path: Path) -> Subject:
     run = open_run(path)
-    return run_subject(run, load_method(run).graph(), torch.device("cpu"))
+    subject = run_subject(run, load_method(run).graph(), torch.device("cpu"))
+    return dataclasses.replace(subject, trained_on_grey=_trained_on_grey(run))
+
+
+def _trained_on_grey(run: Run) -> bool | None:
+    """As one of the training images says, for all are of a kind; None where all have gone."""
+    for path in listed_paths(run):
+        with contextlib.suppress(DataError):  # gone or damaged since: what is measured does not need it
+            return is_grey(path)
+    return None
 
 
 def run_subject(run: Run, graph: torch.nn.Module, device: torch.device) -> Subject:
@@ -157,24 +171,15 @@ def list_any(data: Path) -> list[TestImage]:
     """The test images of an MVTec layout, or the images of a plain folder as unlabelled ones.
 
     Raises:
-        DataError: no images.
+        DataError: no images, an unreadable one, grey mixed with colour, or a mask that cannot be used.
     """
     if not (data / "test").is_dir():
-        return [TestImage(path, UNLABELLED, None) for path in list_images(data)]
+        paths = list_images(data)
+        refuse_mixed(paths)
+        return [TestImage(path, UNLABELLED, None) for path in paths]
     images = list_test(data)
-    note_missing_masks(images)
+    look_over(data, images)
     return images
-
-
-def note_missing_masks(images: Sequence[TestImage]) -> None:
-    """Say it where some defects have masks and others do not: `metrics` then has no pixel figures over all of them."""
-    defects = [image for image in images if image.defect]
-    without = [image.path for image in defects if image.mask is None]
-    if 0 < len(without) < len(defects):
-        complain(
-            f"note: {len(without)} of {len(defects)} defect images have no mask, the first is {without[0]}: "
-            "no pixel figures but of the kinds of defect that have all theirs"
-        )
 
 
 def score_images(subject: Subject, images: Sequence[TestImage]) -> list[Scored]:
@@ -183,10 +188,11 @@ def score_images(subject: Subject, images: Sequence[TestImage]) -> list[Scored]:
     Raises:
         DataError: an unreadable image or mask, a mask of another size than its image, or a ROI that leaves one.
     """
+    _note_other_kind(subject, images)
     scored = []
     for image in tracked(images, "evaluate"):
         frame = read_image(image.path)
-        drawn = load_mask(image, frame.shape[:2], subject.roi) if image.defect and image.mask else None
+        drawn = load_mask(image, frame.shape[:2], subject.roi) if image.mask else None
         subject.graph.load(frame, subject.roi)
         started = time.perf_counter()
         output = subject.graph.run_loaded()
@@ -195,6 +201,16 @@ def score_images(subject: Subject, images: Sequence[TestImage]) -> list[Scored]:
         mask = _mask(image, drawn, anomaly_map.shape)
         scored.append(Scored(image, anomaly_map, output.score(), seconds, mask))
     return scored
+
+
+def _note_other_kind(subject: Subject, images: Sequence[TestImage]) -> None:
+    kinds = {True: "grey", False: "colour"}
+    trained, first = subject.trained_on_grey, images[0].path
+    if trained is not None and is_grey(first) is not trained:
+        complain(
+            f"note: the training images are {kinds[trained]}, {first} is {kinds[not trained]}: scores may come of that "
+            "alone; convert one kind"
+        )
 
 
 def _mask(image: TestImage, drawn: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
@@ -282,7 +298,7 @@ def write_scores(path: Path, scored: Sequence[Scored], thresholds: Thresholds | 
         writer = csv.writer(stream)
         writer.writerow(["file", "label", "score", "verdict"])
         for s in scored:
-            writer.writerow([s.image.path, s.image.label, repr(s.score), verdict(s, thresholds)])
+            writer.writerow([printable(s.image.path), s.image.label, repr(s.score), verdict(s, thresholds)])
 
 
 def evaluate(subject: Subject, scored: Sequence[Scored]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 index.html   figures, a row for each kind of defect, the plots, the images that a person should look at
 roc.png  precision-recall.png  scores.png  sizes.png
 regions.csv  a row for each defect: file, label, bounding box and area in pixels of the map, overlap (AUPRO is its mean)
-good-highest-00.png ...  defect-lowest-00.png ...  defect-highest-00.png ...
+good-highest-00.png ...  defect-lowest-00.png ...  defect-highest-00.png ...; highest-00.png ... of a plain folder
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from edge_ad.core.preprocess import shown
 from edge_ad.images import read_image, write_png
+from edge_ad.names import printable
 from edge_ad.pictures import panel
+from trainer.data.folder import GOOD
 from trainer.evaluate import Scored, Subject, is_labelled, masks_of, verdict
 from trainer.metrics import Ranking, Region, rank, regions
 
@@ -31,6 +33,7 @@ GROUPS = {
     "good-highest": "Good images with the highest scores: false alarms to be",
     "defect-lowest": "Defects with the lowest scores: misses to be",
     "defect-highest": "Defects with the highest scores",
+    "highest": "Images with the highest scores",
 }
 FIGURES = {
     "image_auroc": "image AUROC",
@@ -62,9 +65,15 @@ def write_report(folder: Path, subject: Subject, scored: Sequence[Scored], resul
 
 
 def _groups(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
-    ranked = sorted((s for s in scored if is_labelled(s)), key=lambda s: s.score)
-    good, defect = [s for s in ranked if not s.image.defect], [s for s in ranked if s.image.defect]
-    return {"good-highest": good[::-1][:EACH], "defect-lowest": defect[:EACH], "defect-highest": defect[::-1][:EACH]}
+    ranked = sorted(scored, key=lambda s: s.score)
+    unknown, labelled = [s for s in ranked if not is_labelled(s)], [s for s in ranked if is_labelled(s)]
+    good, defect = [s for s in labelled if not s.image.defect], [s for s in labelled if s.image.defect]
+    return {
+        "good-highest": good[::-1][:EACH],
+        "defect-lowest": defect[:EACH],
+        "defect-highest": defect[::-1][:EACH],
+        "highest": unknown[::-1][:EACH],
+    }
 
 
 def _write_panels(folder: Path, subject: Subject, group: str, images: Sequence[Scored]) -> list[str]:
@@ -81,7 +90,7 @@ def _write_panels(folder: Path, subject: Subject, group: str, images: Sequence[S
 
 
 def _write_plots(folder: Path, subject: Subject, scored: Sequence[Scored]) -> list[str]:
-    """Draw what the images allow: curves need both kinds, pixel curves need masks."""
+    """Draw what the images allow: curves need both kinds, pixel curves masks with both kinds of pixels."""
     labelled = [s for s in scored if is_labelled(s)]
     masks = masks_of(labelled)
     rankings = _rankings(labelled, masks)
@@ -108,7 +117,8 @@ def _rankings(labelled: Sequence[Scored], masks: Sequence[NDArray[np.bool_]] | N
     rankings = {"images": rank(defect, np.array([s.score for s in labelled]))}
     if masks is not None:
         pixels = np.concatenate([mask.ravel() for mask in masks])
-        rankings["pixels"] = rank(pixels, np.concatenate([s.anomaly_map.ravel() for s in labelled]))
+        if pixels.any() and not pixels.all():
+            rankings["pixels"] = rank(pixels, np.concatenate([s.anomaly_map.ravel() for s in labelled]))
     return rankings
 
 
@@ -118,7 +128,7 @@ def _write_regions(path: Path, labelled: Sequence[Scored], found: Sequence[Regio
         writer.writerow(["file", "label", "x", "y", "w", "h", "area", "overlap"])
         for r in found:
             image = labelled[r.image].image
-            writer.writerow([image.path, image.label, r.x, r.y, r.w, r.h, r.area, f"{r.overlap:.6f}"])
+            writer.writerow([printable(image.path), image.label, r.x, r.y, r.w, r.h, r.area, f"{r.overlap:.6f}"])
 
 
 def _plot(path: Path, draw: Callable[[Axes], None]) -> None:
@@ -152,7 +162,7 @@ def _draw_precision_recall(axes: Axes, rankings: Mapping[str, Ranking]) -> None:
 
 
 def _draw_scores(axes: Axes, subject: Subject, labelled: Sequence[Scored]) -> None:
-    kinds = sorted({s.image.label for s in labelled}, key=lambda label: (label != "good", label))
+    kinds = sorted({s.image.label for s in labelled}, key=lambda label: (label != GOOD, label))
     scores = [[s.score for s in labelled if s.image.label == kind] for kind in kinds]
     axes.hist(scores, bins=30, stacked=True, label=kinds)
     if subject.thresholds is not None:

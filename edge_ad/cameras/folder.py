@@ -118,7 +118,7 @@ class Folder:
     def _files(self) -> dict[Path, os.stat_result]:
         """The images of the folder in order of name, with what the file system knows of them."""
         try:
-            paths = [path for path in self._config.path.iterdir() if path.suffix.lower() in SUFFIXES]
+            paths = [path for path in self._config.path.iterdir() if _is_image(path.name)]
             found = {path: about for path in paths if (about := _stat(path)) and stat.S_ISREG(about.st_mode)}
         except OSError as error:
             raise CameraError(f"cannot read the folder {self._config.path}: {error.strerror}") from error
@@ -129,6 +129,11 @@ def order(name: str) -> Order:
     """The key that sorts names with the numbers in them by value: part-8 before part-10."""
     pieces = re.split("([0-9]+)", name)  # text, digits, text, ...
     return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], name
+
+
+def _is_image(name: str) -> bool:
+    """By its suffix; a hidden one is what a tool left, or has not finished."""
+    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
 
 
 def _stat(path: Path) -> os.stat_result | None:

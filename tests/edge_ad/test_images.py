@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from edge_ad.errors import DataError
-from edge_ad.images import read_image, write_png
+from edge_ad.images import is_turned, list_images, read_image, refuse_mixed, write_png
+from tests.exif import jpeg
 
 
 def huge_png() -> bytes:
@@ -44,3 +45,46 @@ def test_16_bit_is_scaled_by_its_type_not_by_its_pixels(tmp_path: Path) -> None:
     image = read_image(tmp_path / "part.png")
     assert image.shape == (4, 4, 3)
     assert (image == 1).all()
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    """A Mac puts ._000.png beside 000.png, file managers keep what was deleted as .trashed-000.png."""
+    write_png(tmp_path / "000.png", np.zeros((4, 4), np.uint8))
+    write_png(tmp_path / ".trashed-000.png", np.zeros((4, 4), np.uint8))
+    (tmp_path / "._000.png").write_bytes(b"\0\5\x16\7")
+    assert list_images(tmp_path) == [tmp_path / "000.png"]
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_links_that_lead_nowhere_are_named(left: int, tmp_path: Path) -> None:
+    for i in range(left):
+        write_png(tmp_path / f"b{i}.png", np.zeros((4, 4), np.uint8))
+    for name in ("a0.png", "a1.png"):
+        (tmp_path / name).symlink_to(f"/nowhere/{name}")
+    with pytest.raises(DataError) as refused:
+        list_images(tmp_path)
+    said = f"2 of {2 + left} images are links that lead nowhere, the first is {tmp_path}/a0.png -> /nowhere/a0.png: "
+    assert str(refused.value).startswith(said)
+
+
+def test_links_to_images_are_images(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
+    (tmp_path / "b.png").symlink_to("a.png")
+    assert [path.name for path in list_images(tmp_path)] == ["a.png", "b.png"]
+
+
+def test_what_is_of_one_kind_has_the_shapes_that_are_read(tmp_path: Path) -> None:
+    for i, kind in enumerate(((4, 6), (8, 5))):
+        write_png(tmp_path / f"{i}.png", np.zeros(kind, np.uint8))
+    assert refuse_mixed(list_images(tmp_path)) == [(4, 6), (8, 5)]
+    write_png(tmp_path / "2.png", np.zeros((4, 6, 3), np.uint8))
+    with pytest.raises(DataError, match=r"0.png is grey, .*2.png is colour"):
+        refuse_mixed(list_images(tmp_path))
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6])
+def test_an_exif_orientation_is_seen(orientation: int, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    (tmp_path / "a.jpg").write_bytes(jpeg(image, orientation))
+    assert is_turned(tmp_path / "a.jpg") == (orientation != 1)
+    assert read_image(tmp_path / "a.jpg").shape[:2] == ((48, 32) if orientation == 6 else (32, 48))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from edge_ad.images import read_image
 from tests.trainer.tiny import make_dataset, one_process, tiny_config
 from trainer.cli import main
-from trainer.curve import State, end_spread
+from trainer.curve import State, end_spread, last_states
 from trainer.data.folder import split_good
 from trainer.export import load_method
 from trainer.run import Run, create, load_weights, snapshots
@@ -44,13 +45,29 @@ def test_a_resumed_training_goes_on_with_its_states(tmp_path: Path) -> None:
     assert steps == [1, 2, 4, 6]  # the first training ended after one step, and kept its end
 
 
-def test_the_curve_has_every_state_and_a_picture(run: Run, tmp_path: Path) -> None:
+def test_the_curve_has_every_state_and_a_picture(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = run.path.parent / "data"
     assert main(["curve", str(run.path), "--data", str(data), "--out", str(tmp_path / "out")]) == 0
     told = json.loads((tmp_path / "out" / "curve.json").read_text())
     assert [state["step"] for state in told["states"]] == [2, 4, 6]
+    assert told["end_states"] == 2
     assert all(0 <= state["figures"][name] <= 1 for state in told["states"] for name in FIGURES)
     assert read_image(tmp_path / "out" / "curve.png").size > 0
+    spreads = [line for line in capsys.readouterr().out.splitlines() if "between the highest" in line]
+    assert len(spreads) == len(FIGURES)
+    assert all("of 2 states, the last " in line for line in spreads)  # three states: the last fifth holds one
+
+
+@pytest.mark.parametrize("missing", ["test/good", "test/hole", "test"])
+def test_without_both_kinds_of_images_no_state_is_measured(
+    run: Run, missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(tmp_path / "data")
+    shutil.rmtree(data / missing)
+    assert main(["curve", str(run.path), "--data", str(data), "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "test/good and test/<defect> (MVTec layout)" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_states_there_is_one_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,3 +83,9 @@ def test_the_spread_is_of_the_last_fifth_only() -> None:
     assert end_spread(states) == pytest.approx(dict.fromkeys(FIGURES, 0.01))
     figures = {**dict.fromkeys(FIGURES, 0.5), "aupro": None}
     assert "aupro" not in end_spread([State(1, 1.0, figures), State(2, 2.0, figures)])
+
+
+def test_where_the_last_fifth_holds_one_state_the_spread_is_of_the_last_two() -> None:
+    states = [State(i, minutes, dict.fromkeys(FIGURES, 0.5)) for i, minutes in enumerate((1.0, 5.0, 10.0))]
+    assert last_states(states) == states[1:]
+    assert end_spread(states[:1]) == {}  # one state has none

@@ -15,7 +15,8 @@ from edge_ad.config import BackendConfig
 from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import preprocess
 from edge_ad.images import read_image, write_png
-from tests.trainer.tiny import make_dataset, one_process, part, tiny_config
+from tests.exif import jpeg
+from tests.trainer.tiny import make_dataset, name_in_latin_1, one_process, part, tiny_config
 from trainer import config as configs
 from trainer.cli import main
 from trainer.data.folder import split_good
@@ -123,6 +124,103 @@ def test_where_one_mask_is_missing_a_line_says_why_there_are_no_pixel_figures(
     assert f"1 of 6 defect images have no mask, the first is {tmp_path / 'data/test/hole/001.png'}" in notes[0]
     assert (result["pixel_ap"], result["per_defect"]["hole"]["pixel_ap"]) == (None, None)  # type: ignore[index]
     assert result["per_defect"]["cut"]["pixel_ap"] is not None  # type: ignore[index]
+
+
+def _notes(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+
+
+def test_masks_that_are_there_but_belong_to_no_image_are_noted(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(data: Path) -> None:
+        for mask in list((data / "ground_truth/hole").iterdir()):
+            mask.rename(mask.with_name(f"mask_of_{mask.name}"))
+
+    code, result = _evaluate_copy(root, tmp_path, change)
+    (note,) = _notes(capsys)
+    assert (code, result["pixel_ap"]) == (0, None)
+    assert f"3 of 3 defect images have no mask, the first is {tmp_path}/data/test/hole/000.png" in note
+    assert f"whose mask would be {tmp_path}/data/ground_truth/hole/000_mask.png" in note
+
+
+@pytest.mark.parametrize("drawn", ["nowhere", "in alpha"])
+def test_empty_masks_are_counted(root: Path, tmp_path: Path, drawn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    black = np.zeros((48, 48, 3), np.uint8)
+
+    def change(data: Path) -> None:
+        for name in ("001_mask.png", "002_mask.png"):
+            mask = data / "ground_truth/hole" / name
+            alpha = read_image(mask)[:, :, 0]
+            write_png(mask, np.dstack([black, alpha]) if drawn == "in alpha" else black)
+
+    code, result = _evaluate_copy(root, tmp_path, change)
+    (note,) = _notes(capsys)
+    assert code == 0
+    assert result["pixel_ap"] is not None
+    assert f"2 of 3 masks are empty, the first is {tmp_path}/data/ground_truth/hole/001_mask.png" in note
+    assert ("2 of them are drawn in the alpha channel" in note) == (drawn == "in alpha")
+
+
+def test_masks_of_images_that_exif_turns_are_noted(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(data: Path) -> None:
+        image = data / "test/hole/001.png"
+        image.with_suffix(".jpg").write_bytes(jpeg(read_image(image), 3))
+        image.unlink()
+
+    assert _evaluate_copy(root, tmp_path, change)[0] == 0
+    (note,) = _notes(capsys)
+    assert "1 images that have a mask have an EXIF orientation" in note
+    assert "test/hole/001.jpg" in note
+
+
+def _to_grey(folder: Path) -> None:
+    for image in folder.iterdir():
+        write_png(image, np.ascontiguousarray(read_image(image)[:, :, 0]))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_grey_and_colour_test_images_are_refused_together(
+    root: Path, tmp_path: Path, plain: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The kind of file alone would tell good from bad."""
+    shutil.copytree(root / "data/test", tmp_path / "data/test")
+    _to_grey(tmp_path / "data/test/good")
+    if plain:
+        for image in (tmp_path / "data/test").glob("*/*"):
+            image.rename(tmp_path / "data" / f"{image.parent.name}-{image.name}")
+        shutil.rmtree(tmp_path / "data/test")
+    assert _command("evaluate", root / "run", "--data", tmp_path / "data") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "grey and colour images are mixed" in line
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_test_images_of_another_kind_than_trained_on_are_noted(
+    root: Path, tmp_path: Path, left: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As long as a training image is left to tell; an evaluation does not need one."""
+    shutil.copytree(root / "data", tmp_path / "data")
+    shutil.copytree(root / "run", tmp_path / "run", symlinks=True)
+    listed = tmp_path / "run/images.json"
+    listed.write_text(listed.read_text().replace(str(root / "data"), str(tmp_path / "data" if left else "/nowhere")))
+    _to_grey(tmp_path / "data/test/good")
+    _to_grey(tmp_path / "data/test/hole")
+    assert _command("evaluate", tmp_path / "run", "--data", tmp_path / "data") == 0
+    notes = _notes(capsys)
+    assert len(notes) == left
+    assert all("the training images are colour" in note and "000.png is grey" in note for note in notes)
+
+
+def test_names_that_are_no_utf_8_can_be_scored_and_reported(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "data", tmp_path / "data")
+    name_in_latin_1(tmp_path / "data")
+    more = ("--scores", tmp_path / "s.csv", "--report", tmp_path / "report")
+    assert _command("evaluate", root / "run", "--data", tmp_path / "data", *more) == 0
+    for table in (tmp_path / "s.csv", tmp_path / "report/regions.csv"):
+        assert r"kratz\udcfcr.png,L\udcf6cher," in table.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("masks", ["all", "none"])

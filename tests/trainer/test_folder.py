@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from edge_ad.errors import DataError
 from edge_ad.images import write_png
 from edge_ad.records import Roi
-from tests.trainer.tiny import make_dataset, part
-from trainer.data.folder import TestImage, list_test, load_mask
+from tests.exif import jpeg
+from tests.trainer.tiny import make_dataset, name_in_latin_1, part
+from trainer.data.folder import TestImage, list_test, list_textures, load_mask
 
 DEFECT = np.zeros((48, 48), bool)
 DEFECT[10:20, 30:34] = True
@@ -94,3 +95,66 @@ def test_a_test_folder_without_a_class_is_refused(hidden: list[str], tmp_path: P
         (tmp_path / "test" / name).mkdir()
     with pytest.raises(DataError, match=r"no folder in .*test: evaluation needs test/good and test/<defect>"):
         list_test(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["000_mask.PNG", "000_mask.tif", "000_mask.BMP", "000.Tiff"])
+def test_a_mask_is_found_whatever_its_suffix(name: str, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data", n_test=1)
+    (data / "ground_truth/hole/000_mask.png").unlink()
+    cv2.imwrite(str(tmp_path / f"m{Path(name).suffix.lower()}"), GREY)
+    mask = (tmp_path / f"m{Path(name).suffix.lower()}").rename(data / "ground_truth/hole" / name)
+    (image,) = [image for image in list_test(data) if image.defect]
+    assert image.mask == mask
+    assert np.array_equal(load_mask(image, DEFECT.shape, None), DEFECT)
+
+
+def test_a_png_is_taken_before_other_masks_and_a_jpeg_never(tmp_path: Path) -> None:
+    """A JPEG's border is blurred, so more than the defect would be above 0."""
+    data = make_dataset(tmp_path / "data", n_test=1)
+    masks = data / "ground_truth/hole"
+    for other in ("000_mask.bmp", "000_mask.jpg"):
+        cv2.imwrite(str(masks / other), GREY)
+    assert [image.mask for image in list_test(data) if image.defect] == [masks / "000_mask.png"]
+    for other in ("000_mask.bmp", "000_mask.png"):
+        (masks / other).unlink()
+    assert [image.mask for image in list_test(data) if image.defect] == [None]
+
+
+def test_names_that_are_no_utf_8_are_read_and_can_be_written(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data", n_test=1)
+    name_in_latin_1(data)
+    (image,) = [image for image in list_test(data) if image.defect]
+    assert load_mask(image, DEFECT.shape, None).any()
+    assert image.label == r"L\udcf6cher"
+
+
+def test_good_is_good_in_any_case(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data")
+    (data / "test/good").rename(data / "test/Good")
+    assert [image.label for image in list_test(data) if not image.defect] == ["good"] * 3
+
+
+def test_an_empty_class_says_what_to_do(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data")
+    (data / "test/crack").mkdir()
+    with pytest.raises(DataError, match=r"no images in .*test/crack: put .* there, or remove the folder"):
+        list_test(data)
+
+
+def test_hidden_files_are_no_textures(tmp_path: Path) -> None:
+    for folder in (tmp_path / "rust", tmp_path / ".thumbnails"):
+        folder.mkdir()
+        write_png(folder / "000.png", part(0))
+    (tmp_path / "rust/._000.png").write_bytes(b"\0")
+    assert list_textures(tmp_path) == [tmp_path / "rust/000.png"]
+
+
+def test_a_mask_of_an_image_that_exif_turns_is_not_to_be_scaled(tmp_path: Path) -> None:
+    image = TestImage(tmp_path / "000.jpg", "hole", tmp_path / "000_mask.png")
+    image.path.write_bytes(jpeg(part(0)[:32], 6))
+    write_png(tmp_path / "000_mask.png", GREY[:32])
+    with pytest.raises(DataError, match="as its EXIF orientation turns it: turn the mask likewise"):
+        load_mask(image, (48, 32), None)
+    image.path.write_bytes(jpeg(np.ascontiguousarray(part(0)[:, :32]), 1))
+    with pytest.raises(DataError, match="or scale it to the image's size"):
+        load_mask(image, (48, 32), None)

@@ -120,6 +120,24 @@ def test_good_images_alone_give_a_page_without_curves(data: Path, tmp_path: Path
     assert all(name.startswith("good-highest") for name in page.images[1:])
 
 
+def test_without_a_pixel_of_a_defect_there_is_no_pixel_curve(
+    data: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    for mask in (data / "ground_truth/hole").iterdir():
+        cv2.imwrite(str(mask), np.zeros((SIZE, SIZE), np.uint8))
+    page = _report(data, tmp_path / "report")
+    assert page.images[:3] == ["roc.png", "precision-recall.png", "scores.png"]
+    assert not (tmp_path / "report/sizes.png").exists()
+    assert not recwarn.list
+
+
+def test_a_plain_folder_gets_the_images_with_the_highest_scores(data: Path, tmp_path: Path) -> None:
+    page = _report(data / "test/hole", tmp_path / "report")
+    assert page.images == [f"highest-{place:02d}.png" for place in range(3)]
+    assert "Images with the highest scores" in page.cells
+    assert all(cv2.imread(str(tmp_path / "report" / name)) is not None for name in page.images)
+
+
 def test_a_thinned_curve_keeps_its_ends() -> None:
     labels = np.arange(3 * POINTS) % 3 == 0
     ranking = rank(labels, np.arange(3 * POINTS, dtype=np.float64))

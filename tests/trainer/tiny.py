@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,3 +80,11 @@ def make_dataset(root: Path, n_train: int = 8, n_test: int = 3) -> Path:
         write_png(root / f"test/hole/{i:03d}.png", bad)
         write_png(root / f"ground_truth/hole/{i:03d}_mask.png", mask)
     return root
+
+
+def name_in_latin_1(data: Path) -> None:
+    r"""Rename the class `hole` of `make_dataset` to L\xf6cher and its first image to kratz\xfcr.png: no UTF-8."""
+    for folder, suffix in (("test", ".png"), ("ground_truth", "_mask.png")):
+        hole = data / folder / "hole"
+        (hole / f"000{suffix}").rename(hole / (os.fsdecode(b"kratz\xfcr") + suffix))
+        hole.rename(hole.with_name(os.fsdecode(b"L\xf6cher")))

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import crop, on_canvas, preprocess
 from edge_ad.errors import DataError
-from edge_ad.images import SUFFIXES, list_images, read_image, refuse_mixed, sha256_file
+from edge_ad.images import decode, image_files, is_turned, list_images, read_image, refuse_mixed, sha256_file
+from edge_ad.names import printable
 from edge_ad.records import Roi
 
+GOOD = "good"  # the label of images without a defect
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # JPEG blurs borders, and all above 0 counts
 IN_MEMORY_BYTES = 8 << 30  # of the training images at their canvas' size
 
 
@@ -41,7 +44,13 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class TestImage:
-    """One image of the test set; `mask` is None where the set has no masks, and for good images."""
+    """One image of the test set.
+
+    Attributes:
+        path: of its file.
+        label: `GOOD`, or the name of its class of defect as text that can be written anywhere.
+        mask: None where the set has none, and for good images.
+    """
 
     __test__ = False  # not a test class, whatever pytest thinks
 
@@ -52,7 +61,7 @@ class TestImage:
     @property
     def defect(self) -> bool:
         """Whether the image shows a defect."""
-        return self.label != "good"
+        return self.label != GOOD
 
 
 def good_folder(data: Path) -> Path:
@@ -145,7 +154,7 @@ def list_test(data: Path) -> list[TestImage]:
     """The images below `test/`, with their masks where there are any; hidden folders, which tools leave, are no class.
 
     Raises:
-        DataError: there is no test folder, no folder in it, or one without an image.
+        DataError: there is no test folder, no folder in it, or one without an image; or a link leads nowhere.
     """
     root = data / "test"
     needed = "evaluation needs test/good and test/<defect> (MVTec layout)"
@@ -154,19 +163,29 @@ def list_test(data: Path) -> list[TestImage]:
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise DataError(f"no folder in {root}: {needed}")
-    return [
-        TestImage(path, folder.name, _mask_of(data, folder.name, path.stem))
-        for folder in folders
-        for path in list_images(folder)
-    ]
+    return [image for folder in folders for image in _list_class(folder, masks_folder(data) / folder.name)]
 
 
-def _mask_of(data: Path, label: str, stem: str) -> Path | None:
-    for name in (f"{stem}_mask.png", f"{stem}.png"):
-        path = data / "ground_truth" / label / name
-        if path.is_file():
-            return path
-    return None
+def masks_folder(data: Path) -> Path:
+    """Where the MVTec layout has its masks."""
+    return data / "ground_truth"
+
+
+def _list_class(folder: Path, masks_in: Path) -> list[TestImage]:
+    """The images of one folder below `test/`."""
+    paths = image_files(folder.iterdir())
+    if not paths:
+        raise DataError(f"no images in {folder}: put the images of this class there, or remove the folder")
+    if folder.name.lower() == GOOD:  # a class of defect `Good` would turn the figures round
+        return [TestImage(path, GOOD, None) for path in paths]
+    masks, label = _list_masks(masks_in), printable(folder.name)
+    return [TestImage(path, label, masks.get(f"{path.stem}_mask") or masks.get(path.stem)) for path in paths]
+
+
+def _list_masks(folder: Path) -> dict[str, Path]:
+    """File name without its suffix -> mask; where it has several suffixes, the first of `MASK_SUFFIXES`."""
+    paths = image_files(folder.iterdir()) if folder.is_dir() else []
+    return {path.stem: path for suffix in reversed(MASK_SUFFIXES) for path in paths if path.suffix.lower() == suffix}
 
 
 def load_mask(image: TestImage, size: tuple[int, int], roi: Roi | None) -> NDArray[np.bool_]:
@@ -175,17 +194,33 @@ def load_mask(image: TestImage, size: tuple[int, int], roi: Roi | None) -> NDArr
     Raises:
         DataError: the mask cannot be read or has another size, or the ROI leaves it.
     """
-    # Alpha is dropped: programs that save it make it opaque all over.
-    found = cv2.imread(str(image.mask), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
-    if found is None:
-        raise DataError(f"cannot decode the mask {image.mask}")
+    if image.mask is None:
+        raise ValueError(f"{image.path} has no mask")
+    found = decode(image.mask)  # alpha is dropped: programs that save it make it opaque all over
     if found.shape[:2] != size:
         raise DataError(
-            f"the mask {image.mask} is {_said(found.shape)} px, its image {image.path} is {_said(size)}: "
-            "draw the mask on the image as it is, or scale it to the image's size"
+            f"the mask {image.mask} is {_said(found.shape)} px, its image {image.path} is {_said(size)}"
+            f"{_why_other(image.path, found.shape[:2], size)}"
         )
     marked = np.asarray(np.atleast_3d(found > 0).any(axis=2), np.uint8)
     return crop(marked, roi).astype(bool)
+
+
+def _why_other(path: Path, mask: tuple[int, ...], size: tuple[int, int]) -> str:
+    """What to do about a mask of another (height, width) than its image."""
+    if mask == size[::-1] and is_turned(path):
+        return " as its EXIF orientation turns it: turn the mask likewise, or save the image turned, without EXIF"
+    return ": draw the mask on the image as it is, or scale it to the image's size"
+
+
+def only_alpha(mask: Path) -> bool:
+    """Whether an empty mask is drawn in its alpha channel.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    pixels = decode(mask, cv2.IMREAD_UNCHANGED)
+    return pixels.ndim == 3 and pixels.shape[2] == 4 and pixels[:, :, 3].min() != pixels[:, :, 3].max()
 
 
 def _said(size: tuple[int, ...]) -> str:
@@ -194,10 +229,10 @@ def _said(size: tuple[int, ...]) -> str:
 
 
 def load_textures(folder: Path | None) -> list[NDArray[np.uint8]]:
-    """All images below a folder, at any depth, as (h, w, 3) uint8 RGB; none for None.
+    """All images below a folder, at any depth, as (h, w, 3) uint8 RGB; none for None, and none that is hidden.
 
     Raises:
-        DataError: the folder is missing or holds no image.
+        DataError: the folder is missing or holds no image, or a link in it leads nowhere.
     """
     return [np.ascontiguousarray(read_image(path)[:, :, ::-1]) for path in list_textures(folder)]
 
@@ -210,7 +245,8 @@ def list_textures(folder: Path | None) -> list[Path]:
     """
     if folder is None:
         return []
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    below = (p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    paths = image_files(below) if folder.is_dir() else []
     if not paths:
         raise DataError(f"no texture images below {folder}: check synthesis.textures")
     return paths

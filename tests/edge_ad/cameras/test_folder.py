@@ -65,6 +65,13 @@ def test_every_image_comes_once_in_order_of_name_and_then_the_end(tmp_path: Path
     assert [shot.part_id for shot in read_all(folder_camera(tmp_path))] == list(truth)
 
 
+def test_a_hidden_file_is_no_part(tmp_path: Path) -> None:
+    """As a file manager leaves it, or a program that has not finished writing."""
+    write_parts(tmp_path, 2)
+    (tmp_path / "._part-1.png").write_bytes(b"\0\5\x16\7")
+    assert [type(shot) for shot in read_all(folder_camera(tmp_path))] == [Picture, Picture]
+
+
 def test_it_goes_on_after_the_last_part_that_has_its_result(tmp_path: Path) -> None:
     parts = list(write_parts(tmp_path, 5))
     assert names(read_all(folder_camera(tmp_path, resume_after=parts[2]))) == parts[3:]
