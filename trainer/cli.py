@@ -156,6 +156,8 @@ def _train(arguments: argparse.Namespace) -> int:
             _new_run(arguments)
     fabric.launch()  # the other processes pass it when the run is there
     run = open_run(arguments.out)
+    if fabric.is_global_zero and arguments.resume:
+        say(_images(len(run.train_sha256), len(run.calibration_sha256)))
     torch.set_float32_matmul_precision("highest")
     try:
         train(run, fabric, arguments.max_minutes, arguments.resume, snapshots=arguments.snapshots)
@@ -169,9 +171,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _new_run(arguments: argparse.Namespace) -> None:
-    from trainer.data.folder import list_textures, split_good
-    from trainer.data.grid import with_grid
-    from trainer.detail import detail
+    from edge_ad.images import list_images
+    from trainer.data.folder import good_folder, list_textures, split_good
+    from trainer.data.grid import to_be_found, with_grid
+    from trainer.detail import detail, levels
     from trainer.methods.base import build_method
     from trainer.run import create
 
@@ -182,13 +185,29 @@ def _new_run(arguments: argparse.Namespace) -> None:
         config = config.model_copy(update={"method": arguments.method})
     seed = arguments.seed or 0
     split = split_good(arguments.data, config.data.hold_out, seed)
-    config = with_grid(config, split.good())
+    good, found = split.good(), to_be_found(config)
+    config = with_grid(config, good)
     roi = config.data.roi.record() if config.data.roi else None
-    said = detail(next(iter(split.train)), roi, config.input.frame_layout())
+    dropped = len(list_images(good_folder(arguments.data))) - len(good)
+    notes = [
+        _images(len(split.train), len(split.calibration), dropped),
+        detail(next(iter(split.train)), roi, config.input.frame_layout(), found),
+        levels(good, roi),
+    ]
     list_textures(config.synthesis.textures)
     build_method(config, seed)  # as the textures: what is refused is refused before there is a run
     create(arguments.out, config, split, seed)
-    say(said)
+    for note in notes:
+        if note is not None:
+            say(note)
+
+
+def _images(trained_on: int, held_out: int, dropped: int = 0) -> str:
+    """How many images are for what; of a run that is resumed nobody knows how many were dropped."""
+    said = f"images: {trained_on} to train on, {held_out or 'none'} held out for calibration"
+    if dropped:
+        said += f", {dropped} dropped as duplicate{'s' * (dropped > 1)}"
+    return said if held_out else f"{said}; calibrate with good images from the station"
 
 
 def _same_run(arguments: argparse.Namespace) -> None:
@@ -242,9 +261,12 @@ def _preview(arguments: argparse.Namespace) -> int:
 
     if arguments.count < 1:
         raise ConfigError(f"--count must be at least 1, got {arguments.count}")
+    if arguments.out.suffix.lower() != ".png" and not arguments.out.is_dir():
+        raise ConfigError(f"--out {arguments.out} is not a .png: a PNG file is written, name it so")
     config = _config(arguments)
     if round(config.optim.anomalous * config.optim.batch) == 0:
         raise ConfigError("this configuration has no synthetic defects: optim.anomalous x optim.batch rounds to 0")
+    _make_folder("--out", arguments.out)
     for picture in preview(arguments.data, config, arguments.seed, arguments.count, arguments.out):
         say(f"look at {picture}")
     return 0
@@ -296,11 +318,23 @@ def _make_room(arguments: argparse.Namespace) -> None:
         OSError: a folder cannot be made.
     """
     for option, file in (("--json", arguments.json), ("--scores", arguments.scores)):
-        if file is not None and file.is_dir():
-            raise ConfigError(f"{option} {file} is a folder: name a file")
-    files = [file.parent for file in (arguments.json, arguments.scores) if file is not None]
-    for folder in [*files, *(given for given in (arguments.results, arguments.report) if given is not None)]:
-        folder.mkdir(parents=True, exist_ok=True)
+        if file is not None:
+            _make_folder(option, file)
+    for folder in (arguments.results, arguments.report):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def _make_folder(option: str, file: Path) -> None:
+    """Make the folder of a file that an option names.
+
+    Raises:
+        ConfigError: a folder where the file should be.
+        OSError: the folder cannot be made.
+    """
+    if file.is_dir():
+        raise ConfigError(f"{option} {file} is a folder: name a file")
+    file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _keep(arguments: argparse.Namespace, evaluation: Mapping[str, Any]) -> Path:
@@ -325,8 +359,21 @@ def _export(arguments: argparse.Namespace) -> int:
     if bundle.manifest.int8 is not None:
         _say_int8(bundle, bundle.manifest.int8, arguments.test_data)
     say(f"bundle: {bundle.path}   digest {bundle.digest[:12]}   {bundle.manifest.frame_macs / 1e9:.2f} GMACs a frame")
-    say(f"next: edge-ad-calibrate fit {bundle.path} --good {arguments.run / 'calibration_split'}")
+    held_out = _held_out(arguments.run)
+    good = held_out or "DIR, a folder of good images from the station: this run has held none out"
+    say(f"next: edge-ad-calibrate fit {bundle.path} --good {good}")
     return 0
+
+
+def _held_out(run: Path) -> Path | None:
+    """The folder of the images that a run holds out for calibration; None where there are none.
+
+    Raises:
+        DataError: it is not a run.
+    """
+    from trainer.run import open_run
+
+    return run / "calibration_split" if open_run(run).calibration_sha256 else None
 
 
 def _int8_data(arguments: argparse.Namespace) -> Path | None:
@@ -339,7 +386,8 @@ def _int8_data(arguments: argparse.Namespace) -> Path | None:
         raise ConfigError("fp16 is made on the device, from the fp32 bundle: edge-ad build BUNDLE --precision fp16")
     int8, data = arguments.precision == "int8", arguments.calibration_data
     if int8 and data is None:
-        raise ConfigError(f"--precision int8 needs --calibration-data: {arguments.run / 'calibration_split'} will do")
+        good = _held_out(arguments.run) or "a folder of good images from the station"
+        raise ConfigError(f"--precision int8 needs --calibration-data: {good} will do")
     if not int8 and (data is not None or arguments.test_data is not None):
         raise ConfigError("--calibration-data and --test-data are for --precision int8")
     return Path(data) if int8 else None

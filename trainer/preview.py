@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.console import tracked
+from edge_ad.console import say, tracked
 from edge_ad.core.layout import Layout
 from edge_ad.images import write_png
 from edge_ad.pictures import Picture, captioned, outlined, sheet
@@ -16,6 +16,7 @@ from trainer.config import TrainConfig
 from trainer.data.folder import load_canvases, load_textures, split_good
 from trainer.data.grid import with_grid
 from trainer.data.samples import Samples
+from trainer.detail import levels
 
 COLUMNS = 4
 COLOURS = ((0, 220, 0), (0, 128, 255))  # BGR
@@ -27,7 +28,8 @@ def preview(data: Path, config: TrainConfig, seed: int, count: int, out: Path) -
     A training with this seed begins with just these. With `optim.half_size` it begins at half the size, where the draw
     is another, and is past these when it comes to the full size: they show what its defects are like, not which.
 
-    Where an image is cut into tiles or padded, the grid is drawn on the first one too, beside `out`. Returns the files.
+    Where an image is cut into tiles or padded, the grid is drawn on the first one too, beside `out`. Tells of images
+    that are too dark. Returns the files.
 
     Raises:
         DataError: as in training: no images, an unreadable one, grey mixed with colour.
@@ -36,6 +38,9 @@ def preview(data: Path, config: TrainConfig, seed: int, count: int, out: Path) -
     config = with_grid(config, split.good())
     roi = config.data.roi.record() if config.data.roi else None
     layout = config.input.frame_layout()
+    dark = levels(split.good(), roi)
+    if dark is not None:
+        say(dark)
     good = load_canvases(list(split.train), roi, layout, out.parent)
     samples = Samples(good, load_textures(config.synthesis.textures), config, seed, layout)
     indices = samples.anomalous_indices(count)

@@ -260,7 +260,7 @@ def train(
     phases = _phases(run, trainer.progress())
     if fabric.is_global_zero:
         where = f"{torch.get_num_threads()} threads, {fabric.device}, processes: {fabric.world_size}"
-        logger.info("training on {} images, {}", len(run.train_sha256), where)
+        logger.info("training with {}", where)
         logger.info("symmetry of the parts: {}", phases[-1].samples.symmetries)
     if trainer.step == 0:
         trainer.observe(phases[-1].samples)

@@ -93,6 +93,15 @@ def test_they_are_the_fewest_that_keep_the_detail_of_the_shorter_side(
     assert count == 1 or not keeps(count - 1)
 
 
+@given(SIDES, SIDES, st.sampled_from([32, 64, 256]), st.sampled_from([0, 8, 16]))
+def test_as_many_do_for_a_letterbox(height: int, width: int, tile: int, overlap: int) -> None:
+    """It shrinks by at most UNEVEN times as much as its shorter side alone would, but for half a pixel."""
+    count = tiles_along(height, width, tile, overlap)
+    content = Layout(tile, tile, "letterbox", 1, count, overlap, turns=True).content(height, width)
+    longer = max(content.height, content.width) + 0.5
+    assert count == MOST or max(height, width) / longer <= UNEVEN * max(1, Fraction(min(height, width), tile))
+
+
 def test_a_tenth_of_elongated_images_may_go_without(tmp_path: Path) -> None:
     square, wide = [part(i, 40) for i in range(18)], [lying(i) for i in range(3)]
     assert found(write(tmp_path / "few", square + wide[:2])) == TileGrid(overlap=8)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import trainer.train as loop
+from edge_ad.bundle import open_bundle
 from edge_ad.errors import DataError
 from edge_ad.images import sha256_file, write_png
 from tests.trainer.tiny import TINY, make_dataset, one_process, part, tiny_config
@@ -209,6 +211,51 @@ def test_a_list_of_images_that_is_damaged_is_one_line(
         open_run(run.path)
     assert main(["train", "--out", str(run.path), "--resume"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("hold_out", "copies", "said"),
+    [
+        (0.25, 0, "images: 6 to train on, 2 held out for calibration"),
+        (0.25, 1, "images: 6 to train on, 2 held out for calibration, 1 dropped as duplicate"),
+        (0.0, 3, "images: 8 to train on, none held out for calibration, 3 dropped as duplicates; calibrate with good"),
+    ],
+)
+def test_train_says_what_becomes_of_the_images_and_int8_what_to_calibrate_with(
+    tmp_path: Path, data: Path, hold_out: float, copies: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, run = tmp_path / "good", tmp_path / "run"
+    shutil.copytree(data / "train/good", good)
+    for i in range(copies):
+        shutil.copy(good / "000.png", good / f"copy{i}.png")
+    command = ["train", "--data", str(good), "--out", str(run), "--config", _config_file(tmp_path)]
+    assert main([*command, "--set", f"data.hold_out={hold_out}"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith(said)]
+    assert main(["train", "--out", str(run), "--resume"]) == 0
+    assert said.split(",", maxsplit=1)[0] in capsys.readouterr().out
+    assert main(["export", str(run), "--out", str(tmp_path / "int8"), "--precision", "int8"]) == 2
+    refused = capsys.readouterr().err
+    assert (str(run / "calibration_split") in refused) == (hold_out > 0)
+    assert refused.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("hold_out", "said"),
+    [(0.25, "calibration_split"), (0.0, "DIR, a folder of good images from the station: this run has held none out")],
+)
+def test_export_does_not_advise_to_calibrate_with_no_images(
+    tmp_path: Path,
+    data: Path,
+    hold_out: float,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = create(tmp_path / "run", tiny_config(), split_good(data, hold_out, 0), 0).path
+    written = open_bundle(Path(__file__).parents[2] / "edge_ad" / "demo" / "bundle")
+    monkeypatch.setattr("trainer.export.export", lambda *_: written)  # which takes long, and is tested elsewhere
+    assert main(["export", str(run), "--out", str(tmp_path / "bundle")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(said)
 
 
 @pytest.mark.parametrize("seed", ["-1", "1" + "0" * 23, "1.5", "x"])

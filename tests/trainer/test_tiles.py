@@ -22,15 +22,16 @@ from edge_ad.errors import ConfigError, DataError
 from edge_ad.frames import frame_graph
 from edge_ad.images import read_image, write_png
 from edge_ad.pipeline import Pipeline
-from edge_ad.records import Frame
+from edge_ad.records import Frame, Roi
 from tests.trainer.tiny import one_process, part, tiny_config
 from trainer import config as configs
 from trainer.cli import main
 from trainer.config import DataConfig
 from trainer.data import folder
 from trainer.data.folder import list_test, load_canvases, load_tiles, split_good
+from trainer.data.grid import with_grid
 from trainer.data.samples import Samples, Tiles, vary
-from trainer.detail import detail, finer, scale
+from trainer.detail import WORTH_TILES, detail, finer, levels, scale
 from trainer.evaluate import open_subject
 from trainer.evaluate import score_images as evaluate_images
 from trainer.metrics import area_mask, pixel_metrics
@@ -235,27 +236,34 @@ def test_no_room_for_that_file_is_one_line(tmp_path: Path, monkeypatch: pytest.M
         (Layout(256, 256, overlap=32), (100, 900), "stretched by 9.0: input.fit: letterbox keeps the shape"),
         (Layout(256, 256, "letterbox", overlap=32), (100, 900), "89% of it padding"),
         (Layout(256, 256, "letterbox", 1, 4, 32), (256, 928), "No detail is lost."),
-        (Layout(256, 256, "stretch", 8, 8, 32), (4096, 4096), "1 px of it is 2.2 px: a defect below 4 px may be lost."),
+        (
+            Layout(256, 256, "stretch", 8, 8, 32),
+            (4096, 4096),
+            "1 px of it is 2.25 px: a defect below 4.49 px may be lost.",
+        ),
+        (Layout(256, 256, overlap=32), (257, 257), "No detail is lost."),
+        (Layout(256, 256, overlap=32), (260, 260), "1 px of it is 1.02 px: a defect below 2.03 px may be lost."),
+        (Layout(256, 256, overlap=32), (260, 520), "{rows: 1, columns: 3} would keep 2.03 px, at 3 x the compute."),
     ],
 )
 def test_one_line_says_what_becomes_of_small_defects(
     tmp_path: Path, layout: Layout, size: tuple[int, int], said: str
 ) -> None:
     write_png(tmp_path / "a.png", np.zeros((*size, 3), np.uint8))
-    line = detail(tmp_path / "a.png", None, layout)
+    line = detail(tmp_path / "a.png", None, layout, found=False)
     assert said in line
     assert "\n" not in line
 
 
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
-@pytest.mark.parametrize("size", [(64, 64), (100, 900), (1080, 1920), (3000, 4096)])
+@pytest.mark.parametrize("size", [(64, 64), (130, 130), (179, 179), (180, 180), (100, 900), (1080, 1920), (3000, 4096)])
 def test_the_grid_that_is_advised_sees_more_but_never_more_than_there_is(fit: str, size: tuple[int, int]) -> None:
     layout = Layout(128, 128, fit, overlap=32)  # type: ignore[arg-type]
     better = finer(*size, layout)
     if better is None:
-        assert max(scale(*size, layout)) <= 1
+        assert max(scale(*size, layout)) < WORTH_TILES
         return
-    assert max(scale(*size, better)) < max(scale(*size, layout))
+    assert WORTH_TILES * max(1, *scale(*size, better)) <= max(scale(*size, layout))
     assert better.canvas[0] <= max(size[0], layout.canvas[0]) + layout.height
     assert better.canvas[1] <= max(size[1], layout.canvas[1]) + layout.width
 
@@ -265,8 +273,74 @@ def test_the_grid_that_is_advised_turns_where_the_present_one_does(tmp_path: Pat
     said = set()
     for size in ((976, 2400), (2400, 976)):
         write_png(tmp_path / "a.png", np.zeros((*size, 3), np.uint8))
-        said.add(detail(tmp_path / "a.png", None, layout).split(" would keep")[0].split(". ")[-1])
-    assert said == {"input.tiles: {rows: 3, columns: 5, turns: true}"}
+        line = detail(tmp_path / "a.png", None, layout, found=True)
+        said.add(line.split(" would keep")[0].split(". ")[-1])
+    assert said == {"input.tiles: {rows: 2, columns: 5, turns: true}"}
+
+
+@pytest.mark.parametrize("size", [(64, 260), (64, 1100), (60, 600), (244, 600), (1080, 1920), (2048, 2048)])
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_no_other_grid_along_the_longer_side_is_advised_than_was_found(
+    tmp_path: Path, fit: str, size: tuple[int, int]
+) -> None:
+    write_png(tmp_path / "a.png", np.zeros((*size, 3), np.uint8))
+    config = tiny_config(input={"height": 32, "width": 32, "fit": fit, "grid": "found", "tiles": {"overlap": 4}})
+    layout = with_grid(config, [tmp_path / "a.png"]).input.frame_layout()
+    line = detail(tmp_path / "a.png", None, layout, found=True)
+    assert "input.tiles with another grid" not in line
+    assert "{rows: 1," not in line
+
+
+def dark_image(path: Path, brightest: int, dtype: type[np.unsignedinteger]) -> Path:
+    """A ramp from 0 to `brightest`, with two hot pixels."""
+    image = np.tile(np.linspace(0, brightest, 300), (300, 1)).astype(dtype)
+    image[7, :2] = np.iinfo(dtype).max
+    assert cv2.imwrite(str(path), image)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("brightest", "dtype", "used"),
+    [
+        ((1 << 12) - 1, np.uint16, 16),
+        ((1 << 10) - 1, np.uint16, 4),
+        (20, np.uint8, 20),
+        ((1 << 16) - 1, np.uint16, None),
+        (16 * ((1 << 12) - 1), np.uint16, None),  # as is advised
+        (40, np.uint8, None),
+    ],
+)
+def test_images_too_dark_to_learn_from_are_told(
+    tmp_path: Path, brightest: int, dtype: type[np.unsignedinteger], used: int | None
+) -> None:
+    dark = [dark_image(tmp_path / f"{i}.png", brightest, dtype) for i in range(3)]
+    said = levels(dark, None)
+    assert (said is None) == (used is None)
+    assert said is None or (f"levels 0 to {used} of 255 are used: " in said and "scale by 16" in said)
+    bright = tmp_path / "bright.png"
+    write_png(bright, np.full((300, 300, 3), 99, np.uint8))
+    assert levels([*dark, bright], None) is None  # together they do not lack contrast
+
+
+def test_the_region_of_interest_is_what_must_be_bright(tmp_path: Path) -> None:
+    image = np.full((60, 60, 3), 9, np.uint8)
+    image[:, 30:] = 200
+    write_png(tmp_path / "a.png", image)
+    assert levels([tmp_path / "a.png"], None) is None
+    assert levels([tmp_path / "a.png"], Roi(x=0, y=0, w=30, h=60)) is not None
+
+
+def test_train_and_preview_tell_of_dark_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = tmp_path / "good"
+    good.mkdir()
+    for i in range(4):
+        write_png(good / f"{i}.png", part(i) // 16)
+    config = tmp_path / "c.yaml"
+    config.write_text(configs.dump(tiny_config(optim={**OPTIM, "steps": 1})))
+    arguments = ["--data", str(good), "--config", str(config)]
+    for more in (["train", "--out", str(tmp_path / "run")], ["preview", "--out", str(tmp_path / "p.png")]):
+        assert main([*more, *arguments]) == 0
+        assert capsys.readouterr().out.count("of 255 are used") == 1
 
 
 def test_train_says_it_and_preview_draws_the_grid(

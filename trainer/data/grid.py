@@ -24,19 +24,25 @@ MOST = 8  # tiles: a frame costs as many times as much
 LOOKED_AT = 64  # images
 
 
-def with_grid(config: TrainConfig, good: Sequence[Path]) -> TrainConfig:
-    """The configuration with the grid that the good images want, where it says that one is to be found.
+def to_be_found(config: TrainConfig) -> bool:
+    """Whether the good images are to say which tiles there are.
 
     Tiles that are given stay, and so do ones that are not square: somebody has thought of a shape.
+    """
+    given = config.input
+    return given.grid == "found" and _is_single(given.tiles) and given.height == given.width
+
+
+def with_grid(config: TrainConfig, good: Sequence[Path]) -> TrainConfig:
+    """The configuration with the grid that the good images want, where it says that one is to be found.
 
     Raises:
         DataError: an image cannot be read, or the ROI leaves it.
     """
     if config.input.grid == "given":
         return config
-    given = config.input
-    tiles = given.tiles
-    if _is_single(tiles) and given.height == given.width:
+    given, tiles = config.input, config.input.tiles
+    if to_be_found(config):
         roi = config.data.roi.record() if config.data.roi else None
         overlap = min(tiles.overlap, given.height // 2)
         counts = [tiles_along(*size, given.height, overlap) for size in _sizes(good, roi)]
@@ -58,7 +64,7 @@ def tiles_along(height: int, width: int, tile: int, overlap: int) -> int:
     """How many square tiles along the longer side of an image it takes, so that it shrinks about as the shorter one.
 
     The fewest of which the longer side shrinks by at most UNEVEN times as much as the shorter side, or hardly at all;
-    no more than MOST.
+    no more than MOST. A letterbox wants as many as a stretched image: all of it shrinks as its longer side does.
     """
     shorter, longer = sorted((height, width))
     allowed = UNEVEN * max(tile, shorter)
@@ -66,6 +72,11 @@ def tiles_along(height: int, width: int, tile: int, overlap: int) -> int:
         if longer * tile <= allowed * (count * tile - (count - 1) * overlap):
             return count
     return MOST
+
+
+def some(good: Sequence[Path]) -> Sequence[Path]:
+    """LOOKED_AT images at most, evenly taken."""
+    return good[:: -(-len(good) // LOOKED_AT)]
 
 
 def _is_single(tiles: TileGrid) -> bool:
@@ -77,7 +88,6 @@ def _with_tiles(config: TrainConfig, tiles: TileGrid) -> TrainConfig:
 
 
 def _sizes(good: Sequence[Path], roi: Roi | None) -> list[tuple[int, int]]:
-    """(height, width) of some images, evenly taken."""
-    chosen = good[:: -(-len(good) // LOOKED_AT)]
-    shapes = (crop(read_image(path), roi).shape for path in chosen)
+    """(height, width) of some images."""
+    shapes = (crop(read_image(path), roi).shape for path in some(good))
     return [(shape[0], shape[1]) for shape in shapes]

@@ -7,15 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 BORDER = 0.02  # of the image's smaller side: what is taken for ground, if it is even
-EVEN = 12.0  # grey levels: a ground whose colours spread wider is no ground but a texture
+MOST_OF_IT = 0.9  # of the border must have one colour: a texture has it in part, a part that leaves the image hides it
+EVEN = 4  # grey levels that it may differ by
+APART = 15  # levels from the ground's colour to the part: a plain whose light falls off by more is less even than EVEN
 LEAST, MOST = 0.02, 0.98  # share of a foreground that can be believed
 
 
 def foreground(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The part on its ground; everything where no even ground surrounds it.
+    """The part on its ground; everything where no even ground surrounds it on all sides.
 
-    The ground is what has the colour of the image's border and is connected to it. A hole in the part that shows the
-    ground's colour stays part of it: a defect there would be one.
+    The ground is what has the colour of the image's border and is connected to it, if nearly all of the border has one
+    colour. A hole in the part that shows the ground's colour stays part of it: a defect there would be one.
 
     Args:
         image: (H, W, 3) uint8.
@@ -25,12 +27,10 @@ def foreground(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """
     smooth = cv2.medianBlur(image, 5).astype(np.int16)
     ring = _ring(*image.shape[:2])
-    border = smooth[ring]
-    colour = np.median(border, axis=0)
-    spread = 1.4826 * float(np.median(np.abs(border - colour).max(axis=1)))  # of a normal distribution, from its MAD
-    if spread > EVEN:
+    distance = np.abs(smooth - np.median(smooth[ring], axis=0)).max(axis=2)
+    if (distance[ring] <= EVEN).mean() < MOST_OF_IT:
         return np.ones(image.shape[:2], bool)
-    alike = np.abs(smooth - colour).max(axis=2) <= max(EVEN, 4 * spread)
+    alike = distance <= APART
     _, labels = cv2.connectedComponents(alike.astype(np.uint8))
     outside = np.unique(labels[ring & alike])
     part = ~(alike & np.isin(labels, outside))
