@@ -274,8 +274,9 @@ def _drawn(shape: Mask, kind: Kind, part: Mask, rng: Generator) -> NDArray[np.fl
     whole = laid(cover, corner, part.shape) * part
     if not (whole > 0.5).any():
         return None
-    soft_px = kind.soft_px(float((cover > 0.5).sum()))
-    return whole if kind.thin else np.asarray(cv2.GaussianBlur(whole, (0, 0), soft_px), np.float32)
+    if kind.thin:
+        return whole
+    return np.asarray(cv2.GaussianBlur(whole, (0, 0), kind.soft_px(float((cover > 0.5).sum()))), np.float32)
 
 
 def _laid(image: Image, look: Look, share: NDArray[np.float32], rng: Generator) -> Made | None:

@@ -30,13 +30,18 @@ def list_images(folder: Path) -> list[Path]:
     return paths
 
 
+def is_image(path: Path) -> bool:
+    """By its name: the suffix is one of SUFFIXES, and it is not hidden, as what a tool left or has not finished."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
 def image_files(paths: Iterable[Path]) -> list[Path]:
-    """Those of the paths that are image files by their suffix, sorted; hidden ones left out.
+    """Those of the paths that are image files, sorted.
 
     Raises:
         DataError: one is a link that leads nowhere.
     """
-    named = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    named = sorted(filter(is_image, paths))
     lost = [path for path in named if path.is_symlink() and not path.exists()]
     if lost:
         raise DataError(

@@ -56,8 +56,16 @@ class Pipeline:
         latency_ms = {marks[i][0]: (marks[i][1] - marks[i - 1][1]) / 1e6 for i in range(1, len(marks))}
         if shot.trigger is not None:
             latency_ms = {"trigger": (shot.captured_ns - shot.trigger.at_ns) / 1e6, **latency_ms}
-        about = (shot.camera, shot.frame_id, shot.part_id, shot.trigger, shot.captured_ns)
-        return Event(*about, decision, latency_ms, shot.resume_after)
+        return Event(
+            shot.camera,
+            shot.frame_id,
+            shot.part_id,
+            shot.trigger,
+            shot.captured_ns,
+            decision,
+            latency_ms,
+            shot.resume_after,
+        )
 
     def _judge(self, shot: Shot, marks: list[tuple[str, int]]) -> Decision:
         if isinstance(shot, Missed):

@@ -293,8 +293,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from trainer.evaluate import evaluate, list_any, open_subject, say_figures, score_images, write_scores
     from trainer.report import write_report
 
-    images = list_any(arguments.data)
     subject = open_subject(arguments.subject, arguments.backend, arguments.precision, arguments.store)
+    images = list_any(arguments.data)  # decodes them all: what else can be wrong is told before
     _make_room(arguments)
     scored = score_images(subject, images)
     result = evaluate(subject, scored)

@@ -35,10 +35,11 @@ def preview(data: Path, config: TrainConfig, seed: int, count: int, out: Path) -
         DataError: as in training: no images, an unreadable one, grey mixed with colour.
     """
     split = split_good(data, config.data.hold_out, seed)
-    config = with_grid(config, split.good())
+    everything = split.good()
+    config = with_grid(config, everything)
     roi = config.data.roi.record() if config.data.roi else None
     layout = config.input.frame_layout()
-    dark = levels(split.good(), roi)
+    dark = levels(everything, roi)
     if dark is not None:
         say(dark)
     good = load_canvases(list(split.train), roi, layout, out.parent)

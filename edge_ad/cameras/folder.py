@@ -12,7 +12,7 @@ from loguru import logger
 from edge_ad.cameras.base import Delivered, EndOfFrames, Pace, Picture, Unreadable
 from edge_ad.config import FolderCamera
 from edge_ad.errors import CameraError, DataError
-from edge_ad.images import SUFFIXES, read_image
+from edge_ad.images import SUFFIXES, is_image, read_image
 
 SETTLED_S = 0.5  # a file whose size stays the same for so long is complete
 
@@ -118,7 +118,7 @@ class Folder:
     def _files(self) -> dict[Path, os.stat_result]:
         """The images of the folder in order of name, with what the file system knows of them."""
         try:
-            paths = [path for path in self._config.path.iterdir() if _is_image(path.name)]
+            paths = list(filter(is_image, self._config.path.iterdir()))
             found = {path: about for path in paths if (about := _stat(path)) and stat.S_ISREG(about.st_mode)}
         except OSError as error:
             raise CameraError(f"cannot read the folder {self._config.path}: {error.strerror}") from error
@@ -129,11 +129,6 @@ def order(name: str) -> Order:
     """The key that sorts names with the numbers in them by value: part-8 before part-10."""
     pieces = re.split("([0-9]+)", name)  # text, digits, text, ...
     return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], name
-
-
-def _is_image(name: str) -> bool:
-    """By its suffix; a hidden one is what a tool left, or has not finished."""
-    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
 
 
 def _stat(path: Path) -> os.stat_result | None:

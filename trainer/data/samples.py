@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from edge_ad.core.layout import Box, Layout
 from trainer.config import DataConfig, TrainConfig
-from trainer.data.symmetry import STRAIGHT, Symmetries, Symmetry, find_symmetries
+from trainer.data.symmetry import STRAIGHT, Symmetries, Symmetry, find_symmetries, turn
 from trainer.synthesis.paste import anomalous
 from trainer.synthesis.sources import LEVELS, by_level
 
@@ -55,8 +55,7 @@ def vary(
     box = box or Box(0, 0, height, width)
     reach = 180.0 if symmetry.any_angle else config.rotate_deg
     angle, zoom = rng.uniform(-1, 1) * reach, 1 + rng.uniform(-1, 1) * config.zoom
-    middle = ((width - 1) / 2, (height - 1) / 2)
-    matrix = cv2.getRotationMatrix2D(middle, angle, zoom)
+    matrix = turn(height, width, angle, zoom)
     matrix[:, 2] += rng.uniform(-1, 1, 2) * config.shift * np.array([width, height])
     gain, offset = 1 + rng.uniform(-1, 1) * config.contrast, 255 * rng.uniform(-1, 1) * config.brightness
     may_flip = (config.flip or symmetry.top_bottom, config.flip or symmetry.left_right)

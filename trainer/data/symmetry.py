@@ -155,11 +155,17 @@ def _shrunk(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
 def _turned(image: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
     """(FINE x h, FINE x w, 3) turned and shrunk, (h, w, 3); grey where not all angles show the same part."""
     height, width = image.shape[:2]
-    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
-    turned = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101).astype(np.uint8)
+    turned = cv2.warpAffine(
+        image, turn(height, width, degrees), (width, height), borderMode=cv2.BORDER_REFLECT_101
+    ).astype(np.uint8)
     small = _shrunk(turned, height // FINE, width // FINE)
     small[~_disc(*small.shape[:2])] = 128
     return small
+
+
+def turn(height: int, width: int, degrees: float, zoom: float = 1.0) -> NDArray[np.float64]:
+    """The (2, 3) matrix that turns an image about its middle, the same here and in training."""
+    return np.asarray(cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, zoom))
 
 
 def _disc(height: int, width: int) -> NDArray[np.bool_]:
