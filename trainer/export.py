@@ -47,7 +47,7 @@ from trainer.macs import count_macs
 from trainer.methods.base import Method, build_method
 from trainer.model_card import model_card
 from trainer.quantise import RANGE_IMAGES, Bounds, Quantised, make_tuning, open_session, quantise
-from trainer.run import Run, load_checkpoint, open_run
+from trainer.run import Run, load_checkpoint, open_run, require_at_rest
 
 OPSET = 18  # what TensorRT 10.3 (JetPack 6) reads
 TOLERANCE = {"anomaly_map": 1e-4, "reconstruction": 1e-4, "score_relative": 1e-4}
@@ -105,8 +105,9 @@ def load_method(run: Run) -> Method:
     """The averaged weights of a run, ready to run.
 
     Raises:
-        DataError: the run has no checkpoint.
+        DataError: the run has no checkpoint, or is still being trained.
     """
+    require_at_rest(run.path)
     method = build_method(run.config, run.seed)
     method.load_state_dict(load_checkpoint(run.path)["average"])
     return method.eval()
@@ -129,7 +130,8 @@ def export(
         int8_data: good images to make an INT8 graph with; None for no such graph.
 
     Raises:
-        DataError: not a run, one that is no diffusion model, `out` exists, or `int8_data` holds nothing unseen.
+        DataError: not a run, one that is no diffusion model or still being trained, `out` exists, or `int8_data` holds
+            nothing unseen.
         BundleError: ONNX Runtime does not agree with torch within 1e-4.
     """
     if out.exists():
@@ -137,8 +139,7 @@ def export(
     run = open_run(run_path)
     if not run.config.diffusion.diffuse:
         raise DataError(f"{run.path} is an auto-encoder, trained for comparison: train without diffusion.diffuse=false")
-    state = load_checkpoint(run.path)
-    exported = export_graph(load_method(run), run.config)
+    exported, state = export_graph(load_method(run), run.config), load_checkpoint(run.path)
     int8 = make_int8(run, exported.model, int8_data) if int8_data is not None else None
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

@@ -4,13 +4,18 @@ config.yaml           the resolved configuration
 images.json           every training and held-out image with its SHA-256, the seed, the commit that trains
 calibration_split/    links to the held-out images: the folder to calibrate with
 checkpoint.pt         weights, averaged weights, optimiser, step; replaced as a whole
+training.lock         the process that trains it, locked for as long
 log.jsonl             one line of losses now and then
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +31,7 @@ from trainer.provenance import source_version
 
 CHECKPOINT = "checkpoint.pt"
 SNAPSHOTS = "snapshots"
+LOCK = "training.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,52 @@ def train_paths(run: Run) -> list[Path]:
         if not path.is_file() or sha256_file(path) != digest:
             raise DataError(f"{path} has gone or changed since the run began: a resumed run needs the same images")
     return paths
+
+
+@contextmanager
+def training(run: Path) -> Iterator[None]:
+    """Hold a run directory while it is trained; the kernel frees it when the process ends, however it ends.
+
+    Raises:
+        DataError: another process trains it.
+    """
+    with (run / LOCK).open("a+", encoding="utf-8") as file:
+        file.seek(0)
+        try:  # not flock, which forked workers share, and some outlive us by seconds
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            _refuse_held(run, file.read(), error)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def require_at_rest(run: Path) -> None:
+    """What is measured or exported is one state of a run: refuse one that another process trains at present.
+
+    Raises:
+        DataError: it does.
+    """
+    try:
+        with (run / LOCK).open(encoding="utf-8") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                _refuse_held(run, file.read(), error)
+    except FileNotFoundError:  # of old, or copied without it
+        return
+
+
+def _refuse_held(run: Path, holder: str, error: OSError) -> None:
+    """A file system without locks holds nobody up.
+
+    Raises:
+        DataError: the lock is another process's.
+    """
+    if error.errno in (errno.EACCES, errno.EAGAIN):
+        by = f"process {holder.strip()}" if holder.strip() else "another process"
+        raise DataError(f"{run} is being trained by {by}: wait for its end, or stop it with Ctrl-C") from error
 
 
 def save_checkpoint(run: Path, state: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,14 @@ from trainer.config import OptimConfig
 from trainer.data.folder import load_canvases, load_textures
 from trainer.data.samples import Batch, Samples, stream
 from trainer.methods.base import Method, build_method
-from trainer.run import CHECKPOINT, Run, load_checkpoint, save_checkpoint, save_snapshot, train_paths
+from trainer.run import CHECKPOINT, Run, load_checkpoint, save_checkpoint, save_snapshot, train_paths, training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 _SAVE_EVERY_S = 120.0
 _LOG_EVERY_S = 15.0
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 _OBSERVED = 256  # samples, so tiles, of good images that a method looks at before training
 
 
@@ -247,13 +248,20 @@ def train(
 ) -> None:
     """Train until the configured steps or `max_minutes` are used up; the last averaged weights are the result.
 
-    Ctrl-C waits for the end of the step and saves a checkpoint before it is passed on. Time spent counts over
-    resumptions, `max_minutes` too unless it is given anew; one without a checkpoint yet begins at the first step. With
-    several processes, each runs this, and the clock of the first one counts.
+    Ctrl-C waits for the end of the step and saves a checkpoint before it is passed on; SIGTERM, which a shell's `kill`
+    and a machine that shuts down send, is a Ctrl-C. Time spent counts over resumptions, `max_minutes` too unless it is
+    given anew; one without a checkpoint yet begins at the first step. With several processes, each runs this, and the
+    clock of the first one counts.
 
     Raises:
-        DataError: a training image has gone or changed, or a loss or a weight is not finite.
+        DataError: another process trains the run, a training image has gone or changed, or a loss or a weight is not
+            finite.
     """
+    with training(run.path) if fabric.is_global_zero else nullcontext(), _terminated_by_interrupt():
+        _train(run, fabric, max_minutes, resume, workers, snapshots)
+
+
+def _train(run: Run, fabric: Fabric, max_minutes: float | None, resume: bool, workers: int, snapshots: int) -> None:
     trainer = Trainer(run, fabric, max_minutes)
     if resume and (run.path / CHECKPOINT).is_file():  # stopped before its first: nothing is lost by beginning again
         trainer.restore(load_checkpoint(run.path))
@@ -295,13 +303,28 @@ def _interrupt_held() -> Iterator[None]:
         yield
         return
     held: list[tuple[int, FrameType | None]] = []
-    handler = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    handlers = {number: signal.signal(number, lambda *caught: held.append(caught)) for number in _STOPS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if held and callable(handler):
-            handler(*held[0])  # also where the block failed: of several processes, the first to stop fails the others
+        for stop, handler in handlers.items():
+            signal.signal(stop, handler)
+        for number, frame in held:
+            if callable(handler := handlers[signal.Signals(number)]):
+                handler(number, frame)  # also where the block failed: of several processes, the first fails the others
+
+
+@contextmanager
+def _terminated_by_interrupt() -> Iterator[None]:
+    """SIGTERM is raised as Ctrl-C is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _batches(trainer: Trainer, phase: Phase, workers: int) -> Generator[Batch, None, None]:

@@ -5,6 +5,8 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,7 +50,7 @@ def _config_file(folder: Path) -> str:
 
 
 @contextmanager
-def _ctrl_c_in(owner: object, name: str, call: int) -> Iterator[None]:
+def _ctrl_c_in(owner: object, name: str, call: int, number: int = signal.SIGINT) -> Iterator[None]:
     """The signal comes with this call, the first being 1, of a function, before it does its work."""
     real, calls = getattr(owner, name), 0
 
@@ -56,7 +58,7 @@ def _ctrl_c_in(owner: object, name: str, call: int) -> Iterator[None]:
         nonlocal calls
         calls += 1
         if calls == call:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             time.sleep(0.01)  # where Python would raise
         return real(*arguments, **named)
 
@@ -82,6 +84,62 @@ def test_ctrl_c_within_a_step_keeps_the_whole_of_it(tmp_path: Path, data: Path, 
     wanted, found = load_checkpoint(whole.path), load_checkpoint(cut.path)
     for networks in ("model", "average"):
         assert all(torch.equal(value, found[networks][key]) for key, value in wanted[networks].items())
+
+
+def test_a_terminated_training_keeps_what_ctrl_c_does(tmp_path: Path, data: Path) -> None:
+    """By `kill`, a container that is stopped, a machine that shuts down; afterwards the signal is what it was."""
+    before, run = signal.getsignal(signal.SIGTERM), _new_run(tmp_path / "run", data)
+    with _ctrl_c_in(loop, "update_average", 3, signal.SIGTERM), pytest.raises(KeyboardInterrupt):
+        _train(run)
+    assert load_checkpoint(run.path)["step"] == 3
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def _in_another_process(run: Run, body: str) -> subprocess.Popen[str]:
+    """Python with the run open, which writes a line when it holds it, and ends when its input does."""
+    code = "import sys; from pathlib import Path; from trainer.run import training\n"
+    code += f"with training(Path({str(run.path)!r})):\n    {body}; print('held', flush=True); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_run_that_another_process_trains_is_neither_trained_nor_used(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _new_run(tmp_path / "run", data)
+    _train(run)
+    before, out = sha256_file(run.path / CHECKPOINT), str(tmp_path / "out")
+    other = _in_another_process(run, "pass")
+    try:
+        for command in (
+            ["train", "--out", str(run.path), "--resume"],
+            ["evaluate", str(run.path), "--data", str(data / "train/good")],
+            ["export", str(run.path), "--out", out],
+        ):
+            assert main(command) == 2
+            said = capsys.readouterr().err
+            assert f"{run.path} is being trained by process {other.pid}: wait for its end" in said
+            assert said.count("\n") == 1
+    finally:
+        other.communicate()
+    assert not Path(out).exists()
+    assert sha256_file(run.path / CHECKPOINT) == before
+    assert main(["evaluate", str(run.path), "--data", str(data / "train/good")]) == 0
+
+
+def test_a_killed_training_leaves_its_run_to_the_next_although_its_worker_is_not_gone_yet(
+    tmp_path: Path, data: Path
+) -> None:
+    run = _new_run(tmp_path / "run", data)
+    other = _in_another_process(run, "import os; print(end='') if os.fork() else os.read(0, 1)")
+    other.kill()
+    other.wait()
+    _train(run)
+    assert load_checkpoint(run.path)["step"] == 6
+    assert other.stdin is not None
+    other.stdin.close()  # which ends the worker
 
 
 def test_a_step_that_failed_is_not_kept(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
