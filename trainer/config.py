@@ -200,7 +200,7 @@ class OptimConfig(Finite):
     weight_decay: float = Field(0.0, ge=0)
     grad_clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 = off")
     ema: Fraction = Field(0.0, description="decay of the averaged weights that are exported; 0 = the last weights")
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="bf16: mixed, where the device computes in it")
     anomalous: Fraction = Field(0.5, description="share of each batch with synthetic anomalies")
     half_size: Fraction = Field(0.0, description="first share of training, on images of half the size: faster")
 

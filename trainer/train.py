@@ -23,6 +23,7 @@ from trainer.config import OptimConfig
 from trainer.data.folder import load_canvases, load_textures
 from trainer.data.samples import Batch, Samples, stream
 from trainer.methods.base import Method, build_method
+from trainer.precision import computes_bf16
 from trainer.run import CHECKPOINT, Run, load_checkpoint, save_checkpoint, save_snapshot, train_paths, training
 
 if TYPE_CHECKING:
@@ -74,12 +75,19 @@ class Trainer:
         self.parallel.mark_forward_method("losses")
         decay = run.config.optim.weight_decay
         self.optimizer = torch.optim.AdamW(self.model.parameter_groups(), lr=0.0, weight_decay=decay, fused=True)
+        self.bf16 = run.config.optim.precision == "bf16" and computes_bf16(fabric.device)
         self.peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.step = 0
         self.seconds = 0.0
         self.waited_s = 0.0  # for samples: the share of the time that synthesis is on the critical path
         self.max_minutes = max_minutes
         self.whole = True
+
+    def computes_in(self) -> str:
+        """The precision, in words."""
+        if self.bf16 or self.run.config.optim.precision == "fp32":
+            return "bf16" if self.bf16 else "fp32"
+        return "fp32, as this processor has no instructions for bf16"
 
     def observe(self, samples: Samples) -> None:
         """What a method takes in before its first step, of good samples; the average begins as the model does."""
@@ -139,7 +147,7 @@ def _train_step(trainer: Trainer, batch: Batch, optim: OptimConfig, progress: fl
     turn = trainer.step * trainer.fabric.world_size + trainer.fabric.global_rank  # no two batches share their noise
     generator = torch.Generator().manual_seed(trainer.run.seed * 1_000_003 + turn)
     device = trainer.fabric.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=optim.precision == "bf16"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=trainer.bf16):
         losses = trainer.parallel.losses(batch.to(device), generator)
     trainer.optimizer.zero_grad(set_to_none=True)
     trainer.fabric.backward(torch.stack(list(losses.values())).sum())
@@ -268,7 +276,7 @@ def _train(run: Run, fabric: Fabric, max_minutes: float | None, resume: bool, wo
     phases = _phases(run, trainer.progress())
     if fabric.is_global_zero:
         where = f"{torch.get_num_threads()} threads, {fabric.device}, processes: {fabric.world_size}"
-        logger.info("training with {}", where)
+        logger.info("training with {}, {}", where, trainer.computes_in())
         logger.info("symmetry of the parts: {}", phases[-1].samples.symmetries)
     if trainer.step == 0:
         trainer.observe(phases[-1].samples)
