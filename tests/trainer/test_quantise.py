@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from edge_ad.backends.base import open_backend
+from edge_ad.backends.base import OUTPUTS, one_at_a_time, open_backend
 from edge_ad.bundle import Bundle
 from edge_ad.config import BackendConfig
 from edge_ad.core.layout import Layout
@@ -104,6 +105,24 @@ def test_every_engine_of_int8_meets_the_golden_outputs(bundle: Bundle, name: str
         pytest.skip(str(error))
     assert backend.run(golden_images(3, 32, 32)).score.shape == (3,)
     backend.close()
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_every_engine_computes_what_the_int8_graph_says(bundle: Bundle, name: str) -> None:
+    """Cut off in 16 bits, as on a CPU without VNNI, codes of all 8 bits move these maps by 0.01 to 0.02 in the mean."""
+    images = golden_images(8, 32, 32)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # each pair, then FP32
+    session = ort.InferenceSession(bundle.model_path("int8"), options, providers=["CPUExecutionProvider"])
+    said = one_at_a_time(lambda image: RawOutput(*session.run(OUTPUTS, {"image": image})), images)
+    try:
+        backend = open_backend(bundle, BackendConfig.model_validate({"name": name, "precision": "int8", "threads": 1}))
+    except BackendError as error:
+        pytest.skip(str(error))
+    found = one_at_a_time(backend.run, images)
+    backend.close()
+    assert np.abs(found.anomaly_map - said.anomaly_map).mean() < 0.003
+    assert np.abs(found.reconstruction - said.reconstruction).mean() < 0.001
 
 
 def test_int8_is_another_graph_than_fp32(bundle: Bundle) -> None:
