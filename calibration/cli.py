@@ -21,7 +21,7 @@ from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig, Precision, StationConfig, default_store, load
 from edge_ad.console import Parser, run_command, say
 from edge_ad.errors import CalibrationError
-from edge_ad.thresholds import CalibrationRecord, in_force, why_not
+from edge_ad.thresholds import CalibrationRecord, Service, in_force, service_of, why_not
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,11 @@ class Site:
 
         Precision, ROI and camera are the station's; without a station those of `like`, and without both any is right.
         """
-        digest, station = self.bundle.digest, self.station
-        if station is not None:
-            return why_not(record, digest, station.backend.precision, station.roi_record(), station.camera.name)
+        digest = self.bundle.digest
+        if self.station is not None:
+            return why_not(record, service_of(self.station, digest))
         model = record if like is None or like.bundle != digest else like
-        return why_not(record, digest, model.precision, model.roi.record() if model.roi else None, model.camera)
+        return why_not(record, Service(digest, model.precision, model.roi_record(), model.camera))
 
 
 def main(argv: list[str] | None = None) -> int:

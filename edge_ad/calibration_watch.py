@@ -7,41 +7,38 @@ from pathlib import Path
 from loguru import logger
 
 from edge_ad.errors import CalibrationError
-from edge_ad.records import Roi, Thresholds
-from edge_ad.thresholds import POINTER, in_force, why_not
+from edge_ad.records import Thresholds
+from edge_ad.thresholds import POINTER, Service, in_force, why_not
 
 
-def applicable(store: Path, bundle: str, precision: str, roi: Roi | None, camera: str) -> tuple[Thresholds | None, str]:
-    """The thresholds in force if they are for this bundle digest, precision, ROI and camera; else None, and why."""
+def applicable(store: Path, service: Service) -> tuple[Thresholds | None, str]:
+    """The thresholds in force if they are for what is in service; else None, and why."""
     try:
         record = in_force(store)
     except CalibrationError as error:
         return None, str(error)
     if record is None:
         return None, f"no calibration in {store}: run edge-ad-calibrate fit"
-    reason = why_not(record, bundle, precision, roi, camera)
+    reason = why_not(record, service)
     if reason is not None:
         return None, f"calibration record {record.number} is not applied: {reason}; run edge-ad-calibrate fit"
     return record.thresholds(), ""
 
 
 class CalibrationWatch:
-    """Reads the store when its pointer changes; a record of another bundle, precision, ROI or camera is never applied.
+    """Reads the store when its pointer changes; a record that is of something else in service is never applied.
 
     Attributes:
         thresholds: what applies; None while uncalibrated.
         problem: why nothing applies, one line; empty if something does.
     """
 
-    def __init__(self, store: Path, bundle: str, precision: str, roi: Roi | None, camera: str) -> None:
-        """Watch `store` on behalf of a bundle digest, a precision, a ROI and a camera; `refresh` reads it."""
+    def __init__(self, store: Path, service: Service) -> None:
+        """Watch `store` on behalf of what is in service; `refresh` reads it."""
         self.thresholds: Thresholds | None = None
         self.problem = ""
         self._store = store
-        self._bundle = bundle
-        self._precision = precision
-        self._roi = roi
-        self._camera = camera
+        self._service = service
         self._seen: tuple[int, int, int] | None = (-1, -1, -1)  # no file looks like this: not read yet
 
     def refresh(self) -> bool:
@@ -53,7 +50,7 @@ class CalibrationWatch:
         if stamp == self._seen and not self.problem:
             return False
         self._seen = stamp
-        found = applicable(self._store, self._bundle, self._precision, self._roi, self._camera)
+        found = applicable(self._store, self._service)
         if found == (self.thresholds, self.problem):
             return False
         self.thresholds, self.problem = found

@@ -27,6 +27,7 @@ from edge_ad.finding import Finding
 from edge_ad.mqtt import Listener, Subscription
 from edge_ad.records import Frame, Scored
 from edge_ad.sparkplug.session import host_state, state_topic
+from edge_ad.thresholds import service_of
 from edge_ad.trigger_sensor import open_sensor
 
 SCHEMA = "edge-ad/check/1"
@@ -82,9 +83,7 @@ def _bundle(config: StationConfig) -> list[Finding]:
 
 
 def _calibration(config: StationConfig, digest: str) -> Finding:
-    thresholds, problem = applicable(
-        config.store_dir(), digest, config.backend.precision, config.roi_record(), config.camera.name
-    )
+    thresholds, problem = applicable(config.store_dir(), service_of(config, digest))
     if thresholds is None:
         return Finding("calibration", "warning", f"every part will be not_inspected: {problem}")
     return Finding("calibration", "ok", f"record {thresholds.record}: a defect is a score above {thresholds.image:g}")

@@ -42,6 +42,7 @@ from edge_ad.publisher import OUTBOX_FILE, Publisher, possible_mode
 from edge_ad.recorder import Recorder
 from edge_ad.records import NO_FRAME
 from edge_ad.snapshots import FOLDER, Snapshots
+from edge_ad.thresholds import service_of
 from edge_ad.trigger_sensor import SensorThread, open_sensor
 
 DRAIN_S = 5.0  # for the broker to take what is unsent; the rest stays on disk
@@ -101,9 +102,7 @@ def _start(
     source = config.source(mode)
     context = StationContext(config.station, uuid.uuid4().hex, bundle.digest, source.kind in SIMULATED)
     health = Health(__version__, backend.name, backend.precision, None, "", time.time_ns(), trigger=config.trigger.kind)
-    calibration = CalibrationWatch(
-        config.store_dir(), bundle.digest, backend.precision, config.roi_record(), config.camera.name
-    )
+    calibration = CalibrationWatch(config.store_dir(), service_of(config, bundle.digest))
     calibration.refresh()
     pipeline = Pipeline(frame_graph(backend, bundle.manifest), config.roi_record(), config.regions)
     pipeline.thresholds = calibration.thresholds

@@ -14,7 +14,7 @@ from edge_ad.core.replay import MAX_REPLAYS, Replay, ReplayLane, count, gone, re
 from edge_ad.core.spans import Span
 from edge_ad.errors import CalibrationError
 from edge_ad.outbox import Outbox
-from edge_ad.thresholds import CalibrationRecord, why_not
+from edge_ad.thresholds import CalibrationRecord, service_of, why_not
 
 TOLD_RUNS = 100  # of numbers that are gone, in a reply
 
@@ -35,8 +35,7 @@ class Site:
 
     def why_not(self, record: CalibrationRecord) -> str | None:
         """Why a calibration record does not apply here; None if it does."""
-        config = self.config
-        return why_not(record, self.bundle, config.backend.precision, config.roi_record(), config.camera.name)
+        return why_not(record, service_of(self.config, self.bundle))
 
 
 def set_threshold(request: Request, site: Site) -> Done:

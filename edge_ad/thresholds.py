@@ -6,12 +6,13 @@ A store is a directory: `records/000001.json` and up, never overwritten, and `in
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from edge_ad.config import RoiConfig, Strict
+from edge_ad.config import RoiConfig, StationConfig, Strict
 from edge_ad.errors import CalibrationError
 from edge_ad.records import Roi, Thresholds
 
@@ -47,6 +48,32 @@ class CalibrationRecord(Strict):
     def thresholds(self) -> Thresholds:
         """The part that the frame path needs."""
         return Thresholds(self.image_threshold, self.pixel_threshold, self.number)
+
+    def roi_record(self) -> Roi | None:
+        """The ROI as the frame path's record."""
+        return self.roi.record() if self.roi is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What is in service, as far as a calibration depends on it.
+
+    Attributes:
+        bundle: its digest.
+        precision: of the engine.
+        roi: None for the whole frame.
+        camera: its name; None for any.
+    """
+
+    bundle: str
+    precision: str
+    roi: Roi | None
+    camera: str | None
+
+
+def service_of(station: StationConfig, bundle: str) -> Service:
+    """A station's; `bundle` is the digest of the bundle that it names."""
+    return Service(bundle, station.backend.precision, station.roi_record(), station.camera.name)
 
 
 def record_path(store: Path, number: int) -> Path:
@@ -104,21 +131,19 @@ def damaged(pointer: Path) -> str:
     return f"{pointer} is damaged: choose a record with `edge-ad-calibrate rollback --to N`"
 
 
-def why_not(
-    record: CalibrationRecord, bundle: str, precision: str, roi: Roi | None, camera: str | None = None
-) -> str | None:
-    """Why a record does not apply to this bundle digest, precision, ROI and camera; None if it does.
+def why_not(record: CalibrationRecord, service: Service) -> str | None:
+    """Why a record does not apply to what is in service; None if it does.
 
-    A record that was made without a station is of any camera, and where no station is named (None) any camera is right.
+    A record that was made without a station is of any camera.
     """
-    recorded = record.roi.record() if record.roi is not None else None
-    if record.bundle != bundle:
-        return f"it is of bundle {record.bundle[:12]}, in service is {bundle[:12]}"
-    if record.precision != precision:
-        return f"it is of precision {record.precision}, in service is {precision}"
-    if recorded != roi:
-        return f"it is of ROI {recorded}, in service is {roi}"
-    return of_other_camera(record, camera)
+    recorded = record.roi_record()
+    if record.bundle != service.bundle:
+        return f"it is of bundle {record.bundle[:12]}, in service is {service.bundle[:12]}"
+    if record.precision != service.precision:
+        return f"it is of precision {record.precision}, in service is {service.precision}"
+    if recorded != service.roi:
+        return f"it is of ROI {recorded}, in service is {service.roi}"
+    return of_other_camera(record, service.camera)
 
 
 def of_other_camera(record: CalibrationRecord, camera: str | None) -> str | None:

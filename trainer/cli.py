@@ -187,7 +187,7 @@ def _new_run(arguments: argparse.Namespace) -> None:
     split = split_good(arguments.data, config.data.hold_out, seed)
     good, found = split.good(), to_be_found(config)
     config = with_grid(config, good)
-    roi = config.data.roi.record() if config.data.roi else None
+    roi = config.data.roi_record()
     dropped = len(list_images(good_folder(arguments.data))) - len(good)
     notes = [
         _images(len(split.train), len(split.calibration), dropped),

@@ -14,6 +14,7 @@ from edge_ad.bundle import TileGrid
 from edge_ad.config import RoiConfig, Strict, first_problem, load_yaml
 from edge_ad.core.layout import Fit, Layout
 from edge_ad.errors import ConfigError
+from edge_ad.records import Roi
 
 MethodName = Literal["diffusionad"]
 METHOD_NAMES = get_args(MethodName)
@@ -66,6 +67,10 @@ class DataConfig(Finite):
     symmetry: Literal["given", "found"] = Field(
         "given", description="found: also mirror and turn as the good images show to be as good (data/symmetry.py)"
     )
+
+    def roi_record(self) -> Roi | None:
+        """The ROI as the frame path's record."""
+        return self.roi.record() if self.roi is not None else None
 
 
 class DiffusionConfig(Finite):

@@ -25,7 +25,7 @@ from edge_ad.frames import FrameGraph, frame_graph
 from edge_ad.images import is_grey, list_images, read_image, refuse_mixed
 from edge_ad.names import printable
 from edge_ad.records import RawOutput, Roi, Thresholds
-from edge_ad.thresholds import CalibrationRecord, in_force, why_not
+from edge_ad.thresholds import CalibrationRecord, Service, in_force, why_not
 from trainer.data.folder import TestImage, list_test, load_mask
 from trainer.data.look_over import look_over
 from trainer.export import load_method, run_torch
@@ -133,7 +133,7 @@ def run_subject(run: Run, graph: torch.nn.Module, device: torch.device) -> Subje
         "macs": None,  # counted from the exported graph
         "params": sum(parameter.numel() for parameter in graph.parameters()),
     }
-    roi = config.data.roi.record() if config.data.roi else None
+    roi = config.data.roi_record()
     frames = FrameGraph(TorchBackend(graph, device), config.input.frame_layout(), config.top_k)
     return Subject(frames, facts, roi, None)
 
@@ -155,7 +155,7 @@ def _open_bundle(path: Path, backend: str, precision: str, store: Path | None) -
     }
     record = _applicable(in_force(store or default_store(path)), bundle.digest, config.precision)
     trained_roi = manifest.training.roi.record() if manifest.training.roi else None
-    roi = (record.roi.record() if record.roi else None) if record else trained_roi
+    roi = record.roi_record() if record else trained_roi
     thresholds = record.thresholds() if record else None
     return Subject(frame_graph(open_backend(bundle, config), manifest), facts, roi, thresholds)
 
@@ -163,8 +163,8 @@ def _open_bundle(path: Path, backend: str, precision: str, store: Path | None) -
 def _applicable(record: CalibrationRecord | None, digest: str, precision: str) -> CalibrationRecord | None:
     if record is None:
         return None
-    own_roi = record.roi.record() if record.roi else None
-    return record if why_not(record, digest, precision, own_roi) is None else None
+    own = Service(digest, precision, record.roi_record(), record.camera)
+    return record if why_not(record, own) is None else None
 
 
 def list_any(data: Path) -> list[TestImage]:

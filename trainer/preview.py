@@ -37,7 +37,7 @@ def preview(data: Path, config: TrainConfig, seed: int, count: int, out: Path) -
     split = split_good(data, config.data.hold_out, seed)
     everything = split.good()
     config = with_grid(config, everything)
-    roi = config.data.roi.record() if config.data.roi else None
+    roi = config.data.roi_record()
     layout = config.input.frame_layout()
     dark = levels(everything, roi)
     if dark is not None:

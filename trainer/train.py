@@ -180,7 +180,7 @@ def _phases(run: Run, progress: float) -> list[Phase]:
     """
     config = run.config
     paths, textures = train_paths(run), load_textures(config.synthesis.textures)
-    roi = config.data.roi.record() if config.data.roi else None
+    roi = config.data.roi_record()
     layout, half = config.input.frame_layout(), config.optim.half_size
     whole = Samples(load_canvases(paths, roi, layout, run.path), textures, config, run.seed, layout)
     if progress >= half:

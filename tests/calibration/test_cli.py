@@ -20,7 +20,7 @@ from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import preprocess
 from edge_ad.images import read_image, write_png
 from edge_ad.records import Roi
-from edge_ad.thresholds import in_force, record_path, why_not
+from edge_ad.thresholds import Service, in_force, record_path, service_of, why_not
 from tests.bundles import make_bundle
 from tests.calibration.site import make_good, set_training
 from tests.station import calibrate
@@ -87,7 +87,7 @@ def test_the_record_is_what_the_device_applies_to_this_bundle(bundle: Path, good
     assert run("fit", bundle, "--good", good, *WISH) == 0
     record = in_force(default_store(bundle))
     assert record is not None
-    assert why_not(record, open_bundle(bundle).digest, "fp32", None) is None
+    assert why_not(record, Service(open_bundle(bundle).digest, "fp32", None, None)) is None
     backend = open_backend(open_bundle(bundle), BackendConfig())
     scores = [
         float(backend.run(preprocess(read_image(p), None, Layout(32, 32))).score[0]) for p in sorted(good.iterdir())
@@ -116,8 +116,8 @@ def test_with_a_station_roi_camera_and_store_are_the_stations(tmp_path: Path, bu
     record = in_force(tmp_path / "kept")
     assert record is not None
     assert record.camera == "top"
-    assert why_not(record, open_bundle(bundle).digest, "fp32", load(config).roi_record()) is None
-    assert why_not(record, open_bundle(bundle).digest, "fp32", None) is not None
+    assert why_not(record, service_of(load(config), open_bundle(bundle).digest)) is None
+    assert why_not(record, Service(open_bundle(bundle).digest, "fp32", None, None)) is not None
 
 
 def test_without_a_station_the_roi_is_the_one_of_the_training(bundle: Path, good: Path) -> None:

@@ -14,7 +14,7 @@ from edge_ad.bundle import open_bundle
 from edge_ad.calibration_watch import CalibrationWatch
 from edge_ad.config import RoiConfig, default_store
 from edge_ad.records import Roi
-from edge_ad.thresholds import record_path
+from edge_ad.thresholds import Service, record_path
 from tests.bundles import make_bundle
 from tests.station import calibrate, write_config, write_parts
 
@@ -25,7 +25,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def watch_of(bundle: Path, precision: str = "fp32", roi: Roi | None = None) -> CalibrationWatch:
-    return CalibrationWatch(default_store(bundle), open_bundle(bundle).digest, precision, roi, "top")
+    return CalibrationWatch(default_store(bundle), Service(open_bundle(bundle).digest, precision, roi, "top"))
 
 
 def test_a_new_record_applies_without_a_restart(bundle: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_record_of_the_same_roi_applies(bundle: Path) -> None:
 
 def test_a_record_of_another_bundle_is_not_applied(bundle: Path, tmp_path: Path) -> None:
     calibrate(bundle)
-    watch = CalibrationWatch(default_store(bundle), "f" * 64, "fp32", None, "top")
+    watch = CalibrationWatch(default_store(bundle), Service("f" * 64, "fp32", None, "top"))
     watch.refresh()
     assert watch.thresholds is None
 

@@ -43,7 +43,7 @@ def with_grid(config: TrainConfig, good: Sequence[Path]) -> TrainConfig:
         return config
     given, tiles = config.input, config.input.tiles
     if to_be_found(config):
-        roi = config.data.roi.record() if config.data.roi else None
+        roi = config.data.roi_record()
         overlap = min(tiles.overlap, given.height // 2)
         counts = [tiles_along(*size, given.height, overlap) for size in _sizes(good, roi)]
         count = int(np.quantile(counts, SHARE, method="inverted_cdf"))
