@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_ad.backends.base import OUTPUTS
+from edge_ad.backends.onnxruntime import as_written
 from edge_ad.bundle import GOLDEN, GOLDEN_PREFIX, MANIFEST, MODEL_FILE, SCHEMA, SCHEMA_VERSION, manifest_digest
 from edge_ad.core.layout import Layout
 
@@ -138,7 +139,9 @@ def _write_golden(path: Path, size: int) -> None:
     arrays = {}
     for precision in ("fp32", "int8"):
         if (path / MODEL_FILE[precision]).exists():
-            session = ort.InferenceSession(str(path / MODEL_FILE[precision]), providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(
+                str(path / MODEL_FILE[precision]), as_written(), providers=["CPUExecutionProvider"]
+            )
             names = [f"{GOLDEN_PREFIX[precision]}{name}" for name in OUTPUTS]
             arrays |= dict(zip(names, session.run(OUTPUTS, {"image": image}), strict=True))
     np.savez(path / GOLDEN, image=image, **arrays)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edge_ad.backends.base import OUTPUTS
+from edge_ad.backends.onnxruntime import as_written
 from edge_ad.bundle import GOLDEN, GOLDEN_PREFIX, MANIFEST, MODEL_FILE, manifest_digest
 from tests.bundles import int8_summary
 from trainer.golden import golden_images
@@ -37,7 +38,7 @@ def with_int8(bundle: Path, out: Path) -> Path:
     int8_graph(onnx.load(out / MODEL_FILE["fp32"]), out / MODEL_FILE["int8"])
     with np.load(out / GOLDEN) as arrays:
         golden = dict(arrays)
-    session = ort.InferenceSession(str(out / MODEL_FILE["int8"]), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(out / MODEL_FILE["int8"]), as_written(), providers=["CPUExecutionProvider"])
     for name, value in zip(OUTPUTS, session.run(OUTPUTS, {"image": golden["image"]}), strict=True):
         golden[f"{GOLDEN_PREFIX['int8']}{name}"] = value
     np.savez(out / GOLDEN, **golden)

@@ -19,10 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-CODES = 127  # of an activation, of each sign
-# Of a weight. A CPU without VNNI multiplies 8 bits without sign by 8 with, and adds two products in 16 bits, which hold
-# 2 x 255 x 64 and no more: with larger codes sums are cut off there and not elsewhere (docs/decisions/0014).
-WEIGHT_CODES = 64
+CODES = 127  # of each sign
 ACTIVATIONS = ("Relu", "Clip")
 
 
@@ -191,7 +188,7 @@ def _dequantised(name: str) -> str:
 
 def _pair(graph: GraphProto, name: str, range_: float) -> Iterator[NodeProto]:
     """Quantise and dequantise a tensor."""
-    parameters = _parameters(graph, name, scales_of(np.float32(range_), CODES), np.int8(0))
+    parameters = _parameters(graph, name, scales_of(np.float32(range_)), np.int8(0))
     yield helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}/int8"], f"{name}/quantise")
     yield helper.make_node(
         "DequantizeLinear", [f"{name}/int8", *parameters], [_dequantised(name)], f"{name}/dequantise"
@@ -226,21 +223,21 @@ def _drop_unread(graph: GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
-def scales_of(largest: NDArray[np.float32] | np.float32, codes: int) -> NDArray[np.float32]:
-    """The smallest scales that FP16 holds and with which so many codes reach these magnitudes; 1 where they are 0.
+def scales_of(largest: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:
+    """The smallest scales that FP16 holds and that reach these magnitudes; 1 where there is nothing to reach.
 
     TensorRT gets an INT8 graph with its rest in FP16 (`edge_ad.engines.onnx_graph`), scales too: those of FP32 would
     be rounded there, and its codes would not be ours.
     """
-    exact = np.asarray(largest, np.float32) / np.float32(codes)
+    exact = np.asarray(largest, np.float32) / np.float32(CODES)
     scales = exact.astype(np.float16)
     scales = np.where(scales < exact, np.nextafter(scales, np.float16(np.inf)), scales)
     return np.asarray(np.where(exact > 0, scales, np.float16(1)), np.float32)
 
 
 def quantise_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(C_out, ...) weights -> the same as INT8, within WEIGHT_CODES, and the (C_out,) scales that give them back."""
+    """(C_out, ...) weights -> the same as INT8, and the (C_out,) scales that give them back."""
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    scales = scales_of(largest, WEIGHT_CODES)
+    scales = scales_of(largest)
     codes = np.rint(weight / scales.reshape(-1, *[1] * (weight.ndim - 1)))
-    return np.clip(codes, -WEIGHT_CODES, WEIGHT_CODES).astype(np.int8), scales
+    return np.clip(codes, -CODES, CODES).astype(np.int8), scales

@@ -17,6 +17,7 @@ from onnx import ModelProto
 
 from calibration.int8 import RANGE_RULES, observe
 from edge_ad.backends.base import OUTPUTS, one_at_a_time
+from edge_ad.backends.onnxruntime import as_written
 from edge_ad.console import tracked
 from edge_ad.errors import DataError
 from edge_ad.records import RawOutput
@@ -206,8 +207,8 @@ def rank_by_sensitivity(
 
 
 def open_session(model: ModelProto) -> ort.InferenceSession:
-    """A graph in ONNX Runtime on the CPU."""
-    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    """A graph in ONNX Runtime on the CPU; INT8 as it is written, so that every machine makes the same of it."""
+    return ort.InferenceSession(model.SerializeToString(), as_written(), providers=["CPUExecutionProvider"])
 
 
 def run_all(model: ModelProto, images: NDArray[np.uint8]) -> RawOutput:

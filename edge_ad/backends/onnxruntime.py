@@ -45,7 +45,7 @@ class OnnxRuntimeBackend:
         if config.device == "tensorrt":
             # TensorRT's provider has no option for TF32; NVIDIA's libraries read this once, when the first one loads.
             os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
-        options = ort.SessionOptions()
+        options = as_written()
         options.intra_op_num_threads = config.threads
         # One block for all tensors is no faster on a CPU, and a daemon is 9 MB larger with it.
         options.enable_mem_pattern = config.device != "cpu"
@@ -75,6 +75,17 @@ class OnnxRuntimeBackend:
     def close(self) -> None:
         """See `Backend.close`."""
         self._session = None
+
+
+def as_written() -> ort.SessionOptions:
+    """Options of a session that computes Q/DQ pairs as the graph says: rounded to codes, the convolution in FP32.
+
+    Its fusions of them cut sums off on a processor without VNNI, and are slower (docs/int8.md). TensorRT's provider
+    makes its own of the pairs.
+    """
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options
 
 
 def describe() -> str:

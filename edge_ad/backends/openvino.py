@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.backends.base import INSTEAD, OUTPUTS, check_input, one_at_a_time
+from edge_ad.backends.processor import sums_int8_whole
 from edge_ad.bundle import Bundle
 from edge_ad.config import BackendConfig, Precision
 from edge_ad.errors import BackendError
@@ -35,14 +36,20 @@ class OpenVinoBackend:
         """Compile the graph.
 
         Raises:
-            BackendError: openvino is missing, the device is not the CPU, or the graph or its precision was refused.
+            BackendError: openvino is missing, the device is not the CPU, the processor would compute INT8 otherwise
+                than the graph says, or the graph or its precision was refused.
         """
         self.precision = config.precision
         self._height, self._width = bundle.manifest.input.height, bundle.manifest.input.width
         if config.device != "cpu":
             raise BackendError(f"openvino runs on the CPU, not on {config.device}: set device: cpu")
-        openvino = load_vendor()
         path = bundle.model_path(config.precision)
+        if config.precision == "int8" and not sums_int8_whole():
+            raise BackendError(
+                "this processor has no VNNI: openvino would cut off sums of INT8 here, and its scores would not be "
+                f"the bundle's; set precision: fp32, {INSTEAD}"
+            )
+        openvino = load_vendor()
         try:
             core = openvino.Core()
             graph = core.read_model(path)
