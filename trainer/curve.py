@@ -16,7 +16,7 @@ from trainer.data.look_over import look_over
 from trainer.evaluate import evaluate, run_subject, score_images
 from trainer.export import load_method
 from trainer.plots import draw_curve
-from trainer.run import Run, load_weights, snapshots
+from trainer.run import Run, load_weights, put_weights, snapshots
 from trainer.tables import FIGURES
 
 SCHEMA = "edge-ad/curve/1"
@@ -54,7 +54,7 @@ def curve(run: Run, data: Path, out: Path) -> Path:
     images, method, states = _images(data), load_method(run), []
     for path in snapshots(run.path):
         saved = load_weights(path)
-        method.load_state_dict(saved["average"])
+        put_weights(method, saved["average"], run)
         subject = run_subject(run, method.graph(), torch.device("cpu"))
         measured = evaluate(subject, score_images(subject, images))
         states.append(State(saved["step"], saved["seconds"] / 60, {name: measured[name] for name in FIGURES}))

@@ -47,7 +47,7 @@ from trainer.macs import count_macs
 from trainer.methods.base import Method, build_method
 from trainer.model_card import model_card
 from trainer.quantise import RANGE_IMAGES, Bounds, Quantised, make_tuning, open_session, quantise
-from trainer.run import Run, load_checkpoint, open_run, require_at_rest
+from trainer.run import Run, load_checkpoint, open_run, put_weights, require_at_rest
 
 OPSET = 18  # what TensorRT 10.3 (JetPack 6) reads
 TOLERANCE = {"anomaly_map": 1e-4, "reconstruction": 1e-4, "score_relative": 1e-4}
@@ -105,11 +105,11 @@ def load_method(run: Run) -> Method:
     """The averaged weights of a run, ready to run.
 
     Raises:
-        DataError: the run has no checkpoint, or is still being trained.
+        DataError: the run has no checkpoint, is still being trained, or is of other networks.
     """
     require_at_rest(run.path)
     method = build_method(run.config, run.seed)
-    method.load_state_dict(load_checkpoint(run.path)["average"])
+    put_weights(method, load_checkpoint(run.path)["average"], run)
     return method.eval()
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from edge_ad.errors import DataError
 from edge_ad.images import sha256_file
@@ -202,6 +203,21 @@ def load_checkpoint(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{run} has no {CHECKPOINT} yet: train it first")
     return load_weights(path)
+
+
+def put_weights(networks: nn.Module, weights: dict[str, Any], run: Run) -> None:
+    """Give networks the weights that a run of theirs has kept.
+
+    Raises:
+        DataError: they are of other networks.
+    """
+    try:
+        networks.load_state_dict(weights)
+    except RuntimeError as error:  # torch names every weight that is missing or of another shape
+        by = f"edge-ad at commit {run.commit}" if run.commit else "another edge-ad"
+        raise DataError(
+            f"{run.path} was trained by {by}, whose networks were others: use that, or train anew"
+        ) from error
 
 
 def load_weights(path: Path) -> dict[str, Any]:

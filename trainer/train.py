@@ -24,7 +24,16 @@ from trainer.data.folder import load_canvases, load_textures
 from trainer.data.samples import Batch, Samples, stream
 from trainer.methods.base import Method, build_method
 from trainer.precision import computes_bf16
-from trainer.run import CHECKPOINT, Run, load_checkpoint, save_checkpoint, save_snapshot, train_paths, training
+from trainer.run import (
+    CHECKPOINT,
+    Run,
+    load_checkpoint,
+    put_weights,
+    save_checkpoint,
+    save_snapshot,
+    train_paths,
+    training,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -116,9 +125,13 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
+        """Continue from a checkpoint.
+
+        Raises:
+            DataError: it is of other networks.
+        """
+        put_weights(self.model, state["model"], self.run)
+        put_weights(self.average, state["average"], self.run)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.waited_s = state["step"], state["seconds"], state["waited_s"]
         if self.max_minutes is None:

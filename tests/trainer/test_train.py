@@ -19,7 +19,7 @@ from trainer import config as configs
 from trainer.cli import main
 from trainer.data.folder import split_good
 from trainer.data.samples import Batch, Samples
-from trainer.run import Run, create, load_checkpoint, open_run
+from trainer.run import Run, create, load_checkpoint, open_run, save_checkpoint
 from trainer.train import _phases, learning_rate_factor, train, update_average
 
 _OPTIM = {"batch": 4, "steps": 6, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3}
@@ -202,6 +202,23 @@ def test_the_time_that_was_waited_counts_over_resumptions(tmp_path: Path, data: 
     assert first["processes"] == 1
     train(run, one_process(), None, resume=True, workers=0)  # nothing is left to do
     assert load_checkpoint(run.path)["waited_s"] == first["waited_s"]
+
+
+def test_a_run_of_other_networks_is_one_line(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As one is that an older edge-ad trained, before the networks changed."""
+    run = _new_run(tmp_path / "run", data)
+    train(run, one_process(), None, resume=False, workers=0)
+    state = load_checkpoint(run.path)
+    for networks in ("model", "average"):
+        state[networks].popitem()
+    save_checkpoint(run.path, state)
+    for command in (
+        ["export", str(run.path), "--out", str(tmp_path / "b")],
+        ["train", "--out", str(run.path), "--resume"],
+    ):
+        assert main(command) == 2
+        assert "whose networks were others: use that, or train anew" in capsys.readouterr().err
+    assert load_checkpoint(run.path)["step"] == state["step"]
 
 
 def test_a_single_image_is_enough_to_train(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """How far a place is from whatever good parts look like anywhere: the distance to the nearest prototype.
 
 The segmentation network knows what separates synthetic defects from good parts, and the better it knows, the less it
-says of real ones that are like neither. The prototypes know good parts only, which is what PatchCore (Roth et al. 2022)
-lives by; here they are few enough that looking one up is a convolution. No training sees them: shown their distance,
-the network learns to do without it as far as synthetic defects allow (docs/decisions/0008-prototypes-of-good-parts.md).
+says of real ones that are like neither. The prototypes know good parts only: they are places of good images, as in
+PatchCore's memory (Roth et al. 2022), few enough that looking one up is a convolution. Each is the place that is
+farthest from those before it, so the rare is among them: the scratch or the ring that some good parts have is no defect
+of others. No training sees them: shown their distance, the network learns to do without it as far as synthetic defects
+allow (docs/decisions/0008-prototypes-of-good-parts.md, 0015-prototypes-are-places.md).
 """
 
 from __future__ import annotations
@@ -18,17 +20,15 @@ from torch.nn import functional as F
 from trainer.config import FEATURE_CHANNELS
 
 STRIDE = 8  # of the distance, pixels: finer features are averaged, coarser ones repeated
-_RIDGE = 0.1  # added to the variance of each whitened direction, in units of a channel's variance: BF16 is no finer
-_TURNS = 15  # of Lloyd's algorithm
-_PART = 16_384  # rows at once
+NEIGHBOURS = 3  # a place is the mean of so many x so many of its stride, as PatchCore has it
 
 
 class Prototypes(nn.Module):
-    """Distances to the nearest of `count` prototypes of good parts, in whitened pretrained features.
+    """Distances to the nearest of `count` places of good parts, in pretrained features.
 
-    With the features y of a place, whitened over the good images (mean 0, covariance 1 / D), and the prototypes c_k:
-    d^2 = |y|^2 + min_k (|c_k|^2 - 2 c_k y), both parts from one 1x1 convolution of the features. What comes out is d,
-    brought to mean 0 and standard deviation 1 over good places.
+    With the features y of a place, each channel brought to mean 0 and variance 1 / D over good places, and the
+    prototypes c_k: d^2 = |y|^2 + min_k (|c_k|^2 - 2 c_k y), the latter from a 1x1 convolution of each stride. What
+    comes out is d, brought to mean 0 and standard deviation 1 over good places.
     """
 
     usual: Tensor
@@ -36,10 +36,10 @@ class Prototypes(nn.Module):
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.count, self.dimensions = count, sum(FEATURE_CHANNELS.values())
-        out = self.dimensions + count
+        self.count = count
+        self.norms = nn.ModuleList(_Norm(channels) for channels in FEATURE_CHANNELS.values())
         self.project = nn.ModuleList(
-            nn.Conv2d(channels, out, 1, bias=stride == STRIDE) for stride, channels in FEATURE_CHANNELS.items()
+            nn.Conv2d(channels, count, 1, bias=stride == STRIDE) for stride, channels in FEATURE_CHANNELS.items()
         )
         self.requires_grad_(False)
         self.register_buffer("usual", torch.zeros(()))
@@ -47,69 +47,93 @@ class Prototypes(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """(N, C, H / stride, W / stride) for each of FEATURE_CHANNELS -> (N, 1, H / 8, W / 8)."""
-        fine, middle, coarse = self.project
-        found = fine(F.avg_pool2d(features[0], 2)) + middle(features[1])
-        found = found + F.interpolate(coarse(features[2]), scale_factor=2.0, mode="nearest")
-        return (self._distance(found) - self.usual) / self.spread
-
-    def _distance(self, found: Tensor) -> Tensor:
-        """(N, D + K, ...) -> d, (N, 1, ...)."""
-        y, against = found[:, : self.dimensions], found[:, self.dimensions :]
-        squared = y.square().sum(dim=1, keepdim=True) + against.amin(dim=1, keepdim=True)
-        return torch.sqrt(squared.clamp(min=0.0))  # rounding may leave less
+        normed = [norm(level) for norm, level in zip(self.norms, _levels(features), strict=True)]
+        against = _joined([conv(y) for conv, y in zip(self.project, normed, strict=True)])
+        lengths = _joined([y.square().sum(dim=1, keepdim=True) for y in normed])
+        squared = lengths + against.amin(dim=1, keepdim=True)
+        return (torch.sqrt(squared.clamp(min=0.0)) - self.usual) / self.spread  # rounding may leave less than 0
 
     def fit(self, seen: Tensor, generator: torch.Generator) -> None:
-        """Find the prototypes of good images: k-means (Lloyd 1982) of what is seen at their places.
+        """Choose the prototypes among places of good images.
 
         Args:
-            seen: (M, D), from `places`; the more, the longer it takes: 100,000 a few seconds.
-            generator: draws the first prototypes.
+            seen: (M, D), from `places`; the more, the longer it takes: 100,000 some ten seconds.
+            generator: draws the first prototype.
         """
-        rows = seen.double()
-        mean, scale = rows.mean(dim=0), rows.std(dim=0).clamp(min=1e-6)
-        whitening = _whitening((rows - mean) / scale) / scale[:, None]
-        whitening /= self.dimensions**0.5
-        y = ((rows - mean) @ whitening).float()
-        centres = _k_means(y, self.count, generator).double()
-        weight = torch.cat([whitening, -2 * whitening @ centres.T], dim=1)  # (D, D + K)
-        bias = -mean @ weight
-        bias[self.dimensions :] += centres.square().sum(dim=1)
-        for conv, part in zip(self.project, torch.split(weight, list(FEATURE_CHANNELS.values())), strict=True):
-            layer = cast(nn.Conv2d, conv)
-            layer.weight.copy_(part.T[:, :, None, None])
-            if layer.bias is not None:
-                layer.bias.copy_(bias)
-        distance = self._distance(rows @ weight + bias)
+        mean, scale = seen.mean(dim=0), 1 / (seen.std(dim=0, correction=0).clamp(min=1e-6) * seen.shape[1] ** 0.5)
+        y = (seen - mean) * scale
+        chosen, distance = _farthest_first(y, self.count, generator)
+        for layer, norm, part, usual, unit in zip(
+            self.project, self.norms, *(_by_stride(rows) for rows in (y[chosen], mean, scale)), strict=True
+        ):
+            conv = cast(nn.Conv2d, layer)
+            conv.weight.copy_(-2 * part[:, :, None, None])
+            if conv.bias is not None:
+                conv.bias.copy_(y[chosen].square().sum(dim=1))
+            cast(_Norm, norm).set(usual, unit)
         self.usual.copy_(distance.mean())
-        self.spread.copy_(distance.std().clamp(min=1e-3))
+        self.spread.copy_(distance.std(correction=0).clamp(min=1e-3))
+
+
+class _Norm(nn.Module):
+    """(x - mean) scale, for each channel."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
+        self.register_buffer("scale", torch.ones(1, channels, 1, 1))
+
+    def set(self, mean: Tensor, scale: Tensor) -> None:
+        """(C,) each."""
+        self.mean.copy_(mean[None, :, None, None])
+        self.scale.copy_(scale[None, :, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) * self.scale
 
 
 def places(features: Sequence[Tensor]) -> Tensor:
     """(N, C, H / stride, W / stride) for each of FEATURE_CHANNELS -> the features of each place, (N H W / 64, D)."""
-    fine, middle, coarse = features
-    level = torch.cat([F.avg_pool2d(fine, 2), middle, F.interpolate(coarse, scale_factor=2.0, mode="nearest")], dim=1)
+    fine, middle, coarse = _levels(features)
+    level = torch.cat([fine, middle, _repeated(coarse)], dim=1)
     return level.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _whitening(rows: Tensor) -> Tensor:
-    """(D, D): what rows of variance 1 a channel are multiplied by for a covariance of 1; nearly, for `_RIDGE`."""
-    values, directions = torch.linalg.eigh(torch.cov(rows.T) + _RIDGE * torch.eye(rows.shape[1], dtype=rows.dtype))
-    return cast(Tensor, directions / values.sqrt())
+def _levels(features: Sequence[Tensor]) -> list[Tensor]:
+    """Features, each the mean of its neighbours, at strides 8, 8 and 16."""
+    fine, middle, coarse = (F.avg_pool2d(x, NEIGHBOURS, stride=1, padding=NEIGHBOURS // 2) for x in features)
+    return [F.avg_pool2d(fine, 2), middle, coarse]
 
 
-def _nearest(rows: Tensor, centres: Tensor) -> Tensor:
-    lengths = centres.square().sum(dim=1)
-    return torch.cat([(lengths - 2 * part @ centres.T).argmin(dim=1) for part in torch.split(rows, _PART)])
+def _joined(levels: Sequence[Tensor]) -> Tensor:
+    """The sum of what is at strides 8, 8 and 16, at stride 8."""
+    fine, middle, coarse = levels
+    return fine + middle + _repeated(coarse)
 
 
-def _k_means(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(count, D) means of clusters of (M, D); a cluster that loses its last row gets one drawn anew."""
-    centres = rows[torch.randint(len(rows), (count,), generator=generator)].clone()
-    for _ in range(_TURNS):
-        nearest = _nearest(rows, centres)
-        sizes = torch.bincount(nearest, minlength=count)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
-        empty = sizes == 0
-        drawn = rows[torch.randint(len(rows), (count,), generator=generator)]
-        centres = torch.where(empty[:, None], drawn, sums / sizes.clamp(min=1)[:, None])
-    return centres
+def _repeated(coarse: Tensor) -> Tensor:
+    return F.interpolate(coarse, scale_factor=2.0, mode="nearest")
+
+
+def _by_stride(rows: Tensor) -> tuple[Tensor, ...]:
+    """(..., D) -> (..., C) for each of FEATURE_CHANNELS."""
+    return torch.split(rows, list(FEATURE_CHANNELS.values()), dim=-1)
+
+
+def _farthest_first(rows: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which `count` rows of (M, D), each the farthest from those before it, from a drawn one on (Gonzalez 1985).
+
+    Also the distance of each row to the nearest of them, (M,). Of fewer rows some are chosen again.
+    """
+    lengths = rows.square().sum(dim=1)
+    nearest = torch.full_like(lengths, torch.inf)
+    chosen = [int(torch.randint(len(rows), (1,), generator=generator))]
+    while True:
+        at = chosen[-1]
+        nearest = torch.minimum(nearest, (lengths - 2 * (rows @ rows[at]) + lengths[at]).clamp(min=0.0))
+        if len(chosen) == count:
+            return torch.tensor(chosen), nearest.sqrt()
+        chosen.append(int(nearest.argmax()))
