@@ -90,14 +90,14 @@ def summary(results: Sequence[Result]) -> str:
     costs = ["minutes", "waited", "ms", "MB"]
     header = ["method", "config", "engine", "seeds", *costs, *FIGURES.values(), *MORE.values()]
     rows = []
-    for (method, config, engine), group in by_seed(results).items():
+    for (method, config, engine, _), group in by_seed(results).items():
         figures = [spread([figure(r, name) for r in group]) for name in (*FIGURES, *MORE)]
         rows.append([method, config, engine, str(len(group)), *_costs(group), *figures])
     return markdown(header, rows)
 
 
-def by_seed(results: Iterable[Result]) -> dict[tuple[str, str, str], list[Result]]:
-    """For each thing compared on each engine one result a seed, the last."""
+def by_seed(results: Iterable[Result]) -> dict[tuple[str, str, str, str], list[Result]]:
+    """For each thing compared on each engine, by what its training had, one result a seed, the last."""
     return {what: last_of_each_seed(group) for what, group in grouped(results, _compared).items()}
 
 
@@ -121,21 +121,28 @@ def _mean(values: Sequence[float | None], form: str) -> str:
     return form.format(statistics.fmean(known)) if known else "-"
 
 
-def _compared(result: Result) -> tuple[str, str, str]:
+def _compared(result: Result) -> tuple[str, str, str, str]:
     method = f"{result.method} `{result.profile}`"
     if result.variant is not None and result.variant.kind == "auto_encoder":
         method += ", auto-encoder"
-    return method, digest(resolved(result)), f"{result.backend} {result.precision}"
+    return method, digest(resolved(result)), f"{result.backend} {result.precision}", _budget(result)
+
+
+def _budget(result: Result) -> str:
+    """What a training had, its minutes to ten: one that had less, or went on, is no seed of the others."""
+    if result.training.steps == 0:  # fitted, in the time that it takes
+        return "-"
+    return f"{result.training.images} images, {max(10, round(result.training.minutes, -1)):.0f} min"
 
 
 def per_defect(results: Sequence[Result], name: str) -> str:
     """One figure of each class of defect."""
     classes = sorted({kind for result in results for kind in result.figures.per_defect})
     rows = []
-    for (method, config, engine), group in by_seed(results).items():
+    for (method, config, engine, budget), group in by_seed(results).items():
         cells = [spread([r.figures.per_defect.get(kind, {}).get(name) for r in group]) for kind in classes]
-        rows.append([method, config, engine, *cells])
-    return markdown(["method", "config", "engine", *classes], rows)
+        rows.append([method, config, engine, budget, *cells])
+    return markdown(["method", "config", "engine", "training", *classes], rows)
 
 
 def log(results: Sequence[Result]) -> str:
@@ -143,7 +150,7 @@ def log(results: Sequence[Result]) -> str:
     header = ["evaluated", "commit", "method", "config", "way", "seed", "minutes", "steps", *FIGURES.values(), "note"]
     rows = []
     for result in results:
-        method, config, engine = _compared(result)
+        method, config, engine, _ = _compared(result)
         way = "-" if result.variant is None else str(result.variant)
         figures = [spread([figure(result, name)]) for name in FIGURES]
         training = result.training

@@ -158,6 +158,21 @@ def test_a_seed_that_was_measured_again_is_no_spread_and_stays_in_the_log() -> N
     assert len(rows(log(seeds))) == 3
 
 
+def test_a_training_that_had_less_or_went_on_is_no_seed_of_the_others() -> None:
+    of = {"images": 100, "steps": 8000, "processes": 1}
+    trainings = [
+        of | {"minutes": 60.0},
+        of | {"minutes": 59.8},
+        of | {"minutes": 10.0},
+        of | {"images": 50, "minutes": 60},
+    ]
+    seeds = [result(seed=seed, weights=str(seed) * 64, training=t) for seed, t in enumerate(trainings)]
+    again = result(seed=0, weights="9" * 64, training=of | {"minutes": 115.0})
+    assert [row["seeds"] for row in rows(summary([*seeds, again]))] == ["2", "1", "1", "1"]
+    told = [row["training"] for row in rows(per_defect([*seeds, again], "image_auroc"))]
+    assert told == ["100 images, 60 min", "100 images, 10 min", "50 images, 60 min", "100 images, 120 min"]
+
+
 def test_a_way_to_reconstruct_that_was_measured_again_counts_once_and_as_it_was_last() -> None:
     one_step = {"kind": "one_step", "t": 200}
     seeds = [result(seed=seed, variant=one_step, weights=str(i) * 64, figures={"image_auroc": value, "latency_ms": ms})
