@@ -21,6 +21,7 @@ from edge_ad.progress import Progress
 from edge_ad.publisher import Publisher
 from edge_ad.records import Decision, Event, Verdict
 from edge_ad.snapshots import Snapshots
+from edge_ad.thresholds import Service
 from tests.broker import free_port
 from tests.bundles import make_bundle
 from tests.daemons import ServiceManager
@@ -50,7 +51,7 @@ def station(tmp_path: Path, manager: ServiceManager) -> Iterator[Station]:
         Capture(stationed.camera),
         Pipeline(frame_graph(backend, bundle.manifest), None, stationed.regions),
         publisher,
-        CalibrationWatch(tmp_path / "store", bundle.digest, "fp32", None, "top"),
+        CalibrationWatch(tmp_path / "store", Service(bundle.digest, "fp32", None, "top")),
         None,
         Snapshots(tmp_path / "snapshots", 1, context, publisher.order_done),
         progress,
