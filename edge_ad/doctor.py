@@ -15,6 +15,7 @@ import cv2
 
 from edge_ad import __version__
 from edge_ad.backends import onnxruntime
+from edge_ad.backends.processor import sums_int8_whole
 from edge_ad.bundle import open_bundle
 from edge_ad.cameras.opencv import videoio
 from edge_ad.clock import clock_synchronised
@@ -30,6 +31,7 @@ Facts = list[tuple[str, str]]
 DISTRIBUTIONS = ("numpy", "paho-mqtt", "torch", "torch-tensorrt", "tensorrt", "pycuda", "openvino")
 DEVICE_GROUPS = ("video", "render")
 _CLOCK = {True: "synchronised", False: "not synchronised: times in messages may be wrong", None: "not readable"}
+_INT8 = {True: "", False: "; no VNNI, so openvino has no INT8"}
 GIB = 2**30
 
 
@@ -41,7 +43,7 @@ def system() -> Facts:
         ("device", _first_line(Path("/proc/device-tree/model")) or platform.machine()),
         ("L4T", _first_line(Path("/etc/nv_tegra_release")) or "no (not a Jetson)"),
         ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
-        ("CPU", f"{_cpu() or platform.machine()}, {len(os.sched_getaffinity(0))} cores"),
+        ("CPU", f"{_cpu() or platform.machine()}, {len(os.sched_getaffinity(0))} cores{_INT8[sums_int8_whole()]}"),
         ("CPU clock", clock(Path("/sys/devices/system/cpu/cpu0/cpufreq"))),
         *((("power mode", mode),) if (mode := _first_line(Path("/var/lib/nvpmodel/status"))) else ()),
         ("memory", f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / GIB:.1f} GiB"),

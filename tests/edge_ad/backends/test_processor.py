@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_ad import doctor
 from edge_ad.backends import openvino, processor
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import open_bundle
@@ -52,3 +53,9 @@ def test_openvino_refuses_int8_whose_sums_would_be_cut_off(tmp_path: Path, monke
     with pytest.raises(BackendError, match=r"no VNNI.* set precision: fp32, or set backend: \{name: onnxruntime\}"):
         open_backend(bundle, BackendConfig(name="openvino", precision="int8"))
     open_backend(bundle, BackendConfig(name="openvino", precision="fp32")).close()
+
+
+@pytest.mark.parametrize(("whole", "said"), [(True, False), (False, True)])
+def test_doctor_says_where_openvino_has_no_int8(whole: bool, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "sums_int8_whole", lambda: whole)
+    assert ("no VNNI, so openvino has no INT8" in dict(doctor.system())["CPU"]) == said
