@@ -47,14 +47,14 @@ def _set(name: str, results: Sequence[Result], out: Path) -> list[str]:
 
 
 def _label(result: Result) -> str:
-    return f"{result.profile} {tables.digest(tables.resolved(result))}"
+    return f"{result.profile} {tables.digest(tables.resolved(result))}, {tables.budget(result)}"
 
 
 def _family(result: Result) -> str:
-    """Configurations that differ only in being an auto-encoder belong to one ablation."""
+    """What was trained as long, and differs only in being an auto-encoder, belongs to one ablation."""
     config = tables.resolved(result)
     diffusion = {key: value for key, value in config.get("diffusion", {}).items() if key != "diffuse"}
-    return tables.digest({**config, "diffusion": diffusion})
+    return tables.digest({**config, "diffusion": diffusion, "training": tables.budget(result)})
 
 
 def _ablation(name: str, results: Sequence[Result], out: Path) -> list[str]:

@@ -125,10 +125,10 @@ def _compared(result: Result) -> tuple[str, str, str, str]:
     method = f"{result.method} `{result.profile}`"
     if result.variant is not None and result.variant.kind == "auto_encoder":
         method += ", auto-encoder"
-    return method, digest(resolved(result)), f"{result.backend} {result.precision}", _budget(result)
+    return method, digest(resolved(result)), f"{result.backend} {result.precision}", budget(result)
 
 
-def _budget(result: Result) -> str:
+def budget(result: Result) -> str:
     """What a training had, its minutes to ten: one that had less, or went on, is no seed of the others."""
     if result.training.steps == 0:  # fitted, in the time that it takes
         return "-"
@@ -139,9 +139,9 @@ def per_defect(results: Sequence[Result], name: str) -> str:
     """One figure of each class of defect."""
     classes = sorted({kind for result in results for kind in result.figures.per_defect})
     rows = []
-    for (method, config, engine, budget), group in by_seed(results).items():
+    for (method, config, engine, training), group in by_seed(results).items():
         cells = [spread([r.figures.per_defect.get(kind, {}).get(name) for r in group]) for kind in classes]
-        rows.append([method, config, engine, budget, *cells])
+        rows.append([method, config, engine, training, *cells])
     return markdown(["method", "config", "engine", "training", *classes], rows)
 
 
