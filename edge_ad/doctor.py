@@ -6,7 +6,6 @@ import grp
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,8 +13,7 @@ from pathlib import Path
 import cv2
 
 from edge_ad import __version__
-from edge_ad.backends import onnxruntime
-from edge_ad.backends.processor import sums_int8_whole
+from edge_ad.backends import onnxruntime, processor
 from edge_ad.bundle import open_bundle
 from edge_ad.cameras.opencv import videoio
 from edge_ad.clock import clock_synchronised
@@ -37,13 +35,14 @@ GIB = 2**30
 
 def system() -> Facts:
     """Hardware, operating system and the groups that give access to cameras and the GPU."""
+    cores = len(os.sched_getaffinity(0))
     groups = {grp.getgrgid(number).gr_name for number in os.getgroups() if _has_name(number)}
     return [
         ("edge-ad", __version__),
         ("device", _first_line(Path("/proc/device-tree/model")) or platform.machine()),
         ("L4T", _first_line(Path("/etc/nv_tegra_release")) or "no (not a Jetson)"),
         ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
-        ("CPU", f"{_cpu() or platform.machine()}, {len(os.sched_getaffinity(0))} cores{_INT8[sums_int8_whole()]}"),
+        ("CPU", f"{processor.name() or platform.machine()}, {cores} cores{_INT8[processor.sums_int8_whole()]}"),
         ("CPU clock", clock(Path("/sys/devices/system/cpu/cpu0/cpufreq"))),
         *((("power mode", mode),) if (mode := _first_line(Path("/var/lib/nvpmodel/status"))) else ()),
         ("memory", f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / GIB:.1f} GiB"),
@@ -101,12 +100,6 @@ def _first_line(path: Path) -> str | None:
         return path.read_text(encoding="utf-8").splitlines()[0].strip("\0 ")
     except (OSError, IndexError):  # not this kind of device
         return None
-
-
-def _cpu() -> str | None:
-    """The CPU's name; ARM kernels do not tell it."""
-    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    return found[1] if found else None
 
 
 def _has_name(number: int) -> bool:

@@ -163,7 +163,7 @@ def _open_bundle(path: Path, backend: str, precision: str, store: Path | None) -
 def _applicable(record: CalibrationRecord | None, digest: str, precision: str) -> CalibrationRecord | None:
     if record is None:
         return None
-    own = Service(digest, precision, record.roi_record(), record.camera)
+    own = Service(digest, precision, record.roi_record(), camera=None)
     return record if why_not(record, own) is None else None
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.peers import reference
-from benchmarks.peers.coreset import greedy_coreset
 from edge_ad.errors import ConfigError
+from trainer.nets.coreset import greedy_coreset
 from trainer.nets.pretrained import MEAN, STD
 
 BATCH = 16

@@ -80,8 +80,8 @@ class OnnxRuntimeBackend:
 def as_written() -> ort.SessionOptions:
     """Options of a session that computes Q/DQ pairs as the graph says: rounded to codes, the convolution in FP32.
 
-    Its fusions of them cut sums off on a processor without VNNI, and are slower (docs/int8.md). TensorRT's provider
-    makes its own of the pairs.
+    Its fusions of them cut sums off on a processor without VNNI, and are slower (docs/decisions/0014). TensorRT's
+    provider makes its own of the pairs.
     """
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_quant_qdq", "1")

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.peers import coreset, reference
+from benchmarks.peers import reference
 from benchmarks.peers.__main__ import main
-from benchmarks.peers.coreset import greedy_coreset
 from benchmarks.peers.memory import grown_mb, start_mb
 from benchmarks.peers.methods import PADIM_LAYERS, Settings, fit_draem, fit_padim, fit_patchcore
 from edge_ad.errors import ConfigError
 from edge_ad.images import write_png
 from tests.trainer.test_results import result, rows
 from tests.trainer.tiny import make_dataset, tiny_bundle
+from trainer.nets import coreset
+from trainer.nets.coreset import greedy_coreset
 from trainer.nets.pretrained import MEAN, STD, PretrainedFeatures
 from trainer.results import read_results
 from trainer.tables import summary

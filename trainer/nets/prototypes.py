@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.config import FEATURE_CHANNELS
+from trainer.nets.coreset import distances, greedy_coreset
 
 STRIDE = 8  # of the distance, pixels: finer features are averaged, coarser ones repeated
 NEIGHBOURS = 3  # a place is the mean of so many x so many of its stride, as PatchCore has it
@@ -57,12 +58,15 @@ class Prototypes(nn.Module):
         """Choose the prototypes among places of good images.
 
         Args:
-            seen: (M, D), from `places`; the more, the longer it takes: 100,000 some ten seconds.
+            seen: (M, D), from `places`; the more, the longer it takes: 100,000 some seconds.
             generator: draws the first prototype.
         """
         mean, scale = seen.mean(dim=0), 1 / (seen.std(dim=0, correction=0).clamp(min=1e-6) * seen.shape[1] ** 0.5)
         y = (seen - mean) * scale
-        chosen, distance = _farthest_first(y, self.count, generator)
+        first = int(torch.randint(len(y), (1,), generator=generator))
+        chosen = greedy_coreset(y, min(self.count, len(y)), first)
+        distance = distances(y, chosen)
+        chosen = chosen[torch.arange(self.count) % len(chosen)]  # of fewer places some are there again
         for layer, norm, part, usual, unit in zip(
             self.project, self.norms, *(_by_stride(rows) for rows in (y[chosen], mean, scale)), strict=True
         ):
@@ -121,19 +125,3 @@ def _repeated(coarse: Tensor) -> Tensor:
 def _by_stride(rows: Tensor) -> tuple[Tensor, ...]:
     """(..., D) -> (..., C) for each of FEATURE_CHANNELS."""
     return torch.split(rows, list(FEATURE_CHANNELS.values()), dim=-1)
-
-
-def _farthest_first(rows: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Which `count` rows of (M, D), each the farthest from those before it, from a drawn one on (Gonzalez 1985).
-
-    Also the distance of each row to the nearest of them, (M,). Of fewer rows some are chosen again.
-    """
-    lengths = rows.square().sum(dim=1)
-    nearest = torch.full_like(lengths, torch.inf)
-    chosen = [int(torch.randint(len(rows), (1,), generator=generator))]
-    while True:
-        at = chosen[-1]
-        nearest = torch.minimum(nearest, (lengths - 2 * (rows @ rows[at]) + lengths[at]).clamp(min=0.0))
-        if len(chosen) == count:
-            return torch.tensor(chosen), nearest.sqrt()
-        chosen.append(int(nearest.argmax()))

@@ -57,5 +57,5 @@ def test_openvino_refuses_int8_whose_sums_would_be_cut_off(tmp_path: Path, monke
 
 @pytest.mark.parametrize(("whole", "said"), [(True, False), (False, True)])
 def test_doctor_says_where_openvino_has_no_int8(whole: bool, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "sums_int8_whole", lambda: whole)
+    monkeypatch.setattr(processor, "sums_int8_whole", lambda: whole)
     assert ("no VNNI, so openvino has no INT8" in dict(doctor.system())["CPU"]) == said

@@ -44,9 +44,18 @@ def greedy_coreset(features: Tensor, count: int, first: int) -> Tensor:
     return torch.tensor(chosen)
 
 
+def distances(features: Tensor, chosen: Tensor) -> Tensor:
+    """How far each row of (M, D) is from the nearest of the chosen ones, (M,)."""
+    rows = features - features.mean(dim=0)
+    lengths = rows.square().sum(dim=1)
+    nearest = torch.full_like(lengths, torch.inf)
+    _approach(nearest, rows, lengths, chosen)
+    return nearest.clamp(min=0.0).sqrt()  # rounding may leave less
+
+
 def _approach(nearest: Tensor, rows: Tensor, lengths: Tensor, chosen: Tensor) -> None:
     """Bring the squared distances of all rows up to date with what was chosen since."""
-    for centres in chosen.split(AT_ONCE):
+    for centres in torch.split(chosen, AT_ONCE):
         twice, long = -2 * rows[centres].T, lengths[centres]
         for start in range(0, len(rows), BLOCK):
             block = slice(start, start + BLOCK)
