@@ -29,7 +29,7 @@ from edge_ad.thresholds import CalibrationRecord, Service, in_force, why_not
 from trainer.data.folder import TestImage, list_test, load_mask
 from trainer.data.look_over import look_over
 from trainer.export import load_method, run_torch
-from trainer.metrics import area_mask, image_metrics, pixel_metrics
+from trainer.metrics import area_mask, image_metrics, pixel_metrics, pointing
 from trainer.run import Run, listed_paths, open_run
 
 UNLABELLED = "unlabelled"  # an image of a plain folder: it gets a score, but no metric counts it
@@ -251,7 +251,7 @@ def _class_figures(good: list[Scored], defects: list[Scored]) -> dict[str, Any]:
     found = image_metrics(np.array([s.image.defect for s in subset], bool), np.array([s.score for s in subset]))
     pixel = _pixel_figures(subset)
     return {"n": len(defects), "image_auroc": found.auroc, "image_ap": found.ap} | {
-        name: pixel.get(name) for name in ("pixel_auroc", "pixel_ap", "aupro")
+        name: pixel.get(name) for name in ("pixel_auroc", "pixel_ap", "aupro", "pointing")
     }
 
 
@@ -261,12 +261,14 @@ def _pixel_figures(scored: Sequence[Scored]) -> dict[str, float | None]:
     if masks is None or not any(s.image.defect for s in scored):
         return {}
     found = pixel_metrics(masks, [s.anomaly_map for s in scored])
+    hits = [pointing(s.anomaly_map, mask) for s, mask in zip(scored, masks, strict=True) if mask.any()]
     return {
         "pixel_auroc": found.auroc,
         "pixel_ap": found.ap,
         "pixel_f1_max": found.f1_max,
         "aupro": found.aupro,
         "aupro_005": found.aupro_005,
+        "pointing": float(np.mean(hits)) if hits else None,
     }
 
 

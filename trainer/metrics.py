@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from edge_ad.errors import DataError
 
+POINTING_TOLERANCE = 15  # pixels, as in the paper
+
 
 @dataclass(frozen=True, slots=True)
 class ImageMetrics:
@@ -229,6 +231,23 @@ def regions(masks: Sequence[NDArray[np.bool_]], ranking: Ranking, fpr_limit: flo
             x, y, w, h, area = (int(value) for value in stats[label])
             found.append(Region(image, x, y, w, h, area, float(total[label]) / area))
     return sorted(found, key=lambda region: region.overlap)
+
+
+def pointing(anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
+    """Whether the highest pixel lies on a defect or at most POINTING_TOLERANCE away: the pointing game.
+
+    (J. Zhang et al., "Top-Down Neural Attention by Excitation Backprop", IJCV 126, 2018, section 4.2.) An image may
+    rank high for something else than its defect; this tells.
+
+    Args:
+        anomaly_map: (H, W).
+        mask: (H, W), True on a defect; of some pixels at least.
+
+    Returns:
+        1 or 0; of pixels that share the maximum, the share that do.
+    """
+    away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return float((away[anomaly_map == anomaly_map.max()] <= POINTING_TOLERANCE).mean())
 
 
 def area_mask(mask: NDArray[np.uint8] | NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from edge_ad.errors import DataError
-from trainer.metrics import ImageMetrics, PixelMetrics, area_mask, image_metrics, pixel_metrics, rank, regions
+from trainer.metrics import ImageMetrics, PixelMetrics, area_mask, image_metrics, pixel_metrics, pointing, rank, regions
 
 CLOSE = 1e-12
 
@@ -236,3 +236,20 @@ def test_a_scratch_thinner_than_a_pixel_survives() -> None:
     result = area_mask(mask, 256, 256)
     assert result.sum() == 1
     assert result[:, 301 * 256 // 900].any()
+
+
+@pytest.mark.parametrize(("column", "hit"), [(4, 1.0), (20, 1.0), (21, 0.0), (60, 0.0)])
+def test_the_pointing_game_allows_fifteen_pixels(column: int, hit: float) -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[:, :6] = True  # its last column is 5
+    anomaly_map = np.zeros((64, 64), np.float32)
+    anomaly_map[30, column] = 0.5
+    assert pointing(anomaly_map, mask) == hit
+
+
+def test_of_highest_pixels_that_tie_the_share_on_the_defect_counts() -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[30, 4] = True
+    anomaly_map = np.zeros((64, 64), np.float32)
+    anomaly_map[30, [4, 50, 60]] = 1.0
+    assert pointing(anomaly_map, mask) == pytest.approx(1 / 3)
