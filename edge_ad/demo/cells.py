@@ -1,6 +1,6 @@
-"""The demo's parts: monocrystalline solar cells of the `elpv-dataset` package (ZAE Bayern, CC BY-NC-SA 4.0).
+"""The demo's parts: solar cells of the `elpv-dataset` package (ZAE Bayern, CC BY-NC-SA 4.0).
 
-Only monocrystalline cells: in polycrystalline ones the grain looks like defects.
+The demo takes monocrystalline cells only: in polycrystalline ones the grain looks like defects.
 """
 
 from __future__ import annotations
@@ -8,8 +8,12 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from edge_ad.errors import DataError
+
+Crystal = Literal["mono", "poly"]
+CRYSTALS: tuple[Crystal, ...] = get_args(Crystal)
 
 _LABELS = "data/labels.csv"
 
@@ -22,8 +26,8 @@ class Cell:
     defect_probability: float
 
 
-def list_cells() -> list[Cell]:
-    """The monocrystalline cells of the installed package, in its order.
+def list_cells(crystal: Crystal = "mono") -> list[Cell]:
+    """The cells of one kind of the installed package, in its order.
 
     Raises:
         DataError: the package is not installed, or not as we know it.
@@ -35,7 +39,7 @@ def list_cells() -> list[Cell]:
     if not labels.is_file():
         raise DataError(f"{labels} is missing: install elpv-dataset anew")
     rows = [line.split() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [Cell(labels.parent / name, float(probability)) for name, probability, kind in rows if kind == "mono"]
+    return [Cell(labels.parent / name, float(probability)) for name, probability, kind in rows if kind == crystal]
 
 
 def good_cells(cells: list[Cell]) -> list[Path]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.solar_cells import UNSEEN, main, split_cells
-from edge_ad.demo.cells import good_cells, list_cells
+from edge_ad.demo.cells import CRYSTALS, Crystal, good_cells, list_cells
 from trainer.data.folder import list_test
 
 installed = pytest.mark.skipif(importlib.util.find_spec("elpv_dataset") is None, reason="elpv-dataset is not installed")
@@ -26,11 +26,12 @@ def test_every_good_cell_is_in_one_part_and_the_seed_draws_which() -> None:
 
 
 @installed
-def test_the_folders_hold_the_cells_of_the_package(tmp_path: Path) -> None:
-    assert main(["--out", str(tmp_path / "cells")]) == 0
+@pytest.mark.parametrize("crystal", CRYSTALS)
+def test_the_folders_hold_the_cells_of_the_package(tmp_path: Path, crystal: Crystal) -> None:
+    assert main(["--out", str(tmp_path / "cells"), "--crystal", crystal]) == 0
     train, unseen = names(tmp_path / "cells/train/good"), names(tmp_path / "cells/test/good")
     assert not train & unseen
-    assert train | unseen == {path.name for path in good_cells(list_cells())}
+    assert train | unseen == {path.name for path in good_cells(list_cells(crystal))}
     assert {image.label for image in list_test(tmp_path / "cells")} == {"good", "defective"}
     assert all(path.is_file() for path in (tmp_path / "cells").rglob("*.png"))
 
