@@ -8,6 +8,9 @@ DEMO_VENV := .venv-demo
 ENGINES_VENV := .venv-engines
 PEERS_VENV := .venv-peers
 BIN := $(VENV)/bin
+# Many tests wait for brokers, cameras and clocks. A file's tests stay together, as they share fixtures. One thread each: several
+# processes that wait for each other's threads at every step crawl.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-gpu engines engines-venv check bench results peers peers-venv roofline setup \
@@ -20,7 +23,7 @@ demo: $(DEMO_VENV)/.installed ## the whole line on this machine: cameras' images
 	$(DEMO_VENV)/bin/edge-ad demo $(ARGS)
 
 test: $(VENV)/.installed ## all tests that take seconds
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(PARALLEL) $(ARGS)
 
 test-slow: $(VENV)/.installed ## the tests that take minutes, and those on real data sets
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _SAVE_EVERY_S = 120.0
 _LOG_EVERY_S = 15.0
 _STOPS = (signal.SIGINT, signal.SIGTERM)
-_OBSERVED = 256  # samples, so tiles, of good images that a method looks at before training
+OBSERVED = 400  # samples, so tiles, of good images that a method looks at before training
 
 
 def learning_rate_factor(progress: float, warmup: float, least: float = 0.0) -> float:
@@ -100,7 +100,7 @@ class Trainer:
 
     def observe(self, samples: Samples) -> None:
         """What a method takes in before its first step, of good samples; the average begins as the model does."""
-        self.model.observe(samples.good(_OBSERVED), torch.Generator().manual_seed(self.run.seed))
+        self.model.observe(samples.good(OBSERVED), torch.Generator().manual_seed(self.run.seed))
         self.average.load_state_dict(self.model.state_dict())
 
     def state(self) -> dict[str, Any]:

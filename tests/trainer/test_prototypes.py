@@ -14,11 +14,11 @@ from trainer.data.samples import Batch, Samples
 from trainer.export import export_graph
 from trainer.methods.base import build_method
 from trainer.methods.diffusionad.model import DiffusionAD
-from trainer.nets.prototypes import Prototypes, places
+from trainer.nets.prototypes import STRIDE, Prototypes, places
 from trainer.run import create, load_checkpoint, train_paths
 from trainer.train import train
 
-D = sum(FEATURE_CHANNELS.values())
+LEVEL = list(FEATURE_CHANNELS).index(STRIDE)
 
 
 def _features(n: int, seed: int, scale: float = 1.0) -> list[Tensor]:
@@ -40,17 +40,13 @@ def _fitted(count: int = 16, seed: int = 0) -> Prototypes:
 
 
 def _rows(features: list[Tensor]) -> Tensor:
-    """(places, D) at stride 8: each the mean of its 3 x 3 neighbours, finer ones averaged, coarser ones repeated."""
-    levels = []
-    for level in features:
-        height, width = level.shape[2:]
-        padded = torch.zeros(*level.shape[:2], height + 2, width + 2, dtype=torch.float64)
-        padded[:, :, 1:-1, 1:-1] = level
-        shifted = [padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]
-        levels.append(torch.stack(shifted).mean(dim=0))
-    fine = torch.stack([levels[0][:, :, y::2, x::2] for y in (0, 1) for x in (0, 1)]).mean(dim=0)
-    coarse = levels[2].repeat_interleave(2, 2).repeat_interleave(2, 3)
-    return torch.cat([fine, levels[1], coarse], dim=1).permute(0, 2, 3, 1).reshape(-1, D)
+    """(places, D): each the mean of its 3 x 3 neighbours."""
+    level = features[LEVEL]
+    height, width = level.shape[2:]
+    padded = torch.zeros(*level.shape[:2], height + 2, width + 2, dtype=torch.float64)
+    padded[:, :, 1:-1, 1:-1] = level
+    shifted = [padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    return torch.stack(shifted).mean(dim=0).permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def test_the_distance_is_that_of_brute_force() -> None:
@@ -67,19 +63,19 @@ def test_the_distance_is_that_of_brute_force() -> None:
     wanted = torch.cdist(seen, good[chosen]).amin(dim=1)
     wanted = (wanted - nearest.mean()) / nearest.std()
     found = prototypes(_features(2, 1))
-    assert found.shape == (2, 1, 8, 8)
+    assert found.shape == (2, 1, 4, 4)
     torch.testing.assert_close(found.flatten().double(), wanted, atol=1e-3, rtol=1e-3)
 
 
 def test_what_few_good_parts_have_is_not_strange() -> None:
     """One place in 200 good ones, far from all others, is among the prototypes; means of many would leave it out."""
     good = _features(200, 0)
-    good[1][7, :, 2, 2] += 100
+    good[LEVEL][7, :, 1, 1] += 100
     rare = _features(1, 5)
-    rare[1][0, :, 4, 4] += 100
+    rare[LEVEL][0, :, 1, 1] += 100
     known, unknown = Prototypes(16), _fitted()
     known.fit(places(good), torch.Generator().manual_seed(0))
-    assert known(rare)[0, 0, 4, 4] < unknown(rare)[0, 0, 4, 4] / 2
+    assert known(rare)[0, 0, 1, 1] < unknown(rare)[0, 0, 1, 1] / 2
 
 
 def test_good_places_have_mean_0_and_deviation_1_and_strange_ones_are_far() -> None:
@@ -94,7 +90,7 @@ def test_the_same_seed_finds_the_same_prototypes() -> None:
     one, same, other = _fitted(), _fitted(), _fitted(seed=1)
     for key, value in one.state_dict().items():
         assert torch.equal(value, same.state_dict()[key])
-    assert not torch.equal(one.project[0].weight, other.project[0].weight)  # type: ignore[arg-type]
+    assert not torch.equal(one.project.weight, other.project.weight)
 
 
 def test_what_is_between_two_kinds_of_places_is_strange() -> None:
@@ -190,7 +186,7 @@ def test_a_training_keeps_the_prototypes_of_its_full_size(tmp_path: Path) -> Non
     train(run, one_process(), None, resume=False, workers=0)
     canvases = load_canvases(train_paths(run), None, config.input.frame_layout(), tmp_path)
     wanted = _method(8).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    wanted.observe(Samples(canvases, [], config, 0).good(256), torch.Generator().manual_seed(0))
+    wanted.observe(Samples(canvases, [], config, 0).good(400), torch.Generator().manual_seed(0))
     assert wanted.prototypes is not None
     state = load_checkpoint(run.path)
     for networks in ("model", "average"):
