@@ -8,8 +8,8 @@ DEMO_VENV := .venv-demo
 ENGINES_VENV := .venv-engines
 PEERS_VENV := .venv-peers
 BIN := $(VENV)/bin
-# Many tests wait for brokers, cameras and clocks. A file's tests stay together, as they share fixtures. One thread each: several
-# processes that wait for each other's threads at every step crawl.
+# Many tests wait for brokers, cameras and clocks, so they run side by side; those of a file share fixtures and stay
+# together. One thread each: processes that share cores and wait for their threads at every step crawl.
 PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
