@@ -5,7 +5,8 @@ says of real ones that are like neither. The prototypes know good parts only: th
 PatchCore's memory (Roth et al. 2022), few enough that looking one up is a convolution. Each is the place that is
 farthest from those before it, so the rare is among them: the scratch or the ring that some good parts have is no defect
 of others. No training sees them: shown their distance, the network learns to do without it as far as synthetic defects
-allow (docs/decisions/0008-prototypes-of-good-parts.md, 0015-prototypes-are-places.md,
+allow. Features are the coarsest ones: what they see of a place ranks real defects best; where a defect ends is the
+network's to say (docs/decisions/0008-prototypes-of-good-parts.md, 0015-prototypes-are-places.md,
 0016-prototypes-are-coarse.md).
 """
 
