@@ -21,14 +21,13 @@ import torch
 from edge_ad.console import Parser, run_command, say
 from edge_ad.errors import DataError
 from trainer.config import TrainConfig, dump, override
-from trainer.data.folder import list_test, load_canvases
-from trainer.data.samples import Samples
+from trainer.data.folder import list_test
 from trainer.evaluate import metrics, run_subject, score_images
 from trainer.export import load_method
 from trainer.methods.base import build_method
 from trainer.methods.diffusionad.model import DiffusionAD
-from trainer.run import CHECKPOINT, Run, load_checkpoint, open_run, put_weights, train_paths
-from trainer.train import OBSERVED
+from trainer.run import Run, load_checkpoint, open_run, put_weights, save_checkpoint, train_paths
+from trainer.train import observe, whole_samples
 
 FIGURES = ("image_auroc", "pixel_auroc", "aupro", "pixel_ap")
 OWN = "prototypes."  # what the names of their weights begin with
@@ -73,12 +72,10 @@ def anew(path: Path, out: Path, count: int | None, most: float | None) -> int:
     state, paths = load_checkpoint(path), train_paths(run)
     if out.exists():
         raise DataError(f"{out} exists: choose another --out")
-    method = build_method(config, run.seed).eval()
-    layout = config.input.frame_layout()
-    samples = Samples(load_canvases(paths, config.data.roi_record(), layout, path), [], config, run.seed, layout)
-    method.observe(samples.good(OBSERVED), torch.Generator().manual_seed(run.seed))
-    found = {name: value for name, value in method.state_dict().items() if name.startswith(OWN)}
     copied = Run(out, config, run.train_sha256, run.calibration_sha256, run.seed, run.commit)
+    method = build_method(config, run.seed).eval()
+    observe(method, whole_samples(copied, paths, []), run.seed)
+    found = {name: value for name, value in method.state_dict().items() if name.startswith(OWN)}
     for part in ("model", "average"):
         state[part] = {name: value for name, value in state[part].items() if not name.startswith(OWN)} | found
         put_weights(method, state[part], copied)
@@ -87,7 +84,7 @@ def anew(path: Path, out: Path, count: int | None, most: float | None) -> int:
     if (path / "calibration_split").is_dir():
         shutil.copytree(path / "calibration_split", out / "calibration_split", symlinks=True)
     (out / "config.yaml").write_text(dump(config), encoding="utf-8")
-    torch.save(state, out / CHECKPOINT)
+    save_checkpoint(out, state)
     say(f"run: {out}   next: edge-ad-train evaluate {out} --data SET")
     return 0
 

@@ -251,8 +251,16 @@ def _class_figures(good: list[Scored], defects: list[Scored]) -> dict[str, Any]:
     found = image_metrics(np.array([s.image.defect for s in subset], bool), np.array([s.score for s in subset]))
     pixel = _pixel_figures(subset)
     return {"n": len(defects), "image_auroc": found.auroc, "image_ap": found.ap} | {
-        name: pixel.get(name) for name in ("pixel_auroc", "pixel_ap", "aupro", "pointing")
+        **{name: pixel.get(name) for name in ("pixel_auroc", "pixel_ap", "aupro")},
+        "pointing": _pointing(defects),
     }
+
+
+def _pointing(defects: Sequence[Scored]) -> float | None:
+    """The mean over images of one class; None where one has no mask, or none a pixel of a defect."""
+    masks = masks_of(defects) or []
+    hits = [pointing(s.anomaly_map, mask) for s, mask in zip(defects, masks, strict=False) if mask.any()]
+    return float(np.mean(hits)) if hits else None
 
 
 def _pixel_figures(scored: Sequence[Scored]) -> dict[str, float | None]:
@@ -261,14 +269,12 @@ def _pixel_figures(scored: Sequence[Scored]) -> dict[str, float | None]:
     if masks is None or not any(s.image.defect for s in scored):
         return {}
     found = pixel_metrics(masks, [s.anomaly_map for s in scored])
-    hits = [pointing(s.anomaly_map, mask) for s, mask in zip(scored, masks, strict=True) if mask.any()]
     return {
         "pixel_auroc": found.auroc,
         "pixel_ap": found.ap,
         "pixel_f1_max": found.f1_max,
         "aupro": found.aupro,
         "aupro_005": found.aupro_005,
-        "pointing": float(np.mean(hits)) if hits else None,
     }
 
 

@@ -7,14 +7,17 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from loguru import logger
+from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 _SAVE_EVERY_S = 120.0
 _LOG_EVERY_S = 15.0
 _STOPS = (signal.SIGINT, signal.SIGTERM)
-OBSERVED = 400  # samples, so tiles, of good images that a method looks at before training
+_OBSERVED = 400  # samples, so tiles, of good images that a method looks at before training
 
 
 def learning_rate_factor(progress: float, warmup: float, least: float = 0.0) -> float:
@@ -100,7 +103,7 @@ class Trainer:
 
     def observe(self, samples: Samples) -> None:
         """What a method takes in before its first step, of good samples; the average begins as the model does."""
-        self.model.observe(samples.good(OBSERVED), torch.Generator().manual_seed(self.run.seed))
+        observe(self.model, samples, self.run.seed)
         self.average.load_state_dict(self.model.state_dict())
 
     def state(self) -> dict[str, Any]:
@@ -177,6 +180,18 @@ def _train_step(trainer: Trainer, batch: Batch, optim: OptimConfig, progress: fl
     return found
 
 
+def observe(method: Method, samples: Samples, seed: int) -> None:
+    """Show a method what it takes in before its first step, of good samples."""
+    method.observe(samples.good(_OBSERVED), torch.Generator().manual_seed(seed))
+
+
+def whole_samples(run: Run, paths: Sequence[Path], textures: Sequence[NDArray[np.uint8]]) -> Samples:
+    """The samples of a run at its input size, of its training images."""
+    config, layout = run.config, run.config.input.frame_layout()
+    canvases = load_canvases(paths, config.data.roi_record(), layout, run.path)
+    return Samples(canvases, textures, config, run.seed, layout)
+
+
 @dataclass(frozen=True, slots=True)
 class Phase:
     """A part of the training: until this share of it, on these samples."""
@@ -195,7 +210,7 @@ def _phases(run: Run, progress: float) -> list[Phase]:
     paths, textures = train_paths(run), load_textures(config.synthesis.textures)
     roi = config.data.roi_record()
     layout, half = config.input.frame_layout(), config.optim.half_size
-    whole = Samples(load_canvases(paths, roi, layout, run.path), textures, config, run.seed, layout)
+    whole = whole_samples(run, paths, textures)
     if progress >= half:
         return [Phase(1.0, whole)]
     small, symmetries = layout.halved(), whole.symmetries  # looked for once
