@@ -37,6 +37,7 @@ class Training(Strict):
     minutes: float = Field(description="all resumptions together")
     waited: float | None = Field(None, description="share of the time that the cores waited for samples")
     processes: int = 1
+    computed: str | None = Field(None, description="processor or GPU, threads and precision, of the last resumption")
 
 
 class Figures(BaseModel):
@@ -107,6 +108,7 @@ def result_of_run(run: Run, data: Path, evaluation: Mapping[str, Any], variant: 
         minutes=round(state["seconds"] / 60, 2),
         waited=round(state["waited_s"] / state["seconds"], 4) if state.get("waited_s") is not None else None,
         processes=state.get("processes", 1),
+        computed=state.get("computed"),
     )
     facts = {
         "variant": variant or own_variant(run.config.diffusion),

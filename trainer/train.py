@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
+from edge_ad.backends import processor
+from edge_ad.console import tracked
 from edge_ad.errors import DataError
 from trainer.config import OptimConfig
 from trainer.data.folder import load_canvases, load_textures
@@ -101,6 +103,14 @@ class Trainer:
             return "bf16" if self.bf16 else "fp32"
         return "fp32, as this processor has no instructions for bf16"
 
+    def computed(self) -> str:
+        """On what, in words: steps and minutes mean little without it."""
+        device = self.fabric.device
+        if device.type == "cuda":
+            return f"{torch.cuda.get_device_name(device)}, {self.computes_in()}"
+        threads = torch.get_num_threads()
+        return f"{processor.name() or device.type}, {threads} thread{'s' * (threads != 1)}, {self.computes_in()}"
+
     def observe(self, samples: Samples) -> None:
         """What a method takes in before its first step, of good samples; the average begins as the model does."""
         observe(self.model, samples, self.run.seed)
@@ -125,6 +135,7 @@ class Trainer:
             "waited_s": self.waited_s,
             "max_minutes": self.max_minutes,
             "processes": self.fabric.world_size,
+            "computed": self.computed(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -182,7 +193,8 @@ def _train_step(trainer: Trainer, batch: Batch, optim: OptimConfig, progress: fl
 
 def observe(method: Method, samples: Samples, seed: int) -> None:
     """Show a method what it takes in before its first step, of good samples."""
-    method.observe(samples.good(_OBSERVED), torch.Generator().manual_seed(seed))
+    good = (samples.good(index) for index in tracked(range(_OBSERVED), "what good parts look like"))
+    method.observe(good, torch.Generator().manual_seed(seed))
 
 
 def whole_samples(run: Run, paths: Sequence[Path], textures: Sequence[NDArray[np.uint8]]) -> Samples:
@@ -303,8 +315,7 @@ def _train(run: Run, fabric: Fabric, max_minutes: float | None, resume: bool, wo
         trainer.restore(load_checkpoint(run.path))
     phases = _phases(run, trainer.progress())
     if fabric.is_global_zero:
-        where = f"{torch.get_num_threads()} threads, {fabric.device}, processes: {fabric.world_size}"
-        logger.info("training with {}, {}", where, trainer.computes_in())
+        logger.info("training on {}; processes: {}", trainer.computed(), fabric.world_size)
         logger.info("symmetry of the parts: {}", phases[-1].samples.symmetries)
     if trainer.step == 0:
         trainer.observe(phases[-1].samples)

@@ -178,15 +178,17 @@ def test_the_graph_with_prototypes_runs_alike_in_onnx_runtime() -> None:
     assert max(exported.worst.values()) < 1e-4
 
 
-def test_a_training_keeps_the_prototypes_of_its_full_size(tmp_path: Path) -> None:
+def test_a_training_keeps_the_prototypes_of_its_full_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also where it begins with images of half the size. Both networks of a run have the same, resumed or not."""
     optim = {"batch": 4, "steps": 4, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3, "half_size": 0.5, "ema": 0.9}
     config = _config(8, input={"height": 64, "width": 64}, optim=optim)
     run = create(tmp_path / "run", config, split_good(make_dataset(tmp_path / "data"), 0.25, 0), 0)
     train(run, one_process(), None, resume=False, workers=0)
+    assert "what good parts look like 200/400" in capsys.readouterr().err  # it takes a while before the first step
     canvases = load_canvases(train_paths(run), None, config.input.frame_layout(), tmp_path)
     wanted = _method(8).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    wanted.observe(Samples(canvases, [], config, 0).good(400), torch.Generator().manual_seed(0))
+    samples = Samples(canvases, [], config, 0)
+    wanted.observe(map(samples.good, range(400)), torch.Generator().manual_seed(0))
     assert wanted.prototypes is not None
     state = load_checkpoint(run.path)
     for networks in ("model", "average"):

@@ -80,6 +80,7 @@ def test_an_evaluation_of_a_run_is_kept_with_all_that_made_it(root: Path, tmp_pa
     assert kept.commit == json.loads((root / "run/images.json").read_text())["commit"]
     assert as_trained(kept)
     assert 0 < (kept.training.waited or 0) < 1
+    assert re.search(r", \d+ threads?, (bf16|fp32)", kept.training.computed or "")
 
 
 def test_an_evaluation_of_a_bundle_is_kept_under_its_engine(root: Path, tmp_path: Path) -> None:

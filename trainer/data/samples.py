@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -128,10 +128,9 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
             image, mask = anomalous(self._tiles, clean, self._textures, self._grey, self._config.synthesis, rng)
         return torch.from_numpy(clean), torch.from_numpy(image), torch.from_numpy(mask.astype(np.uint8))
 
-    def good(self, count: int) -> Iterator[Tensor]:
-        """The good images of the first `count` samples: (3, H, W) float32 in 0..1 each."""
-        for index in range(count):
-            yield _chw(torch.from_numpy(self._clean(index)[0])[None])[0]
+    def good(self, index: int) -> Tensor:
+        """The good image of a sample: (3, H, W) float32 in 0..1."""
+        return _chw(torch.from_numpy(self._clean(index)[0])[None])[0]
 
     def _clean(self, index: int) -> tuple[NDArray[np.uint8], np.random.Generator]:
         """The good image of a sample, and what the rest of the sample is drawn from."""

@@ -13,7 +13,7 @@ its mirror image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import cv2
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from edge_ad.console import tracked
 from trainer.nets.pretrained import PretrainedFeatures
 
 PIXELS = 128 * 128  # of the images that are compared, about
@@ -96,19 +97,19 @@ def find_symmetry(good: Sequence[NDArray[np.uint8]]) -> Symmetry:
     height, width = _size(*good[0].shape[:2])
     chosen = np.linspace(0, len(good) - 1, min(len(good), IMAGES)).astype(int)
     fine = [_shrunk(good[i], FINE * height, FINE * width) for i in chosen]
-    straight = [_shrunk(image, height, width) for image in fine]
-    asked = _features(net, straight)
-    left_right, top_bottom = (
-        told_apart(asked, _features(net, [image[flip] for image in straight])) for flip in (np.s_[:, ::-1], np.s_[::-1])
-    )
     rng = np.random.default_rng(0)
-    settled, turned = (
-        _features(net, [_turned(image, rng.uniform(-1, 1) * reach) for image in fine]) for reach in (SETTLES, 180)
-    )
+    little, any_angle = (rng.uniform(-1, 1, len(fine)) * reach for reach in (SETTLES, 180))
+    seen = []
+    for i, image in enumerate(tracked(fine, "symmetry of the parts")):
+        straight = _shrunk(image, height, width)
+        ways = (straight, straight[:, ::-1], straight[::-1], _turned(image, little[i]), _turned(image, any_angle[i]))
+        seen.append([_features(net, way) for way in ways])
+    asked, *mirrored, settled, turned = np.stack(seen, axis=1)
+    left_right, top_bottom = (told_apart(asked, mirror) for mirror in mirrored)
     if told_apart(settled, turned) > ALLOWED:
         return Symmetry(left_right=left_right <= ALLOWED, top_bottom=top_bottom <= ALLOWED)
-    mirrored = (left_right + top_bottom) / 2 <= ALLOWED  # at any angle, one mirror image is the other, turned
-    return Symmetry(left_right=mirrored, top_bottom=mirrored, any_angle=True)
+    either = (left_right + top_bottom) / 2 <= ALLOWED  # at any angle, one mirror image is the other, turned
+    return Symmetry(left_right=either, top_bottom=either, any_angle=True)
 
 
 def told_apart(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
@@ -176,14 +177,11 @@ def _disc(height: int, width: int) -> NDArray[np.bool_]:
 
 
 @torch.no_grad()
-def _features(net: PretrainedFeatures, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
-    """(N, D): mean and standard deviation of each feature, in each cell and over all."""
-    found = []
-    for image in images:
-        x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
-        parts = [part for level in net.raw(x) for cells in (CELLS, 1) for part in _moments(level.double(), cells)]
-        found.append(torch.cat(parts).numpy())
-    return np.stack(found)
+def _features(net: PretrainedFeatures, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(D,): mean and standard deviation of each feature of an (h, w, 3) image, in each cell and over all."""
+    x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+    parts = [part for level in net.raw(x) for cells in (CELLS, 1) for part in _moments(level.double(), cells)]
+    return torch.cat(parts).numpy()
 
 
 def _moments(level: torch.Tensor, cells: int) -> list[torch.Tensor]:
