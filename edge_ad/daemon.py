@@ -33,6 +33,7 @@ from edge_ad.errors import ConfigError, EdgeAdError
 from edge_ad.frames import frame_graph
 from edge_ad.lock import locked
 from edge_ad.loop import InspectionLoop, Station
+from edge_ad.memory import give_back_freed
 from edge_ad.notify import Notifier
 from edge_ad.outbox import stored_mode
 from edge_ad.outbox_file import Position
@@ -107,6 +108,7 @@ def _start(
     pipeline = Pipeline(frame_graph(backend, bundle.manifest), config.roi_record(), config.regions)
     pipeline.thresholds = calibration.thresholds
     pipeline.warm_up()
+    give_back_freed()
     progress = Progress()
     publisher = Publisher(config, context, progress)
     publisher.start()

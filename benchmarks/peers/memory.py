@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from pathlib import Path
+
+from edge_ad.memory import give_back_freed
 
 STATUS = Path("/proc/self/status")
 RESET_PEAK = "5"  # proc(5): to clear_refs, sets the peak to what is resident now
@@ -15,7 +16,7 @@ def start_mb() -> float | None:
     if not STATUS.exists():
         return None
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    give_back_freed()
     Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="ascii")
     return _field_mb("VmRSS")
 
