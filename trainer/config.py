@@ -169,12 +169,12 @@ SegmenterNet = Annotated[PublishedSegmenterConfig | EdgeSegmenterConfig, Field(d
 
 
 class PrototypesConfig(Finite):
-    """What good parts look like anywhere (nets/prototypes.py): the distance to the nearest one moves the logits."""
+    """What good parts look like anywhere (nets/prototypes.py): a place that is near to it has a lower logit."""
 
     count: int = Field(0, ge=0, le=4096, description="0: none")
-    least: float = Field(-1.0, le=0, description="logits, where a place is nearer than usual")
+    least: float = Field(-1.0, le=0, description="standard deviations from the usual distance: nearer is as this")
     most: float = Field(
-        1.5, ge=0, description="logits, where it is farther: a standard deviation is 1, no more than this"
+        1.5, ge=0, description="standard deviations: farther is as this and keeps its logit, nearer loses 1 for each"
     )
 
 

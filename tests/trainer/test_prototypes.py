@@ -140,7 +140,7 @@ def _method(count: int) -> DiffusionAD:
     return method
 
 
-def test_a_strange_place_moves_the_logits_within_bounds_and_stays_where_it_is() -> None:
+def test_a_strange_place_keeps_its_logit_and_what_is_usual_loses_some_within_bounds() -> None:
     method = _method(8).eval()
     generator = torch.Generator().manual_seed(0)
     good = torch.rand((4, 3, 256, 256), generator=generator) * 0.1 + 0.4
@@ -148,11 +148,14 @@ def test_a_strange_place_moves_the_logits_within_bounds_and_stays_where_it_is() 
     assert method.evidence is not None
     image = good[:1].clone()
     image[:, :, 96:112, 224:240] = torch.rand((1, 3, 16, 16), generator=generator)
-    usual, moved = (method.suspect(torch.zeros(1, 1, 256, 256), method.evidence.raw(x)) for x in (good[:1], image))
+    logits = torch.randn((1, 1, 256, 256), generator=generator)
+    usual, strange = (method.suspect(logits, method.evidence.raw(x)) - logits for x in (good[:1], image))
     bounds = method.config.prototypes
-    assert moved.min() >= bounds.least
-    torch.testing.assert_close(moved[:, :, 96:112, 224:240], torch.full((1, 1, 16, 16), bounds.most))
-    torch.testing.assert_close(moved[:, :, :, :32], usual[:, :, :, :32], atol=1e-3, rtol=0)
+    assert strange.max() <= 0
+    assert strange.min() >= bounds.least - bounds.most - 1e-6
+    torch.testing.assert_close(strange[:, :, 96:112, 224:240], torch.zeros(1, 1, 16, 16))
+    assert usual.mean() < -bounds.most / 2
+    torch.testing.assert_close(strange[:, :, :, :32], usual[:, :, :, :32], atol=1e-3, rtol=0)
 
 
 def test_no_training_sees_the_prototypes_and_none_changes_them() -> None:

@@ -153,7 +153,11 @@ class DiffusionAD(Method):
         self.prototypes.fit(torch.cat(drawn), generator)
 
     def suspect(self, logits: Tensor, raw: Sequence[Tensor]) -> Tensor:
-        """Logits (N, 1, H, W), moved by the distance to the nearest prototype, within its bounds; not in the paper.
+        """Logits (N, 1, H, W), lowered where a place looks as good parts do somewhere; not in the paper.
+
+        A place that is `most` or more from the nearest prototype keeps the network's logit, others lose what they are
+        nearer. Raised instead where it is far, each logit would be as much higher, and the scores of good parts and of
+        defects would meet where a sigmoid is flat.
 
         Args:
             logits: from `segment`.
@@ -163,8 +167,8 @@ class DiffusionAD(Method):
             return logits
         bounds, fold_ = self.config.prototypes, self.config.fold
         distance = F.interpolate(self.prototypes(raw), scale_factor=PROTOTYPE_STRIDE / fold_, mode="bilinear")
-        moved = distance.clamp(bounds.least, bounds.most)
-        return logits + F.interpolate(moved, scale_factor=float(fold_), mode="nearest")
+        taken_off = bounds.most - distance.clamp(bounds.least, bounds.most)
+        return logits - F.interpolate(taken_off, scale_factor=float(fold_), mode="nearest")
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """See `Method.losses`: noise loss (Eq. 9) and mask loss (Eq. 10 to 12); not in the paper: restore, features."""
