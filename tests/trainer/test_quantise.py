@@ -219,15 +219,20 @@ def test_nothing_changes_between_equal_outputs(fp32: onnx.ModelProto, tuning: Tu
     assert not within(Change(0.1, 1.0, 0.0, 0.0, 0.0), Bounds())
 
 
-def test_the_map_error_is_told_in_standard_deviations_of_fp32() -> None:
-    """Maps of 0 and 0.4 have a standard deviation of 0.2; an error of 0.05 everywhere is a quarter of it."""
+def test_the_map_error_is_told_in_standard_deviations_of_the_logits_of_fp32() -> None:
+    """Logits of -2 and 2 have a standard deviation of 2, of which an error of 0.5 is a quarter, on any scale."""
 
-    def output(*values: float) -> RawOutput:
-        return RawOutput(np.float32(values)[None, None], *(np.zeros(1, np.float32) for _ in range(2)))
+    def output(*logits: float) -> RawOutput:
+        likely = 1 / (1 + np.exp(-np.float64(logits)))
+        return RawOutput(likely.astype(np.float32)[None, None], *(np.zeros(1, np.float32) for _ in range(2)))
 
-    assert map_error(output(0.05, 0.35), output(0.0, 0.4)) == pytest.approx(0.25)
-    assert map_error(output(0.5, 0.5), output(0.5, 0.5)) == 0.0
-    assert map_error(output(0.5001, 0.5001), output(0.5, 0.5)) == pytest.approx(0.1, rel=1e-2)  # of SMALLEST_SPREAD
+    for shift in (0.0, -3.0):
+        found, reference = output(shift - 1.5, shift + 1.5), output(shift - 2.0, shift + 2.0)
+        assert map_error(found, reference) == pytest.approx(0.25, rel=1e-4)
+    assert map_error(output(0.0, 0.0), output(0.0, 0.0)) == 0.0
+    assert map_error(output(0.001, 0.001), output(0.0, 0.0)) == pytest.approx(0.1, rel=1e-2)  # of SMALLEST_SPREAD
+    certain = output(100.0, -1000.0)  # 1 and 0: no logit is infinite
+    assert np.isfinite(map_error(certain, output(0.0, 1.0)))
 
 
 def test_scores_that_do_not_vary_are_not_correlated() -> None:
