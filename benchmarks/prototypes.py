@@ -14,6 +14,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from trainer.evaluate import metrics, run_subject, score_images
 from trainer.export import load_method
 from trainer.methods.base import build_method
 from trainer.methods.diffusionad.model import DiffusionAD
-from trainer.run import Run, load_checkpoint, open_run, put_weights, save_checkpoint, train_paths
+from trainer.run import load_checkpoint, open_run, put_weights, save_checkpoint, train_paths
 from trainer.train import observe, whole_samples
 
 FIGURES = ("image_auroc", "pixel_auroc", "aupro", "pixel_ap")
@@ -72,13 +73,13 @@ def anew(path: Path, out: Path, count: int | None, most: float | None) -> int:
     state, paths = load_checkpoint(path), train_paths(run)
     if out.exists():
         raise DataError(f"{out} exists: choose another --out")
-    copied = Run(out, config, run.train_sha256, run.calibration_sha256, run.seed, run.commit)
+    changed = replace(run, config=config)
     method = build_method(config, run.seed).eval()
-    observe(method, whole_samples(copied, paths, []), run.seed)
+    observe(method, whole_samples(changed, paths, []), run.seed)
     found = {name: value for name, value in method.state_dict().items() if name.startswith(OWN)}
     for part in ("model", "average"):
         state[part] = {name: value for name, value in state[part].items() if not name.startswith(OWN)} | found
-        put_weights(method, state[part], copied)
+        put_weights(method, state[part], changed)
     out.mkdir(parents=True)
     shutil.copy(path / "images.json", out)
     if (path / "calibration_split").is_dir():
