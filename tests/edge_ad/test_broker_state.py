@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +114,17 @@ def test_a_loss_tells_whether_the_connection_had_been_accepted() -> None:
     assert "time-out" in explain_loss(0x8D, "", PLAIN, accepted=True).detail
     assert "reset by peer" in explain_loss(0x80, "reset by peer", PLAIN, accepted=True).detail
     assert "time-out: no answer to our CONNECT" in explain_loss(0x8D, "", PLAIN, accepted=False).detail
+
+
+def test_a_tls_broker_that_closes_at_once_may_want_a_client_certificate_or_refuse_ours() -> None:
+    """TLS 1.3 tells either after the handshake, in an alert that may be lost with the connection."""
+    question = "(mqtt.tls.client_cert_file)?"
+    ours = MqttConfig(tls=TlsConfig(client_cert_file=Path("station.crt"), client_key_file=Path("station.key")))
+    for error in ("EOF occurred in violation of protocol", "tlsv13 alert certificate required", "reset by peer"):
+        assert f"want a client certificate {question}" in explain_loss(0x80, error, TLS, accepted=False).detail
+        assert f"accept the client certificate {question}" in explain_loss(0x80, error, ours, accepted=False).detail
+    assert question not in explain_loss(0x80, "EOF", PLAIN, accepted=False).detail
+    assert question not in explain_loss(0x8D, "", TLS, accepted=False).detail  # it does not answer: another fault
 
 
 def test_a_namesake_is_suspected_by_name() -> None:

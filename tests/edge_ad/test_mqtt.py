@@ -173,7 +173,8 @@ def test_a_client_certificate_that_is_wanted_and_missing_is_named(
     tls = make_tls(tmp_path / "tls")
     broker = make_broker(tls=tls, options="require_certificate true")
     state = ends_up(make_link(mqtt_config(broker, tls={"ca_file": str(tls.ca)})), "refused")
-    assert "certificate required" in state.detail
+    # The broker's alert, "certificate required", may be lost with the connection, so it is not what is looked for.
+    assert "Does it want a client certificate (mqtt.tls.client_cert_file)?" in state.detail
     with_certificate = {"ca_file": str(tls.ca), "client_cert_file": str(tls.cert), "client_key_file": str(tls.key)}
     ends_up(make_link(mqtt_config(broker, tls=with_certificate)), "online")
 
