@@ -1,6 +1,6 @@
 """The daemon's pace beside that of its engine alone, and the time from a capture to its result's receipt, on loopback.
 
-    python -m benchmarks.daemon_pace BUNDLE [--backend openvino] [--precision int8] [--frames 600] [--frame 1920x1080]
+    python -m benchmarks.daemon_pace BUNDLE [--backend openvino] [--precision int8] [--threads 1] [--frame 1920x1080]
 
 Both sides run in this process, one after the other, on the same frame and the same engine. The whole daemon (capture
 thread, inference loop, outbox on the disk of --work, MQTT to a real mosquitto) inspects frames that a camera in memory
@@ -142,13 +142,15 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--threads", type=int, default=0, help="of the engine; 0: one per core, which leaves none")
     parser.add_argument("--frames", type=int, default=600)
     add_frame_size(parser)
     parser.add_argument("--work", type=Path, default=Path("build"), help="a folder on the disk that the outbox uses")
     arguments = parser.parse_args()
     log.set_up("WARNING")
     bundle = open_bundle(arguments.bundle.absolute())
-    engine = BackendConfig.model_validate({"name": arguments.backend, "precision": arguments.precision})
+    chosen = {"name": arguments.backend, "precision": arguments.precision, "threads": arguments.threads}
+    engine = BackendConfig.model_validate(chosen)
     image = full_frame(bundle.golden().image[-1], *arguments.frame)
     arguments.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.work.absolute()) as work, timed_commits() as commits:

@@ -31,8 +31,7 @@ def run_station(
 ) -> tuple[list[Heard], float]:
     """Run the daemon until its camera has no more frames; what was heard of it, and the seconds that it ran."""
     broker = Broker(folder / "broker", options="set_tcp_nodelay true")  # as configs/mosquitto has it
-    backend = {"name": engine.name, "precision": engine.precision}
-    sections = {"mqtt": mqtt_config(broker), "store": str(store), "backend": backend}
+    sections = {"mqtt": mqtt_config(broker), "store": str(store), "backend": engine.model_dump(mode="json")}
     config = load(write_config(folder / "station.yaml", bundle.path, dict(camera), sections))
     broker.start()
     command = ["mosquitto_sub", "-p", str(broker.port), "-V", "mqttv5", "-q", "1", "-i", "receiver", "-F", "%U %t %p"]
