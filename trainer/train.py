@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _SAVE_EVERY_S = 120.0
 _LOG_EVERY_S = 15.0
 _STOPS = (signal.SIGINT, signal.SIGTERM)
-_OBSERVED = 400  # samples, so tiles, of good images that a method looks at before training
+OBSERVED = 400  # samples, so tiles, of good images that a method looks at before training
 
 
 def learning_rate_factor(progress: float, warmup: float, least: float = 0.0) -> float:
@@ -193,7 +193,7 @@ def _train_step(trainer: Trainer, batch: Batch, optim: OptimConfig, progress: fl
 
 def observe(method: Method, samples: Samples, seed: int) -> None:
     """Show a method what it takes in before its first step, of good samples."""
-    good = (samples.good(index) for index in tracked(range(_OBSERVED), "what good parts look like"))
+    good = (samples.good(index) for index in tracked(range(OBSERVED), "what good parts look like"))
     method.observe(good, torch.Generator().manual_seed(seed))
 
 

@@ -8,7 +8,7 @@ import torch
 from benchmarks.prototypes import main
 from tests.trainer.tiny import make_dataset, one_process, tiny_config
 from trainer.data.folder import split_good
-from trainer.run import create, load_checkpoint, open_run
+from trainer.run import create, load_checkpoint, open_run, train_paths
 from trainer.train import train
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="the backbone's package is not installed")
@@ -38,6 +38,18 @@ def test_each_bound_has_a_row(root: Path, capsys: pytest.CaptureFixture[str]) ->
     assert head == "| most | image AUROC | pixel AUROC | AUPRO | pixel AP | `hole` |"
     assert [row.split(" | ")[0] for row in rows] == ["| 0", "| 2.5"]
     assert all(0 <= float(cell) <= 1 for row in rows for cell in row.strip("| ").split(" | ")[1:])
+
+
+def test_each_share_of_defective_images_has_a_row(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["spoilt", str(root / "run"), "--data", str(root / "data"), "--share"]
+    assert main([*command, "0", "0.2"]) == 0
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head == "| defective among good | image AUROC | pixel AUROC | AUPRO | pixel AP | `hole` |"
+    good = len(train_paths(open_run(root / "run")))
+    assert [row.split(" | ")[0] for row in rows] == [f"| 0 of {good}", f"| {round(0.2 * good)} of {good}"]
+    for share in ("0.9", "-0.2"):
+        assert main([*command, share]) == 2
+        assert "each --share must be from 0 to 0." in capsys.readouterr().err
 
 
 def test_found_anew_by_the_same_code_they_are_the_same(root: Path, tmp_path: Path) -> None:
