@@ -1,6 +1,7 @@
-"""The daemon's pace beside that of its engine alone, and the time from a capture to its result's receipt, on loopback.
+r"""The daemon's pace beside that of its engine alone, and the time from a capture to its result's receipt, on loopback.
 
-    python -m benchmarks.daemon_pace BUNDLE [--backend openvino] [--precision int8] [--threads 1] [--frame 1920x1080]
+    python -m benchmarks.daemon_pace BUNDLE [--backend openvino] [--precision int8] [--threads 1] \
+        [--frames 600] [--frame 1920x1080]
 
 Both sides run in this process, one after the other, on the same frame and the same engine. The whole daemon (capture
 thread, inference loop, outbox on the disk of --work, MQTT to a real mosquitto) inspects frames that a camera in memory

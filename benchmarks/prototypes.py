@@ -4,7 +4,7 @@
     python -m benchmarks.prototypes spoilt RUN --data SET [--share 0 0.01 0.03 0.1]
     python -m benchmarks.prototypes anew RUN --out RUN2 [--count 2048] [--most 3]
 
-No training sees the prototypes (docs/decisions/0008), so both can be decided without another one. `bounds` measures a
+No training sees the prototypes (docs/decisions/0008), so all of this is found without another one. `bounds` measures a
 run on a set, a validation set to decide, with each of the bounds. `spoilt` measures it with defective images of the set
 among the good ones that prototypes are found in, as where nobody has looked through them; the networks have not seen
 those. `anew` copies a run, with the prototypes that today's code finds among its training images; the weights of both
@@ -148,13 +148,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="benchmarks.prototypes", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     measured = commands.add_parser("bounds", help="figures with each upper bound")
-    measured.add_argument("run", type=Path)
-    measured.add_argument("--data", type=Path, required=True, help="MVTec layout")
     measured.add_argument("--most", type=float, nargs="+", default=[0, 1, 2.5, 3, 4], help="logits")
     mixed = commands.add_parser("spoilt", help="figures with defective images among the good ones")
-    mixed.add_argument("run", type=Path)
-    mixed.add_argument("--data", type=Path, required=True, help="MVTec layout")
     mixed.add_argument("--share", type=float, nargs="+", default=[0, 0.01, 0.03, 0.1], help="0 to 1")
+    for command in (measured, mixed):
+        command.add_argument("run", type=Path)
+        command.add_argument("--data", type=Path, required=True, help="MVTec layout")
     renewed = commands.add_parser("anew", help="a copy of a run, with today's prototypes")
     renewed.add_argument("run", type=Path)
     renewed.add_argument("--out", type=Path, required=True, help="a new run")

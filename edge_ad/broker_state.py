@@ -8,7 +8,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_ad.config import MqttConfig, TlsConfig
+from edge_ad.config import MqttConfig
 
 BrokerPhase = Literal[
     "connecting",  # not tried yet
@@ -125,7 +125,10 @@ def explain_loss(code: int, error: str, config: MqttConfig, *, accepted: bool) -
     tls = "with" if config.tls is not None else "without"
     asked = f"is it a broker {tls} TLS that speaks MQTT {config.protocol}?"
     if config.tls is not None and not silent:
-        asked = f"{asked} {_client_certificate_question(config.tls)}"
+        # In TLS 1.3 our handshake is over before the broker has looked at our certificate, and its alert may be lost
+        # with the connection: a certificate that is missing or refused then looks like any other end.
+        judges = "want a" if config.tls.client_cert_file is None else "accept the"
+        asked = f"{asked} Does it {judges} client certificate (mqtt.tls.client_cert_file)?"
     return BrokerState("refused", f"{what}: {asked}")
 
 
@@ -133,14 +136,6 @@ def suspect_a_namesake(state: BrokerState, client_id: str) -> BrokerState:
     """What it means when one connection after the other breaks soon: few brokers say that they evict a client."""
     why = f"another client seems to have taken over the client id {client_id}: two stations of one name?"
     return BrokerState(state.name, f"{state.detail}, again and again: {why}")
-
-
-def _client_certificate_question(tls: TlsConfig) -> str:
-    # In TLS 1.3 our handshake is over before the broker has looked at our certificate, and its alert may be lost with
-    # the connection: a certificate that is missing or refused then looks like any other end.
-    if tls.client_cert_file is None:
-        return "Does it want a client certificate (mqtt.tls.client_cert_file)?"
-    return "Does it accept the client certificate (mqtt.tls.client_cert_file)?"
 
 
 def _login_fault(code: int, config: MqttConfig) -> str:
