@@ -76,7 +76,10 @@ class InputSpec(_Strict):
 
 
 class DiffusionSpec(_Strict):
-    """The constants inside the graph, for the record: timesteps, guidance weight, schedule and noise seed."""
+    """The constants inside the graph, for the record: timesteps, guidance weight, schedule and noise seed.
+
+    Where the weight `w` is 0 nothing is guided, and `t_b` is not in the graph.
+    """
 
     t_s: int
     t_b: int

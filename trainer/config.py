@@ -74,7 +74,7 @@ class DataConfig(Finite):
 
 
 class DiffusionConfig(Finite):
-    """The forward process, the two scales and the guidance (DiffusionAD section III)."""
+    """The forward process, the noise scales and the guidance (DiffusionAD section III)."""
 
     diffuse: bool = Field(True, description="false: no noise at all, a plain auto-encoder, for comparison")
     timesteps: int = Field(1000, ge=2)
@@ -82,9 +82,9 @@ class DiffusionConfig(Finite):
     beta_end: float = Field(2e-2, gt=0, lt=1)
     prediction: Literal["eps", "x0"]
     t_s: int = Field(200, ge=0, description="smaller noise scale at test time, 0-based")
-    t_b: int = Field(400, ge=0, description="larger noise scale at test time, 0-based")
+    t_b: int = Field(400, ge=0, description="larger noise scale at test time, 0-based; not used where w is 0")
     tau: int = Field(300, ge=1, description="training draws t_s below tau and t_b from tau on")
-    w: float = Field(1.0, ge=0, description="guidance weight")
+    w: float = Field(1.0, ge=0, description="guidance weight; 0: one step from t_s alone, in training too")
     near: Fraction = Field(0.0, description="share of training draws within near_width of the test scales")
     near_width: int = Field(50, ge=1)
     clamp: bool = Field(False, description="clip the guide and the guided image to [-1, 1], as the authors' code does")

@@ -18,7 +18,7 @@ def model_card(manifest: dict[str, Any]) -> str:
 | made by | edge-ad {manifest["edge_ad_version"]}, {manifest["created_at"]} |
 | input | {size["width"]} x {size["height"]} pixels, RGB; {_fit(size)} |
 | size | {manifest["params"]:,} parameters, {manifest["macs"] / 1e9:.2f} GMACs {_frame_macs(manifest)} |
-| noise scales | t_s = {diffusion["t_s"]}, t_b = {diffusion["t_b"]} of {diffusion["timesteps"]}, w = {diffusion["w"]} |
+| noise | {_noise(diffusion)} |
 | score | mean of the {manifest["top_k"]} largest pixels of the anomaly map |
 | trained on | {len(training["images_sha256"])} good images, {training["steps"]} steps, {training["minutes"]} min |
 | held out for calibration | {len(training["calibration_sha256"])} good images |
@@ -42,6 +42,12 @@ def _frame_macs(manifest: dict[str, Any]) -> str:
     """What they are of."""
     tiles = manifest["input"]["tiles"]["rows"] * manifest["input"]["tiles"]["columns"]
     return "a frame" if tiles == 1 else f"a tile, {tiles * manifest['macs'] / 1e9:.2f} a frame"
+
+
+def _noise(diffusion: dict[str, Any]) -> str:
+    """From which timesteps an image is repainted."""
+    t_s, t_b, w, timesteps = (diffusion[name] for name in ("t_s", "t_b", "w", "timesteps"))
+    return f"one step from t = {t_s} of {timesteps}, {f'guided from {t_b}, w = {w:g}' if w > 0 else 'not guided'}"
 
 
 def _fit(size: dict[str, Any]) -> str:

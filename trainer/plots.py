@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from trainer.methods.diffusionad.variants import NormGuided, OneStep
+from trainer.methods.diffusionad.variants import NormGuided, OneStep, guided
 from trainer.results import Result
 from trainer.tables import FIGURES, by_seed, by_variant, figure, grouped, images_per_second, own_scales
 
@@ -54,7 +54,7 @@ def draw_scales(path: Path, results: Sequence[Result]) -> None:
         own = own_scales(group[0])
         if isinstance(variant, OneStep):
             lines["one step"].append((variant.t, group))
-        elif isinstance(variant, NormGuided) and variant.w == own["w"]:
+        elif isinstance(variant, NormGuided) and variant.w == guided(**own).w:
             if variant.t_b == own["t_b"]:
                 lines["guided, t_s moved"].append((variant.t_s, group))
             if variant.t_s == own["t_s"]:

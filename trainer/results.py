@@ -22,7 +22,7 @@ from edge_ad.config import Strict, first_problem
 from edge_ad.console import write_json
 from edge_ad.errors import DataError
 from edge_ad.images import sha256_file
-from trainer.methods.diffusionad.variants import NormGuided, Variant, own_variant
+from trainer.methods.diffusionad.variants import Variant, in_one_step, own_variant
 from trainer.run import CHECKPOINT, Run, load_checkpoint
 
 SCHEMA: Literal["edge-ad/benchmark"] = "edge-ad/benchmark"
@@ -134,7 +134,7 @@ def result_of_bundle(manifest: Manifest, data: Path, evaluation: Mapping[str, An
     training = Training(images=len(told.images_sha256), steps=told.steps, minutes=told.minutes)
     d = manifest.diffusion
     facts = {
-        "variant": NormGuided(t_s=d.t_s, t_b=d.t_b, w=d.w),
+        "variant": in_one_step(d.t_s, d.t_b, d.w),
         "config": manifest.model_dump(mode="json", include={"input", "diffusion", "top_k"}),
         "weights": manifest.digest,
         "commit": None,

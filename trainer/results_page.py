@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer import tables
-from trainer.methods.diffusionad.variants import NormGuided, OneStep
+from trainer.methods.diffusionad.variants import NormGuided, OneStep, guided
 from trainer.plots import draw_scales, draw_seeds, draw_speed, draw_weights
 from trainer.results import Result
 
@@ -79,4 +79,4 @@ def _at_own_scales(result: Result) -> bool:
     variant, own = result.variant, tables.own_scales(result)
     if isinstance(variant, OneStep):
         return variant.t in (own["t_s"], own["t_b"])
-    return not isinstance(variant, NormGuided) or tables.as_trained(result)
+    return not isinstance(variant, NormGuided) or variant == guided(**own)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from trainer.config import TrainConfig
-from trainer.methods.diffusionad.variants import KINDS, AutoEncoder, NormGuided, Variant
+from trainer.methods.diffusionad.variants import KINDS, AutoEncoder, NormGuided, OneStep, Variant, in_one_step
 from trainer.results import Result
 
 Key = TypeVar("Key")
@@ -80,8 +80,8 @@ def own_scales(result: Result) -> Mapping[str, Any]:
 def as_trained(result: Result) -> bool:
     """Whether it was measured in the way that it was trained for, or has no other."""
     variant = result.variant
-    if isinstance(variant, NormGuided):
-        return variant.model_dump(exclude={"kind"}) == own_scales(result)
+    if isinstance(variant, NormGuided | OneStep):
+        return variant == in_one_step(**own_scales(result))
     return variant is None or isinstance(variant, AutoEncoder)
 
 

@@ -25,9 +25,13 @@ from trainer.train import train
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    root = tmp_path_factory.mktemp("export")
+    return _trained(tmp_path_factory.mktemp("export"))
+
+
+def _trained(root: Path, **diffusion: object) -> Run:
     data = make_dataset(root / "data")
-    run = create(root / "run", tiny_config(), split_good(data, 0.25, 0), 0)
+    config = tiny_config(diffusion={"prediction": "x0", "near": 0.5, **diffusion})
+    run = create(root / "run", config, split_good(data, 0.25, 0), 0)
     train(run, one_process(), None, resume=False, workers=0)
     return run
 
@@ -46,6 +50,19 @@ def test_onnxruntime_agrees_with_torch(run: Run, bundle: Bundle, n: int) -> None
     assert found.anomaly_map.shape == (n, 32, 32)
     assert found.score.shape == (n,)
     assert found.reconstruction.shape == (n, 32, 32, 3)
+
+
+def test_without_guidance_the_bundle_has_one_noise_scale_and_says_so(bundle: Bundle, tmp_path: Path) -> None:
+    """N stays free with one as with two, and what the second one cost is gone."""
+    alone = export(_trained(tmp_path, w=0.0).path, tmp_path / "bundle", program=True)
+    program = torch.export.load(alone.path / "model.pt2").module()
+    for n in (1, 2, 5):
+        images = golden_images(5, 32, 32)[:n]
+        found = open_backend(alone, BackendConfig()).run(images)
+        assert max(max_errors(found, run_torch(program, torch.from_numpy(images))).values()) <= 1e-4
+    assert alone.manifest.macs < bundle.manifest.macs
+    assert "one step from t = 200 of 1000, not guided" in (alone.path / "MODEL_CARD.md").read_text()
+    assert "one step from t = 200 of 1000, guided from 400, w = 1" in (bundle.path / "MODEL_CARD.md").read_text()
 
 
 def test_the_score_is_the_mean_of_the_top_k_pixels(bundle: Bundle) -> None:

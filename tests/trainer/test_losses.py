@@ -86,10 +86,28 @@ def test_timesteps_stay_on_their_side_of_tau(n: int, near: float) -> None:
     assert t_b.max() < config.timesteps
 
 
+@given(st.integers(1, 300), st.floats(0, 1))
+def test_without_guidance_the_larger_scale_is_not_trained(n: int, near: float) -> None:
+    """And the smaller one is as with it, for the same draw."""
+    guided, alone = (
+        draw_timesteps(n, DiffusionConfig(prediction="x0", near=near, w=w), torch.Generator().manual_seed(n))
+        for w in (1.0, 0.0)
+    )
+    assert alone.shape == (n, 1)
+    assert torch.equal(alone[:, 0], guided[:, 0])
+
+
 batches = st.tuples(
     st.sampled_from(["random", "black", "white"]),
     st.lists(st.sampled_from(["good", "part", "all"]), min_size=2, max_size=4),
-    st.sampled_from([{"prediction": "x0"}, {"prediction": "eps"}, {"prediction": "x0", "diffuse": False}]),
+    st.sampled_from(
+        [
+            {"prediction": "x0"},
+            {"prediction": "eps"},
+            {"prediction": "x0", "w": 0.0},
+            {"prediction": "x0", "diffuse": False},
+        ]
+    ),
 )
 
 

@@ -209,6 +209,14 @@ def test_a_key_that_has_come_since_does_not_part_the_seeds() -> None:
     assert row["seeds"] == "2"
 
 
+@pytest.mark.parametrize(("w", "trained"), [(1.0, "norm_guided"), (0.0, "one_step")])
+def test_the_weight_says_whether_guidance_was_trained(w: float, trained: str) -> None:
+    config = {"diffusion": {"t_s": 200, "t_b": 400, "w": w}}
+    for variant in ({"kind": "one_step", "t": 200}, {"kind": "norm_guided", "t_s": 200, "t_b": 400, "w": 1.0}):
+        assert as_trained(result(config=config, variant=variant)) == (variant["kind"] == trained)
+    assert not as_trained(result(config=config, variant={"kind": "one_step", "t": 400}))
+
+
 def test_another_method_needs_no_variant() -> None:
     patchcore = result(method="patchcore", profile="efficientnet-lite0", variant=None, config={"coreset": 0.1})
     assert as_trained(patchcore)

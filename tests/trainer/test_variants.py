@@ -18,6 +18,7 @@ from trainer.methods.diffusionad.variants import (
     OneStep,
     Variant,
     compared,
+    methods,
     own_variant,
     weights,
 )
@@ -26,8 +27,10 @@ VARIANTS: list[Variant] = [NormGuided(t_s=200, t_b=400, w=1.0), OneStep(t=300), 
 IMAGES = torch.from_numpy(golden_images(3, 32, 32))
 
 
-def _method(prediction: str = "x0", diffuse: bool = True, clamp: bool = False, noise_seed: int = 0) -> DiffusionAD:
-    diffusion = {"prediction": prediction, "diffuse": diffuse, "clamp": clamp}
+def _method(
+    prediction: str = "x0", diffuse: bool = True, clamp: bool = False, w: float = 1.0, noise_seed: int = 0
+) -> DiffusionAD:
+    diffusion = {"prediction": prediction, "diffuse": diffuse, "clamp": clamp, "w": w}
     method = build_method(tiny_config(diffusion=diffusion, noise_seed=noise_seed), seed=0).eval()
     assert isinstance(method, DiffusionAD)
     return method
@@ -37,8 +40,9 @@ def _reconstruction(method: DiffusionAD, variant: Variant, images: torch.Tensor 
     return run_torch(method.variant_graph(variant).eval(), images).reconstruction
 
 
-def test_the_configured_way_is_the_deployed_graph() -> None:
-    method = _method()
+@pytest.mark.parametrize("w", [0.0, 1.0])
+def test_the_configured_way_is_the_deployed_graph(w: float) -> None:
+    method = _method(w=w)
     deployed = run_torch(method.graph().eval(), IMAGES).reconstruction
     assert np.array_equal(_reconstruction(method, own_variant(method.config.diffusion)), deployed)
 
@@ -117,6 +121,13 @@ def test_everything_is_compared_once_and_the_own_way_is_among_it() -> None:
     assert {variant.kind for variant in found} == {"one_step", "norm_guided", "ddim", "iterative"}
     assert all(getattr(variant, name, 0) < config.timesteps for variant in found for name in ("t", "t_s", "t_b"))
     assert weights(config)[0] == NormGuided(t_s=150, t_b=420, w=0.0)
+
+
+def test_without_guidance_one_step_is_the_own_way_and_the_papers_guidance_is_compared_with_it() -> None:
+    config = DiffusionConfig(prediction="x0", t_s=150, t_b=420, w=0.0)
+    assert own_variant(config) == OneStep(t=150)
+    assert {OneStep(t=150), NormGuided(t_s=150, t_b=420, w=1.0)} <= set(methods(config))
+    assert NormGuided(t_s=50, t_b=420, w=1.0) in compared(config)
 
 
 def test_an_auto_encoder_has_nothing_else_to_compare() -> None:

@@ -231,14 +231,14 @@ def _blended(found: tuple[Tensor, ...], g: Tensor) -> Tensor:
 def draw_timesteps(n: int, config: DiffusionConfig, generator: torch.Generator) -> Tensor:
     """(n, 2) training timesteps: t_s uniform below tau, t_b from tau on; a share `near` close to the test scales.
 
-    An auto-encoder has one scale, which means nothing: (n, 1) zeros.
+    Without guidance (w 0) there is t_s alone, (n, 1). An auto-encoder has one scale, which means nothing: (n, 1) zeros.
     """
     d = config
     if not d.diffuse:
         return torch.zeros((n, 1), dtype=torch.long)
-    bounds = ((0, d.tau, d.t_s), (d.tau, d.timesteps, d.t_b))
+    bounds = [(0, d.tau, d.t_s), (d.tau, d.timesteps, d.t_b)]
     rows = []
-    for low, high, centre in bounds:
+    for low, high, centre in bounds if d.w > 0 else bounds[:1]:
         near_low, near_high = max(low, centre - d.near_width), min(high, centre + d.near_width + 1)
         wide = torch.randint(low, high, (n,), generator=generator)
         near = torch.randint(near_low, near_high, (n,), generator=generator)

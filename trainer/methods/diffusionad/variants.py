@@ -1,7 +1,8 @@
 """The ways to reconstruct that the paper compares (its Tables VII and VIII, Figures 8 to 10).
 
 All but the auto-encoder run on the weights of one training; an auto-encoder is trained as such (`diffusion.diffuse`).
-The segmentation network of a run has learned beside its own way, which gives that one a head start.
+The segmentation network of a run has learned beside its own way, which gives that one a head start. So has the
+denoiser: where it was trained without guidance (`diffusion.w: 0`), it has not seen the larger noise scale.
 """
 
 from __future__ import annotations
@@ -93,16 +94,26 @@ class AutoEncoder(Strict):
 Variant = Annotated[NormGuided | OneStep | Iterative | Ddim | AutoEncoder, Field(discriminator="kind")]
 KINDS = ("auto_encoder", "one_step", "norm_guided", "ddim", "iterative")
 
-DDIM_STEPS = 30  # as in the paper
+DDIM_STEPS, PAPER_W = 30, 1.0  # as in the paper
 ONE_STEP = (50, 100, 200, 300, 400, 500, 600, 800)
 SMALL = (50, 100, 150, 200, 250)
 BIG = (300, 400, 500, 600, 800)
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 
 
-def own_variant(d: DiffusionConfig) -> NormGuided | AutoEncoder:
+def own_variant(d: DiffusionConfig) -> NormGuided | OneStep | AutoEncoder:
     """What a configuration trains and deploys."""
-    return NormGuided(t_s=d.t_s, t_b=d.t_b, w=d.w) if d.diffuse else AutoEncoder()
+    return in_one_step(d.t_s, d.t_b, d.w) if d.diffuse else AutoEncoder()
+
+
+def in_one_step(t_s: int, t_b: int, w: float) -> NormGuided | OneStep:
+    """One step from t_s, guided from t_b where the weight w is above 0."""
+    return NormGuided(t_s=t_s, t_b=t_b, w=w) if w > 0 else OneStep(t=t_s)
+
+
+def guided(t_s: int, t_b: int, w: float) -> NormGuided:
+    """Norm guidance to compare a configuration with: with the paper's weight where it has none of its own."""
+    return NormGuided(t_s=t_s, t_b=t_b, w=w or PAPER_W)
 
 
 def methods(d: DiffusionConfig) -> list[Variant]:
@@ -110,7 +121,7 @@ def methods(d: DiffusionConfig) -> list[Variant]:
     if not d.diffuse:
         return [AutoEncoder()]
     many: list[Variant] = [Ddim(t=d.t_b, k=min(DDIM_STEPS, d.t_b + 1)), Iterative(t=d.t_b)]
-    return [OneStep(t=d.t_s), OneStep(t=d.t_b), own_variant(d), *many]
+    return [OneStep(t=d.t_s), OneStep(t=d.t_b), guided(d.t_s, d.t_b, d.w), *many]
 
 
 def scales(d: DiffusionConfig) -> list[Variant]:
@@ -118,8 +129,9 @@ def scales(d: DiffusionConfig) -> list[Variant]:
     if not d.diffuse:
         return []
     single: list[Variant] = [OneStep(t=t) for t in ONE_STEP if t < d.timesteps]
-    small = [NormGuided(t_s=t, t_b=d.t_b, w=d.w) for t in SMALL if t < d.t_b]
-    big = [NormGuided(t_s=d.t_s, t_b=t, w=d.w) for t in BIG if d.t_s < t < d.timesteps]
+    own = guided(d.t_s, d.t_b, d.w)
+    small = [own.model_copy(update={"t_s": t}) for t in SMALL if t < d.t_b]
+    big = [own.model_copy(update={"t_b": t}) for t in BIG if d.t_s < t < d.timesteps]
     return [*single, *small, *big]
 
 
