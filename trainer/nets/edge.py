@@ -4,6 +4,9 @@ Images come and go folded, with the pixels of each square as channels (maths/fol
 resolution and nothing is re-ordered in between. What is joined is added, each part behind a convolution of its own: a
 concatenation would be a copy, and INT8 would have to give all its parts one scale. The denoiser is not told the noise
 level: it sees it, and an embedding would stay a bias per row of the batch.
+
+What enters and what leaves is 1x1 convolutions: each place is a square of pixels already, and what is around it is seen
+by the blocks in between (docs/decisions/0018-one-scale-and-narrow-doors.md).
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ class _Pyramid(nn.Module):
 
     def __init__(self, inputs: Sequence[int], widths: Sequence[int], joining: Mapping[int, int]) -> None:
         super().__init__()
-        self.stem = nn.ModuleList(_linear(channels, widths[0]) for channels in inputs)
+        self.stem = nn.ModuleList(_linear(channels, widths[0], kernel=1) for channels in inputs)
         self.join = nn.ModuleDict(
             {str(level): _conv(channels, widths[level], kernel=1) for level, channels in joining.items()}
         )
@@ -84,7 +87,7 @@ class EdgeDenoiser(nn.Module):
     def __init__(self, channels: int, widths: Sequence[int], features: Mapping[int, int] | None = None) -> None:
         super().__init__()
         self.body = _Pyramid([channels], widths, {})
-        self.head = nn.Conv2d(widths[0], channels, 3, padding=1)
+        self.head = nn.Conv2d(widths[0], channels, 1)
         self.feature_heads = nn.ModuleDict(
             {str(level): nn.Conv2d(widths[level], deep, 1) for level, deep in (features or {}).items()}
         )
@@ -108,7 +111,7 @@ class EdgeSegmenter(nn.Module):
         super().__init__()
         self.feature_levels = tuple(features or ())
         self.body = _Pyramid([channels[0]] * 3, widths, features or {})
-        self.head = nn.Conv2d(widths[0], channels[1], 3, padding=1)
+        self.head = nn.Conv2d(widths[0], channels[1], 1)
 
     def forward(self, image: Tensor, reconstruction: Tensor, features: Sequence[Tensor] = ()) -> Tensor:
         """Two (N, channels[0], h, w), h and w multiples of 2^(levels - 1) -> logits (N, channels[1], h, w).
