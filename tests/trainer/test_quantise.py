@@ -31,6 +31,7 @@ from trainer.quantise import (
     Scheme,
     Tuning,
     compare,
+    gain_errors,
     make_scheme,
     make_tuning,
     map_error,
@@ -45,6 +46,7 @@ from trainer.run import Run, create
 from trainer.train import train
 
 ANYTHING = Bounds(map_error=float("inf"), score_correlation=-1.0, loss=1.0)
+CERTAIN = (0.0, 0.0, 0.0)  # the errors of gains that are known exactly
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,7 @@ def test_layers_go_back_to_fp32_until_the_change_is_within_bounds(
     fp32: onnx.ModelProto, tuning: Tuning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = [False, False, True]
-    monkeypatch.setattr(module, "within", lambda change, bounds: outcomes.pop(0))
+    monkeypatch.setattr(module, "_bears", lambda *_: outcomes.pop(0))
     found = quantise(fp32, tuning.images[:2], tuning, Bounds())
     assert len(found.fp32_layers) == 2
     assert set(found.int8_layers) == set(convolutions(fp32)) - set(found.fp32_layers)
@@ -211,12 +213,45 @@ def test_a_network_that_bears_no_int8_is_refused(fp32: onnx.ModelProto, tuning: 
 def test_nothing_changes_between_equal_outputs(fp32: onnx.ModelProto, tuning: Tuning) -> None:
     output = run_all(fp32, tuning.images)
     assert compare(output, output, tuning.masks) == Change(0.0, 1.0, 0.0, 0.0, 0.0)
-    assert within(Change(0.0, 1.0, 0.0, 0.0, 0.0), Bounds())
-    assert not within(Change(0.0, 1.0, -0.01, 0.0, 0.0), Bounds())
-    assert not within(Change(0.0, 1.0, 0.0, -0.01, 0.0), Bounds())
-    assert not within(Change(0.0, 1.0, 0.0, 0.0, -0.01), Bounds())
-    assert not within(Change(0.0, 0.9, 0.0, 0.0, 0.0), Bounds())
-    assert not within(Change(0.1, 1.0, 0.0, 0.0, 0.0), Bounds())
+    assert gain_errors(output, output, tuning.masks) == (0.0, 0.0, 0.0)
+    assert within(Change(0.0, 1.0, 0.0, 0.0, 0.0), CERTAIN, Bounds())
+
+
+@pytest.mark.parametrize("figure", range(3), ids=["image AUROC", "pixel AP", "AUPRO"])
+def test_a_loss_that_chance_explains_is_none_and_a_larger_one_is(figure: int) -> None:
+    gains = [-0.01 if place == figure else 0.0 for place in range(3)]
+    change = Change(0.0, 1.0, *gains)
+    assert not within(change, CERTAIN, Bounds())
+    assert within(change, [-gain / 2 for gain in gains], Bounds())  # twice that is the loss
+    assert not within(change, [-gain / 4 for gain in gains], Bounds())
+
+
+@pytest.mark.parametrize("change", [Change(0.0, 0.9, 0.0, 0.0, 0.0), Change(0.1, 1.0, 0.0, 0.0, 0.0)])
+def test_no_chance_explains_scores_or_maps_that_differ(change: Change) -> None:
+    assert not within(change, (1.0, 1.0, 1.0), Bounds())
+
+
+def test_the_error_of_a_gain_is_that_of_a_mean_over_pairs() -> None:
+    """Of one pixel for each image, a good one below its defect in INT8 or not, image AUROC is nearly such a mean."""
+    random = np.random.default_rng(0)
+    pairs = 64
+    masks = np.repeat([False, True], pairs)[:, None, None] & np.ones((1, 8, 8), bool)
+    masks[:, 4:] = False
+
+    def drawn() -> RawOutput:
+        score = np.concatenate([random.normal(0.0, 1, pairs), random.normal(1.0, 1, pairs)]).astype(np.float32)
+        maps = random.random((2 * pairs, 8, 8), np.float32)
+        return RawOutput(maps, score, np.zeros((2 * pairs, 8, 8, 3), np.float32))
+
+    draws = [(drawn(), drawn()) for _ in range(40)]
+    seen = np.std([compare(one, other, masks).image_auroc for one, other in draws])
+    told = np.mean([gain_errors(one, other, masks)[0] for one, other in draws])
+    assert told == pytest.approx(seen, rel=0.3)
+
+
+def test_one_pair_of_images_tells_no_error(fp32: onnx.ModelProto, tuning: Tuning) -> None:
+    output = run_all(fp32, tuning.images[[0, len(tuning.images) // 2]])
+    assert gain_errors(output, output, tuning.masks[[0, len(tuning.images) // 2]]) == (0.0, 0.0, 0.0)
 
 
 def test_the_map_error_is_told_in_standard_deviations_of_the_logits_of_fp32() -> None:
