@@ -12,6 +12,7 @@ from trainer.config import FEATURE_CHANNELS, TrainConfig
 from trainer.data.folder import load_canvases, split_good
 from trainer.data.samples import Batch, Samples
 from trainer.export import export_graph
+from trainer.maths.fold import unfold
 from trainer.methods.base import build_method
 from trainer.methods.diffusionad.model import DiffusionAD
 from trainer.nets.prototypes import STRIDE, Prototypes, places
@@ -148,8 +149,8 @@ def test_a_strange_place_keeps_its_logit_and_what_is_usual_loses_some_within_bou
     assert method.evidence is not None
     image = good[:1].clone()
     image[:, :, 96:112, 224:240] = torch.rand((1, 3, 16, 16), generator=generator)
-    logits = torch.randn((1, 1, 256, 256), generator=generator)
-    usual, strange = (method.suspect(logits, method.evidence.raw(x)) - logits for x in (good[:1], image))
+    logits, fold_ = torch.randn((1, 16, 64, 64), generator=generator), method.config.fold
+    usual, strange = (unfold(method.suspect(logits, method.evidence.raw(x)) - logits, fold_) for x in (good[:1], image))
     bounds = method.config.prototypes
     assert strange.max() <= 0
     assert strange.min() >= bounds.least - bounds.most - 1e-6

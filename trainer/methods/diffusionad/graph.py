@@ -48,7 +48,7 @@ class Graph(nn.Module):
         found = self.reconstruct(x)
         raw = evidence.raw(image.float().permute(0, 3, 1, 2) / 255) if evidence is not None else []
         logits = self.method.segment(x, found, evidence.normed(raw) if evidence is not None else [])
-        anomaly_map = torch.sigmoid(self.method.suspect(logits, raw))[:, 0]
+        anomaly_map = unfold(torch.sigmoid(self.method.suspect(logits, raw)), self.fold)[:, 0]
         score = torch.topk(anomaly_map.flatten(1), self.top_k, dim=1).values.mean(dim=1)
         return anomaly_map, score, unfold(found.guided, self.fold).clamp(0, 1).permute(0, 2, 3, 1)
 

@@ -130,16 +130,16 @@ class DiffusionAD(Method):
         return (x0[0] if len(x0) == 1 else blend(x0[0], x0[1].clamp(-1, 1), g)).clamp(-1, 1)
 
     def segment(self, x: Tensor, reconstruction: Reconstruction, features: Sequence[Tensor]) -> Tensor:
-        """Logits of where a folded image (N, C, h, w) differs from its normal self: (N, 1, H, W), no longer folded.
+        """Logits of where a folded image (N, C, h, w) differs from its normal self, folded: (N, fold^2, h, w).
 
         `features` are the pretrained ones of the same image; none without evidence.
         """
         if not features:
-            logits = self.segmenter(x, reconstruction.guided)
+            logits: Tensor = self.segmenter(x, reconstruction.guided)
         else:
             pairs = zip(features, reconstruction.guided_features, strict=True)
             logits = self.segmenter(x, reconstruction.guided, [torch.abs(found - normal) for found, normal in pairs])
-        return unfold(logits, self.config.fold).float()
+        return logits.float()
 
     @torch.no_grad()
     def observe(self, good: Iterable[Tensor], generator: torch.Generator) -> None:
@@ -153,7 +153,7 @@ class DiffusionAD(Method):
         self.prototypes.fit(torch.cat(drawn), generator)
 
     def suspect(self, logits: Tensor, raw: Sequence[Tensor]) -> Tensor:
-        """Logits (N, 1, H, W), lowered where a place looks as good parts do somewhere; not in the paper.
+        """Logits (N, fold^2, h, w), lowered where a place looks as good parts do somewhere; not in the paper.
 
         A place that is `most` or more from the nearest prototype keeps the network's logit, others lose what they are
         nearer. Raised instead where it is far, each logit would be as much higher, and the scores of good parts and of
@@ -167,8 +167,7 @@ class DiffusionAD(Method):
             return logits
         bounds, fold_ = self.config.prototypes, self.config.fold
         distance = F.interpolate(self.prototypes(raw), scale_factor=PROTOTYPE_STRIDE / fold_, mode="bilinear")
-        taken_off = bounds.most - distance.clamp(bounds.least, bounds.most)
-        return logits - F.interpolate(taken_off, scale_factor=float(fold_), mode="nearest")
+        return logits - (bounds.most - distance.clamp(bounds.least, bounds.most))
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """See `Method.losses`: noise loss (Eq. 9) and mask loss (Eq. 10 to 12); not in the paper: restore, features."""
@@ -179,7 +178,7 @@ class DiffusionAD(Method):
         noise = torch.randn((*t.shape, *x.shape[1:]), generator=generator).to(device)
         found = self.reconstruct(x, t, noise, d.w)
         seen = self.evidence(torch.cat([batch.image, batch.clean])) if self.evidence is not None else []
-        logits = self.segment(x, found, [feature[:n] for feature in seen])
+        logits = unfold(self.segment(x, found, [feature[:n] for feature in seen]), self.config.fold)
 
         error = over_scales(found.output, noise.unbind(1) if d.prediction == "eps" else [clean] * t.shape[1])
         good = batch.mask.flatten(1).amax(1) == 0
