@@ -219,6 +219,8 @@ class DiffusionAD(Method):
 
 def _by_scale(rows: Tensor, scales: int) -> tuple[Tensor, ...]:
     """(NS, ...) -> S times (N, ...), in full precision; by slices, which leave engines their layout of memory."""
+    if scales == 1:  # a slice of all rows would stay in the program, and not in the ONNX graph
+        return (rows.float(),)
     return tuple(rows[scale::scales].float() for scale in range(scales))
 
 
