@@ -262,11 +262,9 @@ def score_correlation(found: NDArray[np.float32], reference: NDArray[np.float32]
 
 def _bears(quantised: Quantised, tuning: Tuning, reference: RawOutput, bounds: Bounds) -> bool:
     """Whether an INT8 graph keeps to the bounds; the errors of its losses take long, and are asked for where needed."""
-    change = quantised.change
-    if within(change, (0.0, 0.0, 0.0), bounds):
-        return True
-    if change.map_error > bounds.map_error or change.score_correlation < bounds.score_correlation:
-        return False
+    change, known, unknown = quantised.change, (0.0,) * 3, (float("inf"),) * 3
+    if within(change, known, bounds) or not within(change, unknown, bounds):  # whatever the errors are
+        return within(change, known, bounds)
     return within(change, gain_errors(run_all(quantised.model, tuning.images), reference, tuning.masks), bounds)
 
 

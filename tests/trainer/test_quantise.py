@@ -325,3 +325,27 @@ def test_what_cannot_be_quantised_is_one_line(
     assert error.count("\n") == 1
     assert said in error
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "borne", "asked"),
+    [
+        (Change(0.0, 1.0, 0.0, 0.0, 0.0), True, False),  # no error could take it back
+        (Change(0.1, 1.0, -0.01, 0.0, 0.0), False, False),  # nor excuse the maps
+        (Change(0.0, 1.0, -0.01, 0.0, 0.0), True, True),
+        (Change(0.0, 1.0, -0.05, 0.0, 0.0), False, True),
+    ],
+)
+def test_errors_of_losses_are_asked_for_where_they_decide(
+    fp32: onnx.ModelProto, tuning: Tuning, monkeypatch: pytest.MonkeyPatch, change: Change, borne: bool, asked: bool
+) -> None:
+    seen: list[bool] = []
+
+    def errors(*_: object) -> tuple[float, float, float]:
+        seen.append(True)
+        return 0.01, 0.01, 0.01
+
+    monkeypatch.setattr(module, "gain_errors", errors)
+    found = module.Quantised(fp32, "largest", (), (), change)
+    assert module._bears(found, tuning, run_all(fp32, tuning.images), Bounds()) == borne
+    assert bool(seen) == asked
