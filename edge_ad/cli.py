@@ -120,7 +120,9 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repeats", metavar="N", type=_positive, default=5, help="rounds; each starts every engine anew (default: 5)"
     )
-    add_frame_size(parser)
+    frames = parser.add_mutually_exclusive_group()
+    add_frame_size(frames)
+    frames.add_argument("--images", metavar="DIR", type=Path, help="frames are these images, at their own size")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here")
     parser.add_argument("--out", metavar="DIR", type=Path, help="draw the times into this folder")
 
@@ -128,7 +130,8 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
 def _bench(arguments: argparse.Namespace) -> int:
     from edge_ad.bench.show import run_bench
 
-    run_bench(arguments.bundle, arguments.backend, arguments.repeats, arguments.frame, arguments.json, arguments.out)
+    frames = arguments.images or arguments.frame
+    run_bench(arguments.bundle, arguments.backend, arguments.repeats, frames, arguments.json, arguments.out)
     return 0
 
 

@@ -77,7 +77,7 @@ def run_command(command: Callable[[], int]) -> int:
         return UsageError.exit_code
 
 
-def add_frame_size(parser: argparse.ArgumentParser) -> None:
+def add_frame_size(parser: argparse._ActionsContainer) -> None:
     """Add `--frame WIDTHxHEIGHT`, which becomes (width, height): the pixels of the camera that a benchmark plays."""
     size = "1920x1080"
     parser.add_argument(

@@ -13,11 +13,18 @@ STAGES = ("pre", "engine", "post", "step")
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What an engine is given in each round: so many frames of so many pixels."""
+    """What an engine is given in each round.
+
+    Attributes:
+        frames: so many.
+        width, height: pixels of a frame; of the first image where `images` is set.
+        images: the folder whose images are shown, in turn and at their own size; None for one of the bundle's own.
+    """
 
     frames: int
     width: int
     height: int
+    images: str | None = None
 
     @property
     def size(self) -> str:

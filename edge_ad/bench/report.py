@@ -81,6 +81,7 @@ def as_json(report: Report) -> dict[str, Any]:
             "bytes": {name: entry.bytes for name, entry in manifest.files.items() if name in MODEL_FILE.values()},
         },
         "frame": [report.workload.height, report.workload.width],
+        "images": report.workload.images,
         "rounds": report.rounds,
         "frames_per_round": report.workload.frames,
         "machine": report.machine,
@@ -101,7 +102,8 @@ def as_lines(report: Report) -> Iterator[str]:
     name = f"{manifest.method}/{manifest.profile} {report.bundle.digest[:12]}"
     yield f"{name}: {manifest.frame_macs / 1e9:.2f} GMACs at {size}"
     given = report.workload
-    yield f"{report.rounds} rounds of {given.frames} frames, {given.size}; ms, medians where not said"
+    shown = given.size if given.images is None else f"{given.size} (the first), images of {given.images}"
+    yield f"{report.rounds} rounds of {given.frames} frames, {shown}; ms, medians where not said"
     yield from _table([HEADER, *(_row(engine, figures) for engine, figures in report.figures.items())])
     yield f"speed: of the engine alone, against {label(next(iter(report.figures)))}, median (range) over the rounds"
     for precision, ceiling in report.ceilings.items():

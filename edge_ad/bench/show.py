@@ -12,7 +12,7 @@ from edge_ad.bench.rounds import choose, run_rounds
 from edge_ad.bundle import open_bundle
 from edge_ad.console import say, write_json
 from edge_ad.errors import DataError
-from edge_ad.images import write_png
+from edge_ad.images import list_images, read_image, write_png
 
 FRAMES = 50  # a round
 PLOT = "bench.png"
@@ -20,18 +20,25 @@ STEERING = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")  # what of th
 
 
 def run_bench(
-    path: Path, backend: str, rounds: int, size: tuple[int, int], json_path: Path | None, out: Path | None
+    path: Path,
+    backend: str,
+    rounds: int,
+    frames: tuple[int, int] | Path,
+    json_path: Path | None,
+    out: Path | None,
 ) -> None:
-    """Measure a bundle on frames of a (width, height), print the table, write what was asked for.
+    """Measure a bundle on frames of a (width, height) or on a folder's images, print, write what was asked for.
 
     Raises:
-        EdgeAdError: not a bundle, no such back-end, none could be measured, or a place that cannot be written.
+        EdgeAdError: not a bundle, no such back-end, none could be measured, no images, or a place that cannot be
+            written.
     """
     bundle = open_bundle(path.absolute())
     engines = choose(bundle, backend)
+    workload = images_of(frames) if isinstance(frames, Path) else Workload(FRAMES, *frames)
     for folder in (out, json_path.parent if json_path is not None else None):
         _make(folder)  # before the minutes of measuring
-    facts, workload = machine(), Workload(FRAMES, *size)
+    facts = machine()
     found = report(bundle, run_rounds(bundle, engines, rounds, workload), rounds, workload, facts)
     for line in as_lines(found):
         say(line)
@@ -40,6 +47,17 @@ def run_bench(
     if out is not None:
         write_png(out / PLOT, bars(found))
         say(f"plot: {out / PLOT}")
+
+
+def images_of(folder: Path) -> Workload:
+    """To show the images of a folder; all of them are read once, before the minutes of measuring.
+
+    Raises:
+        DataError: there are none, or one cannot be read.
+    """
+    shapes = [read_image(path).shape for path in list_images(folder)]
+    height, width, _ = shapes[0]
+    return Workload(FRAMES, width, height, str(folder.absolute()))
 
 
 def machine() -> dict[str, dict[str, str]]:

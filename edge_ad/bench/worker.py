@@ -12,6 +12,8 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from edge_ad.config import BackendConfig, RegionConfig
 from edge_ad.console import say
 from edge_ad.errors import EdgeAdError
 from edge_ad.frames import FrameGraph, frame_graph
+from edge_ad.images import list_images, read_image
 from edge_ad.pipeline import Pipeline
 from edge_ad.records import Frame, Thresholds
 
@@ -48,26 +51,38 @@ def measure(bundle: Bundle, engine: BackendConfig, workload: Workload) -> dict[s
     """Run frames through the path that the daemon's take; `first_result_ns` is on the monotonic clock.
 
     Raises:
-        EdgeAdError: the engine does not serve this bundle.
+        EdgeAdError: the engine does not serve this bundle, or an image cannot be read.
     """
     graph = frame_graph(open_backend(bundle, engine), bundle.manifest)
-    return measure_steps(graph, bundle.golden().image[-1], workload)
+    if workload.images is None:
+        return measure_steps(graph, bundle.golden().image[-1], workload)
+    paths = list_images(Path(workload.images))
+    return _measure(graph, [partial(read_image, path) for path in paths], workload.frames)
 
 
 def measure_steps(
     graph: FrameGraph, image: NDArray[np.uint8], workload: Workload, warm_up: int = WARM_UP_FRAMES
 ) -> dict[str, Any]:
     """Run frames that show `image`, (H, W, 3) RGB; otherwise as `measure`."""
+    frame = full_frame(image, workload.width, workload.height)
+    return _measure(graph, [lambda: frame], workload.frames, warm_up)
+
+
+def _measure(
+    graph: FrameGraph, frames: Sequence[Callable[[], NDArray[np.uint8]]], count: int, warm_up: int = WARM_UP_FRAMES
+) -> dict[str, Any]:
+    """Run `count` of these frames in turn, each read, and made a defect, before its time begins."""
     pipeline = Pipeline(graph, None, RegionConfig())
-    image = full_frame(image, workload.width, workload.height)
-    pipeline.step(_captured(0, image))
+    pipeline.step(_captured(0, frames[0]()))
     first_result_ns = time.monotonic_ns()
-    pipeline.thresholds = always_a_defect(graph.run(image, None).anomaly_map())
+    shown = [frames[place * len(frames) // count] for place in range(count)]  # of many images, some from everywhere
+    thresholds = {each: always_a_defect(graph.run(each(), None).anomaly_map()) for each in shown}
     for number in range(warm_up):
-        pipeline.step(_captured(number, image))
+        pipeline.step(_captured(number, shown[0]()))
     ms: dict[str, list[float]] = {stage: [] for stage in STAGES}
-    for number in range(workload.frames):
-        for stage, value in timed_step(pipeline, image, number).items():
+    for number, each in enumerate(shown):
+        pipeline.thresholds = thresholds[each]
+        for stage, value in timed_step(pipeline, each(), number).items():
             ms[stage].append(value)
     resident, peak = memory_bytes()
     return {"first_result_ns": first_result_ns, "ms": ms, "resident_bytes": resident, "peak_bytes": peak}

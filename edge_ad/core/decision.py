@@ -60,33 +60,36 @@ def find_regions(
     marked = anomaly_map > threshold
     if not marked.any():
         marked = anomaly_map == anomaly_map.max()
+    left, top, width, height = cv2.boundingRect(marked.view(np.uint8))  # most defects are small, and so is what is left
+    box = np.s_[top : top + height, left : left + width]
     # 8-connected sets lie two pixels apart; with 16 bits for a label OpenCV takes less than half the time.
-    most = -(-marked.shape[0] // 2) * -(-marked.shape[1] // 2)
+    most = -(-height // 2) * -(-width // 2)
     ltype = cv2.CV_16U if most < 1 << 16 else cv2.CV_32S
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(marked.view(np.uint8), connectivity=8, ltype=ltype)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(marked[box].view(np.uint8), connectivity=8, ltype=ltype)
     areas = stats[:, cv2.CC_STAT_AREA] * _pixel_area(anomaly_map, roi)  # full-frame pixels; label 0 is the background
     largest_first = 1 + np.argsort(-areas[1:], kind="stable")
     kept = [label for label in largest_first[:max_regions] if areas[label] >= min_area_px] or largest_first[:1]
-    return tuple(_region(anomaly_map, labels, int(label), stats[label], roi) for label in kept)
+    peaks = [_peak(anomaly_map[box], labels, int(label), stats[label]) for label in kept]
+    placed = np.add(stats, (left, top, 0, 0, 0))
+    return tuple(_region(anomaly_map, placed[label], peak, roi) for label, peak in zip(kept, peaks, strict=True))
 
 
 def _pixel_area(anomaly_map: NDArray[np.float32], roi: Roi) -> float:
     return roi.w * roi.h / anomaly_map.size
 
 
-def _region(
-    anomaly_map: NDArray[np.float32],
-    labels: cv2.typing.MatLike,
-    label: int,
-    stats: cv2.typing.MatLike,
-    roi: Roi,
-) -> Region:
-    left, top, width, height, area = (int(value) for value in stats)
+def _peak(anomaly_map: NDArray[np.float32], labels: cv2.typing.MatLike, label: int, stats: cv2.typing.MatLike) -> float:
+    left, top, width, height, _ = (int(value) for value in stats)
     box = np.s_[top : top + height, left : left + width]
+    return float(anomaly_map[box][labels[box] == label].max())
+
+
+def _region(anomaly_map: NDArray[np.float32], stats: cv2.typing.MatLike, peak: float, roi: Roi) -> Region:
+    left, top, width, height, area = (int(value) for value in stats)
     x, w = _to_frame(left, width, anomaly_map.shape[1], roi.x, roi.w)
     y, h = _to_frame(top, height, anomaly_map.shape[0], roi.y, roi.h)
     covered = max(1, round(area * _pixel_area(anomaly_map, roi)))
-    return Region(x, y, w, h, covered, float(anomaly_map[box][labels[box] == label].max()))
+    return Region(x, y, w, h, covered, peak)
 
 
 def _to_frame(start: int, length: int, size: int, roi_start: int, roi_length: int) -> tuple[int, int]:

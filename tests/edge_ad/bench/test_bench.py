@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edge_ad import doctor
-from edge_ad.bench import rounds
+from edge_ad.bench import rounds, worker
 from edge_ad.bench.ceiling import LIBRARIES
 from edge_ad.bench.figures import STAGES, Ceiling, Sample, Workload
 from edge_ad.bench.report import COLOURS, as_json, as_lines, bars, report
@@ -21,8 +22,9 @@ from edge_ad.cli import main
 from edge_ad.config import BackendConfig
 from edge_ad.core.decision import decide
 from edge_ad.errors import BackendError
-from edge_ad.images import read_image
-from edge_ad.records import Roi
+from edge_ad.images import read_image, write_png
+from edge_ad.pipeline import Pipeline
+from edge_ad.records import Frame, Roi
 from tests.bundles import make_bundle
 
 ONE = Workload(1, 160, 120)
@@ -39,6 +41,15 @@ def bundle(tmp_path: Path) -> Bundle:
 def sample(engine_ms: float) -> Sample:
     times = {"pre": [1.0], "engine": [engine_ms], "post": [0.5], "step": [engine_ms + 1.5]}
     return Sample(0.7, times, 80_000_000, 90_000_000)
+
+
+def folder_of(folder: Path, sizes: list[tuple[int, int]]) -> Path:
+    """Images of noise of these (height, width)."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for number, size in enumerate(sizes):
+        write_png(folder / f"{number}.png", rng.integers(0, 256, (*size, 3), np.uint8))
+    return folder
 
 
 @pytest.fixture
@@ -80,6 +91,50 @@ def test_the_json_tells_figures_bundle_and_machine(body: dict[str, Any], bundle:
 def test_the_plot_lies_in_the_folder(body: dict[str, Any], tmp_path: Path) -> None:
     assert body
     assert read_image(tmp_path / "new" / "folder" / "bench.png").ndim == 3
+
+
+def test_own_images_are_measured_at_their_own_size(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rounds, "LIBRARIES", {})
+    folder = folder_of(tmp_path / "images", [(90, 160), (120, 100), (33, 47)])
+    which = ["--backend", "onnxruntime", "--repeats", "1", "--images", str(folder)]
+    assert main(["bench", str(bundle.path), *which, "--json", str(tmp_path / "bench.json")]) == 0
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert (found["frame"], found["images"], found["frames_per_round"]) == ([90, 160], str(folder), 50)
+    assert f"50 frames, 160x90 (the first), images of {folder}" in capsys.readouterr().out
+
+
+def test_each_of_so_many_images_is_read_once_and_is_a_defect_by_its_own_map(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tmp_path / "images", [(64, 64 + number) for number in range(6)])
+    seen: list[tuple[int, float, float]] = []
+
+    def step(pipeline: Pipeline, image: NDArray[np.uint8], number: int) -> dict[str, float]:
+        pipeline.step(Frame("test", number, image, 0, 0))
+        assert pipeline.thresholds is not None and pipeline.anomaly_map is not None
+        share = float((pipeline.anomaly_map > pipeline.thresholds.pixel).mean())
+        seen.append((image.shape[1], share, pipeline.thresholds.image))
+        return dict.fromkeys(STAGES, 1.0)
+
+    monkeypatch.setattr(worker, "timed_step", step)
+    worker.measure(bundle, ORT, Workload(3, 64, 64, str(folder)))
+    assert [width for width, _, _ in seen] == [64, 66, 68]
+    assert all(0 < share <= 0.011 and image < 0 for _, share, image in seen)
+
+
+def test_images_that_cannot_be_read_are_refused_before_the_minutes(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(tmp_path / "images", [(64, 64)])
+    (folder / "z.png").write_bytes(b"no picture")
+    assert main(["bench", str(bundle.path), "--images", str(folder)]) == 2
+    assert f"cannot decode {folder / 'z.png'}" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", str(bundle.path), "--images", str(folder), "--frame", "64x64"])
+    assert ended.value.code == 2
+    assert "not allowed with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
