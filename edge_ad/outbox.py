@@ -131,16 +131,19 @@ class Outbox:
             self._file.alarms(),
             _mode(self._file),
         )
-        self._unmarked: list[int] = []
+        self._unmarked: dict[int, None] = {}  # rows that the broker has acknowledged, in that order
+        self._marked_ms = 0
         self._told = ""  # how full it is, as the log has it
 
-    def append(self, events: Sequence[Event], triggers: Sequence[Trigger] = ()) -> list[Row]:
+    def append(self, events: Sequence[Event], triggers: Sequence[Trigger] = (), *, leaves: bool = False) -> list[Row]:
         """Store parts in one transaction; they are durable when this returns.
 
         Args:
             events: the parts, in order.
             triggers: that came since the last call other than by a command; each is `open_triggers` until its part is
                 stored, which may be one of these.
+            leaves: they will be asked of `unsent` at once; noting here that they may have been sent saves a
+                transaction.
 
         Returns:
             One row per part, in order: what was stored, which says `outbox_full` where there was no room.
@@ -154,7 +157,10 @@ class Outbox:
         def write(draft: _Head) -> list[Row]:
             for trigger in triggers:
                 self._open(draft, trigger)
-            return [self._store(draft, event) for event in events]
+            stored = [self._store(draft, event) for event in events]
+            if leaves and draft.gap is None:
+                draft.handed_out = draft.next_id - 1
+            return stored
 
         rows = self._commit(write)
         if events:
@@ -230,6 +236,8 @@ class Outbox:
         What was handed out stays as it is, so that its copies agree: it is not dropped, and a gap record grows no more;
         the next gap is a new record.
         """
+        if any(row_id > after_id for row_id in self._unmarked):
+            self.mark()
         rows = self._file.unsent(after_id, limit)
         if self._head.gap is not None and self._head.gap_id in {row.id for row in rows}:
             self._head.gap = None
@@ -258,21 +266,44 @@ class Outbox:
 
     def kept_rows(self, ids: Span, of: Numbered) -> list[KeptRow]:
         """Which parts or alarm events the rows among these ids speak of, in order."""
+        self.mark()
         return self._file.kept_rows(ids, of)
 
     def copies(self, replay: Replay) -> list[Row]:
         """The first COPY_ROWS rows of a replay that the broker has acknowledged, in order."""
+        self.mark()
         return self._file.sent(replay, COPY_ROWS)
 
-    def mark_sent(self, ids: Sequence[int], at_ms: int) -> None:
-        """Note that the broker has acknowledged all messages of these rows, and drop rows that were kept long enough.
+    def mark_sent(self, ids: Sequence[int], at_ms: int) -> int:
+        """The broker has acknowledged all messages of these rows.
+
+        It is noted with the next commit, or by `mark`; at once where there is little room, which it may give back.
+
+        Returns:
+            How many rows wait to be noted as acknowledged: those that a process which is killed now sends once more.
+        """
+        self._unmarked.update(dict.fromkeys(ids))
+        self._marked_ms = at_ms
+        if self._keeper.room is not Room.AMPLE:
+            self.mark()
+        return len(self._unmarked)
+
+    def mark(self) -> None:
+        """Note which rows are acknowledged, and drop those that were kept long enough.
 
         Not durable by itself, which saves an fsync: after a power cut, some rows are sent once more. Where there is no
         room even for the note, it is made with a later call.
         """
-        self._unmarked.extend(ids)
-        while self._unmarked and self._mark(self._unmarked[:MARK_ROWS], at_ms):
-            del self._unmarked[:MARK_ROWS]
+        while self._unmarked:
+            draft = self._head.copy()
+            try:
+                with self._file.transaction(durable=False):
+                    marked = self._mark(draft)
+            except DiskFullError:
+                if not self._keeper.make_do():
+                    return
+            else:
+                self._marked(draft, marked)
 
     def last_position(self, camera: str) -> Position | None:
         """Where a camera was when its last part was stored; None if it never had one."""
@@ -293,15 +324,16 @@ class Outbox:
     def figures(self) -> OutboxFigures:
         """The outbox in figures."""
         head = self._head
-        counts = (head.unsent, head.full_parts, head.gap_parts, head.dropped_parts)
+        counts = (head.unsent - len(self._unmarked), head.full_parts, head.gap_parts, head.dropped_parts)
         return OutboxFigures(*counts, self.last_number("parts"), self.last_number("events"))
 
     def close(self) -> None:
-        """Close the file.
+        """Note what is acknowledged, and close the file.
 
         Raises:
             OutboxError: the file cannot be written.
         """
+        self.mark()
         self._keeper.close()
         self._file.close()
 
@@ -349,6 +381,8 @@ class Outbox:
             draft = self._head.copy()
             try:
                 with self._file.transaction():
+                    # without room, a note that can wait takes none from what cannot
+                    marked = self._mark(draft) if self._keeper.room is Room.AMPLE else []
                     made = write(draft)
                     self._write_numbers(draft)
                     self._file.write_positions(draft.positions)
@@ -357,7 +391,7 @@ class Outbox:
                 if not self._keeper.make_do():
                     raise OutboxError(f"{error}; its reserve is used up as well") from error
             else:
-                self._head = draft
+                self._marked(draft, marked)
                 return made
 
     def _write_numbers(self, head: _Head) -> None:
@@ -373,6 +407,9 @@ class Outbox:
 
     def _make_room(self, rows: int) -> None:
         """Before so many rows reach a bound of our own: let go what is worth least, a little at a time."""
+        if not self._is_full(rows):
+            return
+        self.mark()  # it may be that much of it has been sent
         for _ in range(DROP_TURNS):
             if not self._is_full(rows):
                 return
@@ -466,19 +503,19 @@ class Outbox:
             return Room.AMPLE
         return Room.SCARCE if unsent < self._config.max_rows * 11 // 10 else Room.NONE
 
-    def _mark(self, ids: Sequence[int], at_ms: int) -> bool:
-        while True:
+    def _mark(self, draft: _Head) -> list[int]:
+        """Within a transaction: note some of what is acknowledged, and drop what was kept long enough."""
+        ids = list(self._unmarked)[:MARK_ROWS]
+        if ids:
             kept_ms = round(1000 * self._config.keep_sent_s) if self._keeper.room is Room.AMPLE else 0
-            try:
-                with self._file.transaction(durable=False):
-                    marked = self._file.mark_sent(ids, at_ms)
-                    self._file.purge(at_ms - kept_ms, 2 * len(ids))
-            except DiskFullError:
-                if not self._keeper.make_do():
-                    return False
-            else:
-                self._head.unsent -= marked
-                return True
+            draft.unsent -= self._file.mark_sent(ids, self._marked_ms)
+            self._file.purge(self._marked_ms - kept_ms, 2 * len(ids))
+        return ids
+
+    def _marked(self, draft: _Head, ids: Sequence[int]) -> None:
+        self._head = draft
+        for row_id in ids:
+            del self._unmarked[row_id]
 
     def _tell(self, before: _Head) -> None:
         """Log what has come over the outbox since then, once."""

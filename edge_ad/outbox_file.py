@@ -110,6 +110,7 @@ class OutboxFile:
             OutboxError: it cannot be opened, is damaged, in use, of another station or of another layout.
         """
         self._path = path
+        self._durable: bool | None = None  # what the last transaction was
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -133,7 +134,9 @@ class OutboxFile:
             DiskFullError: there is no room; nothing was written.
             OutboxError: the file cannot be written.
         """
-        self._execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        if durable != self._durable:
+            self._execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._durable = durable
         self._execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -391,25 +394,30 @@ class OutboxFile:
         )
 
     def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
-        with self._errors_named():
+        try:  # some ten times for each part: a context manager would take as long as the statement
             return self._db.execute(statement, values)
+        except sqlite3.DatabaseError as error:
+            raise self._named(error) from error
 
     def _one(self, statement: str) -> Any:
-        with self._errors_named():
-            return self._db.execute(statement).fetchone()[0]
+        return self._execute(statement).fetchone()[0]
 
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            if str(error) == _FULL:
-                raise DiskFullError(f"no room for the outbox {self._path}: free some disk space") from error
-            if str(error) == _BUSY:
-                raise OutboxError(f"the outbox {self._path} is in use: does another edge-ad run on it?") from error
-            raise OutboxError(f"cannot use the outbox {self._path}: {error}") from error
         except sqlite3.DatabaseError as error:
-            raise self._damaged(str(error)) from error
+            raise self._named(error) from error
+
+    def _named(self, error: sqlite3.DatabaseError) -> OutboxError:
+        """What is wrong with the file, as our own error."""
+        if not isinstance(error, sqlite3.OperationalError):
+            return self._damaged(str(error))
+        if str(error) == _FULL:
+            return DiskFullError(f"no room for the outbox {self._path}: free some disk space")
+        if str(error) == _BUSY:
+            return OutboxError(f"the outbox {self._path} is in use: does another edge-ad run on it?")
+        return OutboxError(f"cannot use the outbox {self._path}: {error}")
 
 
 def _number_of(body: ResultBody | GapBody | None) -> int | None:

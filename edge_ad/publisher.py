@@ -4,7 +4,7 @@
                                             --> orders --> the inference loop, on its turns
                                             --> triggers --> the capture thread, for its next frame
     submit --> inbox --> outbox.append (one transaction for all that wait) --> delivery --> link
-                         outbox.mark_sent <-- rows that are done <-- acknowledgements <-----+
+      with the next ones' <-- outbox.mark_sent <-- rows that are done <-- acknowledgements <-+
                          outbox.kept --> sparkplug, where configured, with a link of its own
 
 A part is on the wire only after it is on disk. The inference thread waits when the disk does (`submit` is bounded), and
@@ -34,7 +34,7 @@ from edge_ad.core.messages import GapBody, Message, ResultBody, StationContext
 from edge_ad.core.orders import Done, LoopOrder
 from edge_ad.errands import Site
 from edge_ad.mqtt import Connection, MqttLink, Subscription
-from edge_ad.outbox import Outbox
+from edge_ad.outbox import MARK_ROWS, Outbox
 from edge_ad.outbox_file import Position
 from edge_ad.progress import Progress
 from edge_ad.records import CameraPhase, CameraState, Event, Mode, Trigger
@@ -259,11 +259,11 @@ class Publisher:
         return nothing_left or time.monotonic() >= self._drain_until_s
 
     def _turn(self) -> None:
-        self._news.wait(TURN_S)
+        is_quiet = not self._news.wait(TURN_S)
         self._news.clear()
         self._store()
         self._follow_connection()
-        self._settle()
+        self._settle(is_quiet or self._drain_until_s is not None)
         self._answer_commands()
         self._take_states()
         self._pass_time()
@@ -283,7 +283,8 @@ class Publisher:
         announced = [each for each in waiting if isinstance(each, Trigger)]
         began_s = time.monotonic()
         with self._progress.stage("commit", self._config.limits.commit_s):
-            rows = self._outbox.append([each.event for each in submitted], announced)
+            leaves = self._delivery.online and self._delivery.rows.caught_up
+            rows = self._outbox.append([each.event for each in submitted], announced, leaves=leaves)
         now_s = time.monotonic()
         self._commit_ms = 1000 * (now_s - began_s)
         for row, each in zip(rows, submitted, strict=True):
@@ -301,16 +302,17 @@ class Publisher:
         else:
             self._delivery.connected(min(self._config.mqtt.in_flight, connection.receive_maximum))
 
-    def _settle(self) -> None:
-        """Take in the acknowledgements."""
+    def _settle(self, note_now: bool) -> None:
+        """Take in the acknowledgements; which rows are done is noted with the next parts, or when there are none."""
         now_s = time.monotonic()
         for ack in self._link.acks():
             self._delivery.acknowledged(ack.ticket, ack.refusal, now_s)
         done = self._delivery.rows.take_done()
-        if done:
+        self._sent += len(done)
+        waiting = self._outbox.mark_sent(done, _wall_ms())
+        if waiting and (note_now or waiting >= MARK_ROWS):
             with self._progress.stage("commit", self._config.limits.commit_s):
-                self._outbox.mark_sent(done, _wall_ms())
-            self._sent += len(done)
+                self._outbox.mark()
 
     def _answer_commands(self) -> None:
         if not self._desk.waits() or self._delivery.replies_waiting >= REPLIES_WAITING:

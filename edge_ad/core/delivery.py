@@ -151,6 +151,11 @@ class RowLane:
         if online:
             self._fresh.append(row)
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether the outbox had no further rows when it was asked last: the next one is asked for at once."""
+        return self._exhausted
+
     def more(self) -> None:
         """The outbox has rows that it had not when it was asked last."""
         self._exhausted = False

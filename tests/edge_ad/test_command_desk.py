@@ -203,6 +203,7 @@ def test_a_replay_tells_what_comes_and_what_is_gone(tmp_path: Path, orders: Orde
     outbox = opened(tmp_path / "state" / "outbox.db", keep_sent_s=10)
     outbox.append([part(number) for number in range(1, 31)])
     outbox.mark_sent(range(1, 11), at_ms=0)
+    outbox.mark()
     outbox.mark_sent(range(11, 21), at_ms=20_000)  # the first ten are gone by then
     desk = desk_of(tmp_path, orders)
     (told,) = replies(desk, outbox, "replay", **{"from": 6, "to": 99})

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,22 @@ def all_unsent(outbox: Outbox) -> list[Row]:
     return outbox.unsent(0, 1_000_000)
 
 
+@contextmanager
+def killed(path: Path, folder: Path, **limits: float) -> Iterator[Outbox]:
+    """The outbox that a new process finds if the one that holds `path` is killed now."""
+    folder.mkdir()
+    for file in path.parent.glob(f"{path.name}*"):
+        shutil.copy(file, folder)
+    outbox = opened(folder / path.name, **limits)
+    yield outbox
+    outbox.close()
+
+
+def unsent_after_a_kill(path: Path, folder: Path) -> list[int]:
+    with killed(path, folder) as outbox:
+        return [row.id for row in all_unsent(outbox)]
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "outbox.db"
@@ -128,6 +145,7 @@ def test_sent_rows_stay_for_the_configured_time(path: Path) -> None:
     outbox = opened(path, keep_sent_s=60)
     outbox.append([part(n) for n in range(1, 5)])
     outbox.mark_sent([1, 2], at_ms=1_000)
+    outbox.mark()
     outbox.mark_sent([3], at_ms=61_000)
     outbox.close()
     with sqlite3.connect(path) as database:
@@ -482,6 +500,56 @@ def test_beyond_max_rows_parts_are_not_inspected_and_then_one_gap_record(path: P
     assert outbox.figures().gap_parts == 90
     assert outbox.last_position("top") == Position(200, "part-200")
     assert outbox.alarms("top")["defect"].count == 100  # a part without a verdict changes no alarm
+
+
+def test_acknowledgements_are_noted_with_the_next_parts(path: Path, tmp_path: Path) -> None:
+    outbox = opened(path)
+    outbox.append([part(1), part(2)])
+    assert outbox.mark_sent([1], at_ms=1) == 1
+    assert outbox.mark_sent([2], at_ms=2) == 2
+    assert outbox.figures().unsent == 0
+    assert unsent_after_a_kill(path, tmp_path / "before") == [1, 2]
+    outbox.append([part(3)])
+    assert outbox.mark_sent([], at_ms=3) == 0
+    assert unsent_after_a_kill(path, tmp_path / "after") == [3]
+    assert outbox.figures().unsent == 1
+
+
+def test_acknowledgements_are_noted_alone_where_nothing_else_is_written(path: Path, tmp_path: Path) -> None:
+    outbox = opened(path)
+    outbox.append([part(n) for n in range(1, 201)])
+    outbox.mark_sent(range(1, 200), at_ms=1)
+    outbox.mark()
+    assert unsent_after_a_kill(path, tmp_path / "killed") == [200]
+    assert outbox.figures().unsent == 1
+
+
+def test_what_is_acknowledged_and_not_noted_yet_is_not_sent_again(path: Path) -> None:
+    outbox = opened(path)
+    outbox.append([part(n) for n in range(1, 6)])
+    outbox.mark_sent([1, 2, 4], at_ms=1)
+    assert [row.id for row in outbox.unsent(0, 10)] == [3, 5]
+    outbox.mark_sent([3], at_ms=2)
+    assert [each.sent for each in outbox.kept_rows(Span(1, 5), "parts")] == [True, True, True, True, False]
+
+
+@pytest.mark.parametrize(("leaves", "kept"), [(True, 100), (False, 36)])
+def test_rows_that_leave_at_once_are_known_to_have_been_sent(
+    path: Path, tmp_path: Path, leaves: bool, kept: int
+) -> None:
+    outbox = opened(path, max_rows=200)
+    outbox.append([part(n) for n in range(1, 101)], leaves=leaves)
+    with killed(path, tmp_path / "killed", max_rows=100) as again:
+        again.append([part(101)])  # results of good parts give way, but none that a subscriber may have
+        assert len([row for row in all_unsent(again) if row.id <= 100 and "seq" in row.body]) == kept
+
+
+def test_a_gap_record_grows_although_its_parts_were_to_leave_at_once(path: Path) -> None:
+    outbox = opened(path, max_rows=100)
+    for number in range(1, 131):
+        outbox.append([part(number)], leaves=True)
+    gaps = [row.body for row in all_unsent(outbox) if "seq_from" in row.body]
+    assert [(gap["seq_from"], gap["seq_to"]) for gap in gaps] == [(111, 130)]
 
 
 def test_when_rows_were_sent_parts_are_inspected_again(path: Path) -> None:

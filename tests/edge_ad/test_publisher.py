@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,29 @@ def test_every_part_arrives_once_and_in_order(
     assert [body["seq"] for body in bodies(results)] == list(range(1, 201))
     assert_complete(results, 200)
     assert not any(message.retained for message in results)
+
+
+def test_a_station_without_further_parts_notes_what_the_broker_has(
+    tmp_path: Path, broker: Broker, make_publisher: MakePublisher
+) -> None:
+    config = station(tmp_path, mqtt_config(broker))
+    publisher = make_publisher(config)
+    submit(publisher, range(1, 4))
+    delivered(publisher, 3)
+    tries = itertools.count()
+    wait_until(lambda: not unsent_after_a_kill(config, tmp_path / str(next(tries))))
+
+
+def unsent_after_a_kill(config: StationConfig, folder: Path) -> list[int]:
+    """Rows that a new process would send if the one of this configuration were killed now."""
+    folder.mkdir()
+    for file in config.state_dir.glob("outbox.db*"):
+        shutil.copy(file, folder)
+    outbox = Outbox(folder / "outbox.db", CONTEXT, config.outbox)
+    try:
+        return [row.id for row in outbox.unsent(0, 100)]
+    finally:
+        outbox.close()
 
 
 def test_plc_says_what_result_says(
