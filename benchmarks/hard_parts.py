@@ -59,6 +59,7 @@ SMALL, FAINT = (0.00105, 0.00295), (0.003, 0.008)  # area of a defect as a fract
 FAINT_LEVELS, CRACK_LEVELS = (4.0, 10.0), (12.0, 28.0)  # mean change under the mask, or along the crack's middle
 CRACK_PX, CRACK_LENGTH = (1.2, 2.0), (0.10, 0.30)  # width in pixels, length as a fraction of the frame
 CRACK_LABEL_PX = 3  # how wide people draw the mask of a hair crack
+TRIES = 10_000  # to find room for one defect
 DARK = 90  # grey levels: in a darker surface a crack shows as a bright line
 
 
@@ -194,11 +195,15 @@ def _transferred(
 ) -> Iterator[Made]:
     """Real defects on good parts; `levels` is the contrast that is left, None for their own."""
     for index, part in enumerate(parts):
-        while True:
+        for _ in range(TRIES):
             defect = defects[int(rng.integers(len(defects)))]
             found = transfer(part, defect, _photograph(source, defect), rng.uniform(*area) * FRAME_PX**2, rng)
             if found is not None:
                 break
+        else:
+            raise DataError(
+                f"no defect of {source} finds room on a good part, where it was on its own: parts must lie alike"
+            )
         bad, mask = found
         if levels is not None:
             bad = weakened(part, bad, mask, rng.uniform(*levels))
@@ -287,8 +292,11 @@ def crack(
 
     Returns:
         The frame with the crack, and the crack's mask.
+
+    Raises:
+        DataError: the part has no room for one.
     """
-    while True:
+    for _ in range(TRIES):
         line = lines[int(rng.integers(len(lines)))]
         length = rng.uniform(*CRACK_LENGTH) * FRAME_PX
         share = line_share(line, length, rng.uniform(0, 360), rng.uniform(*CRACK_PX))
@@ -296,6 +304,8 @@ def crack(
         corner = place(covered, part, rng)
         if corner is not None:
             break
+    else:
+        raise DataError("no crack finds room on a part: it is too small in its frame")
     x, y = corner
     there = (slice(y, y + share.shape[0]), slice(x, x + share.shape[1]))
     level = float(np.median(clean[there].mean(axis=2)[covered]))

@@ -280,8 +280,10 @@ def _drawn(shape: Mask, kind: Kind, part: Mask, rng: Generator) -> NDArray[np.fl
 
 
 def _laid(image: Image, look: Look, share: NDArray[np.float32], rng: Generator) -> Made | None:
-    """The look under the shape; None where less than half of the shape can be seen."""
+    """The look under the shape; None where softness left none of it, or less than half of it can be seen."""
     shape = share > 0.5
+    if not shape.any():
+        return None
     seen = look(image, shape, rng)
     after = _to_uint8(image + share[..., None] * (seen.astype(np.float32) - image))
     mask = shape & changed(image, after, SEEN)

@@ -73,7 +73,14 @@ def decode(path: Path, flags: int = PIXELS) -> NDArray[np.uint8] | NDArray[np.ui
         raise DataError(f"cannot decode {path}: not an image, or damaged; remove it or save it again")
     if image.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{path} has {image.dtype} pixels: save it as 8- or 16-bit")
+    if image.ndim == 3 and image.shape[2] == 3 and _is_grey_with_alpha(data):
+        image = image[:, :, 0]  # three times the same, as OpenCV has no two channels
     return image  # type: ignore[return-value]  # cv2 types every image as uint8
+
+
+def _is_grey_with_alpha(data: NDArray[np.uint8]) -> bool:
+    """Whether the bytes are a PNG of colour type 4."""
+    return data[:8].tobytes() == b"\x89PNG\r\n\x1a\n" and data.size > 25 and data[25] == 4
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ never for the broker.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -45,6 +46,7 @@ from edge_ad.trigger_desk import TriggerDesk
 OUTBOX_FILE = "outbox.db"
 INBOX_PARTS = 64  # parts that wait for the disk; then the inference thread waits
 TURN_S = 0.2  # a turn without news ends after so long
+NOTE_S = 0.2  # where no part comes, acknowledgements are noted after so long
 HEALTH_FIGURES_S = 10.0  # health goes out when it changes, its figures so often
 REPLIES_WAITING = 64  # for the broker; then commands wait
 ALARM_TURN_S = 1.0  # alarms learn so often that time has passed
@@ -132,6 +134,7 @@ class Publisher:
         self._commands = CommandFigures()
         self._sparkplug_state = ""
         self._sent = 0
+        self._note_due_s = math.inf  # for what is acknowledged and not noted yet
         self._commit_ms = 0.0
         self._stats = self._figures()
         self._drain_until_s: float | None = None
@@ -259,11 +262,11 @@ class Publisher:
         return nothing_left or time.monotonic() >= self._drain_until_s
 
     def _turn(self) -> None:
-        is_quiet = not self._news.wait(TURN_S)
+        self._news.wait(TURN_S)
         self._news.clear()
         self._store()
         self._follow_connection()
-        self._settle(is_quiet or self._drain_until_s is not None)
+        self._settle()
         self._answer_commands()
         self._take_states()
         self._pass_time()
@@ -302,16 +305,17 @@ class Publisher:
         else:
             self._delivery.connected(min(self._config.mqtt.in_flight, connection.receive_maximum))
 
-    def _settle(self, note_now: bool) -> None:
-        """Take in the acknowledgements; which rows are done is noted with the next parts, or when there are none."""
+    def _settle(self) -> None:
+        """Take in the acknowledgements; which rows are done is noted with the next parts, or soon where none come."""
         now_s = time.monotonic()
         for ack in self._link.acks():
             self._delivery.acknowledged(ack.ticket, ack.refusal, now_s)
         done = self._delivery.rows.take_done()
         self._sent += len(done)
-        waiting = self._outbox.mark_sent(done, _wall_ms())
-        if waiting and (note_now or waiting >= MARK_ROWS):
-            with self._progress.stage("commit", self._config.limits.commit_s):
+        with self._progress.stage("commit", self._config.limits.commit_s):
+            waiting = self._outbox.mark_sent(done, _wall_ms())
+            self._note_due_s = min(self._note_due_s, now_s + NOTE_S) if waiting else math.inf
+            if waiting >= MARK_ROWS or now_s >= self._note_due_s or self._drain_until_s is not None:
                 self._outbox.mark()
 
     def _answer_commands(self) -> None:
@@ -405,11 +409,13 @@ class Publisher:
     def _next(self) -> Outgoing | None:
         now_s = time.monotonic()
         wanted = self._delivery.wanted(now_s)
-        if wanted is not None:
-            self._delivery.rows.offer(self._outbox.unsent(wanted.after_id, wanted.limit))
         copies = self._delivery.wanted_copies()
-        if copies is not None:
-            self._delivery.replays.offer(self._outbox.copies(copies))
+        if wanted is not None or copies is not None:
+            with self._progress.stage("commit", self._config.limits.commit_s):  # they may note what is on its way
+                if wanted is not None:
+                    self._delivery.rows.offer(self._outbox.unsent(wanted.after_id, wanted.limit))
+                if copies is not None:
+                    self._delivery.replays.offer(self._outbox.copies(copies))
         return self._delivery.next(now_s)
 
     def _message(self, outgoing: Outgoing) -> Message:

@@ -19,7 +19,7 @@ from trainer.evaluate import Subject, evaluate, run_subject, score_images
 from trainer.export import load_method
 from trainer.methods.diffusionad.model import DiffusionAD
 from trainer.methods.diffusionad.variants import Variant, compared, methods, scales, weights
-from trainer.results import read_results, result_of_run, write_result
+from trainer.results import config_of, read_results, result_of_run, write_result
 from trainer.run import CHECKPOINT, Run
 
 SHEETS = {"ways": methods, "scales": scales, "weights": weights}
@@ -35,7 +35,8 @@ def measure(run: Run, data: Path, results: Path, kinds: Sequence[str], device: t
         DataError: the run has no checkpoint, or there are no test images, or none with a defect.
     """
     method, images, digest = _method(run), _images(data), sha256_file(run.path / CHECKPOINT)
-    known = {(r.set, r.weights, r.variant) for r in read_results(results)}
+    config = config_of(run)
+    known = {(r.set, r.weights, r.variant) for r in read_results(results) if r.config == config}
     look_over(data, images)
     for variant in _wanted(compared(run.config.diffusion), kinds):
         if (data.resolve().name, digest, variant) in known:

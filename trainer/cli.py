@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -196,7 +197,7 @@ def _new_run(arguments: argparse.Namespace) -> None:
     ]
     list_textures(config.synthesis.textures)
     build_method(config, seed)  # as the textures: what is refused is refused before there is a run
-    create(arguments.out, config, split, seed)
+    create(arguments.out, config, split, seed, arguments.max_minutes)
     for note in notes:
         if note is not None:
             say(note)
@@ -246,7 +247,9 @@ def _same_run(arguments: argparse.Namespace) -> None:
 
 def _again(arguments: argparse.Namespace) -> str:
     """The command that continues a training."""
-    words = ["edge-ad-train train", f"--out {arguments.out}", "--resume"]
+    words = ["edge-ad-train train", f"--out {shlex.quote(str(arguments.out))}", "--resume"]
+    if arguments.device != "auto":
+        words.append(f"--device {arguments.device}")
     if arguments.max_minutes:
         words.append(f"--max-minutes {arguments.max_minutes:g}")
     if arguments.snapshots:

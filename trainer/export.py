@@ -210,7 +210,7 @@ def make_int8(run: Run, model: onnx.ModelProto, data: Path) -> Int8:
     by_content = sorted(unseen.items(), key=itemgetter(1))  # whatever the files are called
     images = dict(by_content[:RANGE_IMAGES])
     roi = config.data.roi_record()
-    good = load_tiles(list(images), roi, config.input.frame_layout())
+    good = load_tiles(list(images), roi, config.input.frame_layout(), RANGE_IMAGES)
     quantised = quantise(model, good, make_tuning(good, config.synthesis, run.seed), Bounds())
     return Int8(quantised, tuple(images.values()))
 

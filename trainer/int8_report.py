@@ -17,7 +17,8 @@ FIGURES = ("image_auroc", "image_ap", *PIXEL_NAMES)
 def summary_lines(summary: QuantisationSummary) -> Iterator[str]:
     """How the INT8 graph was made, and what it changes on the images of the choice."""
     total = summary.int8_layers + len(summary.fp32_layers)
-    yield f"int8: {summary.int8_layers} of {total} convolutions; ranges by {summary.range_rule}"
+    ranges = f"ranges by {summary.range_rule}, of {len(summary.images_sha256)} images"
+    yield f"int8: {summary.int8_layers} of {total} convolutions; {ranges}"
     if summary.fp32_layers:
         yield f"stay in fp32: {', '.join(summary.fp32_layers)}"
     yield (

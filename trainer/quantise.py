@@ -283,12 +283,11 @@ def gain_errors(found: RawOutput, reference: RawOutput, masks: NDArray[np.bool_]
         masks: of the same.
     """
     place = np.arange(len(masks)) % (len(masks) // 2)  # an image and its defect go together
-    groups = min(GROUPS, len(masks) // 2)
-    if groups < 2:
+    if len(masks) // 2 < GROUPS:  # too few to tell what chance does: each loss counts
         return 0.0, 0.0, 0.0
     left = []
-    for group in tracked(range(groups), "errors of the losses"):
-        kept = place % groups != group
+    for group in tracked(range(GROUPS), "errors of the losses"):
+        kept = place % GROUPS != group
         one, other = (RawOutput(*(values[kept] for values in astuple(output))) for output in (found, reference))
         left.append(compare(one, other, masks[kept]).gains)
-    return tuple((np.std(left, axis=0) * np.sqrt(groups - 1)).tolist())
+    return tuple((np.std(left, axis=0) * np.sqrt(GROUPS - 1)).tolist())

@@ -112,7 +112,7 @@ def result_of_run(run: Run, data: Path, evaluation: Mapping[str, Any], variant: 
     )
     facts = {
         "variant": variant or own_variant(run.config.diffusion),
-        "config": _config(run),
+        "config": config_of(run),
         "weights": sha256_file(run.path / CHECKPOINT),
         "commit": run.commit,
         "training": training,
@@ -120,7 +120,7 @@ def result_of_run(run: Run, data: Path, evaluation: Mapping[str, Any], variant: 
     return _result(data, evaluation, facts)
 
 
-def _config(run: Run) -> dict[str, Any]:
+def config_of(run: Run) -> dict[str, Any]:
     """As it was resolved, with the name of a textures folder for its path: where it lies is no part of a result."""
     config = run.config.model_dump(mode="json")
     textures = run.config.synthesis.textures

@@ -1,7 +1,7 @@
 """A run directory: everything that one training leaves behind.
 
 config.yaml           the resolved configuration
-images.json           every training and held-out image with its SHA-256, the seed, the commit that trains
+images.json           every training and held-out image with its SHA-256; seed, commit and minutes it was begun with
 calibration_split/    links to the held-out images: the folder to calibrate with
 checkpoint.pt         weights, averaged weights, optimiser, step; replaced as a whole
 training.lock         the process that trains it, locked for as long
@@ -37,7 +37,12 @@ LOCK = "training.lock"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An existing run directory; `commit` is None where it was not noted."""
+    """An existing run directory.
+
+    Attributes:
+        commit: of the code that trains it; None where it was not noted.
+        max_minutes: the time that it was begun with, for as long as there is no checkpoint that says so.
+    """
 
     path: Path
     config: TrainConfig
@@ -45,9 +50,10 @@ class Run:
     calibration_sha256: tuple[str, ...]
     seed: int
     commit: str | None
+    max_minutes: float | None = None
 
 
-def create(path: Path, config: TrainConfig, split: Split, seed: int) -> Run:
+def create(path: Path, config: TrainConfig, split: Split, seed: int, max_minutes: float | None = None) -> Run:
     """Lay out a new run directory.
 
     Raises:
@@ -65,6 +71,7 @@ def create(path: Path, config: TrainConfig, split: Split, seed: int) -> Run:
     images = {
         "seed": seed,
         "commit": source_version(),
+        "max_minutes": max_minutes,
         "train": _listed(split.train),
         "calibration": _listed(split.calibration),
     }
@@ -91,7 +98,7 @@ def open_run(path: Path) -> Run:
     try:
         images = json.loads(listed.read_text(encoding="utf-8"))
         train, held = (tuple(str(entry["sha256"]) for entry in images[part]) for part in ("train", "calibration"))
-        return Run(path, config, train, held, int(images["seed"]), images.get("commit"))
+        return Run(path, config, train, held, int(images["seed"]), images.get("commit"), images.get("max_minutes"))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{listed} is cut or altered: copy it back, or train anew with another --out") from error
 

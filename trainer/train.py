@@ -311,8 +311,10 @@ def train(
 
 def _train(run: Run, fabric: Fabric, max_minutes: float | None, resume: bool, workers: int, snapshots: int) -> None:
     trainer = Trainer(run, fabric, max_minutes)
-    if resume and (run.path / CHECKPOINT).is_file():  # stopped before its first: nothing is lost by beginning again
+    if resume and (run.path / CHECKPOINT).is_file():
         trainer.restore(load_checkpoint(run.path))
+    elif resume and max_minutes is None:  # stopped before its first: nothing is lost by beginning again
+        trainer.max_minutes = run.max_minutes
     phases = _phases(run, trainer.progress())
     if fabric.is_global_zero:
         logger.info("training on {}; processes: {}", trainer.computed(), fabric.world_size)

@@ -76,7 +76,8 @@ def _measure(
     pipeline.step(_captured(0, frames[0]()))
     first_result_ns = time.monotonic_ns()
     shown = [frames[place * len(frames) // count] for place in range(count)]  # of many images, some from everywhere
-    thresholds = {each: always_a_defect(graph.run(each(), None).anomaly_map()) for each in shown}
+    thresholds = {each: always_a_defect(graph.run(each(), None).anomaly_map()) for each in dict.fromkeys(shown)}
+    pipeline.thresholds = thresholds[shown[0]]
     for number in range(warm_up):
         pipeline.step(_captured(number, shown[0]()))
     ms: dict[str, list[float]] = {stage: [] for stage in STAGES}

@@ -247,6 +247,7 @@ class RowLane:
     def _finish(self, row_id: int) -> None:
         del self._missing[row_id]
         self._plc_taken.discard(row_id)
+        self._rows = deque(row for row in self._rows if row.id != row_id)  # asked for again while it was flying
         self._done.append(row_id)
         self._backoff.reset()
         if self._retried == row_id:

@@ -24,6 +24,7 @@ from edge_ad.core.health import Health
 from edge_ad.core.messages import StationContext
 from edge_ad.mqtt import Listener, Subscription
 from edge_ad.outbox import Outbox
+from edge_ad.outbox_file import OutboxFile
 from edge_ad.progress import Progress
 from edge_ad.publisher import Publisher
 from edge_ad.records import CameraState, Decision, Event, Region, Verdict
@@ -134,6 +135,26 @@ def test_a_station_without_further_parts_notes_what_the_broker_has(
     delivered(publisher, 3)
     tries = itertools.count()
     wait_until(lambda: not unsent_after_a_kill(config, tmp_path / str(next(tries))))
+
+
+def test_a_disk_that_hangs_over_an_acknowledgement_shows(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress, seen, note = Progress(), list[list[str]](), OutboxFile.mark_sent
+
+    def hang(self: OutboxFile, ids: list[int], at_ms: int) -> int:
+        time.sleep(0.3)
+        seen.append(progress.overdue())
+        return note(self, ids, at_ms)
+
+    monkeypatch.setattr(OutboxFile, "mark_sent", hang)
+    publisher = Publisher(station(tmp_path, mqtt_config(broker), limits={"commit_s": 0.2}), CONTEXT, progress)
+    publisher.start()
+    submit(publisher, range(1, 4))
+    delivered(publisher, 3)
+    wait_until(lambda: bool(seen))
+    publisher.stop(0.0)
+    assert seen[0] == ["commit"]
 
 
 def unsent_after_a_kill(config: StationConfig, folder: Path) -> list[int]:

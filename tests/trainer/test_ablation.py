@@ -54,6 +54,20 @@ def test_what_was_measured_is_not_measured_again(root: Path, tmp_path: Path) -> 
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.json")} == before
 
 
+def test_what_was_measured_with_another_score_is_measured(root: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(root / "diffusion", run)
+    command = ["ablation", run, "--data", root / "data", "--out", tmp_path / "out", "--results", tmp_path / "results"]
+    for top_k in (5, 7):
+        config = (run / "config.yaml").read_text().splitlines()
+        kept = [line for line in config if not line.startswith("top_k:")]
+        (run / "config.yaml").write_text("\n".join([*kept, f"top_k: {top_k}\n"]))
+        assert main([str(word) for word in [*command, "--device", "cpu", "--only", "one_step"]]) == 0
+    measured = [r.config["top_k"] for r in read_results(tmp_path / "results")]
+    assert sorted(set(measured)) == [5, 7]
+    assert measured.count(5) == measured.count(7)
+
+
 def test_the_reconstructions_are_drawn_side_by_side(root: Path, tmp_path: Path) -> None:
     """One row for the one class of defect: the image, and what each way makes of it."""
     _ablation(root, tmp_path / "out", tmp_path / "results", ["norm_guided"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_ad.errors import DataError
-from edge_ad.images import write_png
+from edge_ad.images import is_grey, read_image, refuse_mixed, write_png
 from edge_ad.records import Roi
 from tests.exif import jpeg
 from tests.trainer.tiny import make_dataset, name_in_latin_1, part
@@ -52,8 +54,6 @@ def test_a_mask_marks_the_same_pixels_whatever_kind_of_png_it_is(kind: str, tmp_
 
 def _png_grey_alpha(path: Path) -> None:
     """A PNG of grey and alpha, which OpenCV reads but does not write."""
-    import struct
-    import zlib
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -66,6 +66,14 @@ def _png_grey_alpha(path: Path) -> None:
 
 def test_alpha_beside_grey_marks_nothing_either(tmp_path: Path) -> None:
     assert np.array_equal(load_mask(_image(tmp_path, _png_grey_alpha), DEFECT.shape, None), DEFECT)
+
+
+def test_grey_with_alpha_is_grey(tmp_path: Path) -> None:
+    _png_grey_alpha(tmp_path / "0.png")
+    write_png(tmp_path / "1.png", GREY)
+    assert is_grey(tmp_path / "0.png")
+    assert refuse_mixed(sorted(tmp_path.iterdir())) == [GREY.shape, GREY.shape]
+    assert np.array_equal(read_image(tmp_path / "0.png"), read_image(tmp_path / "1.png"))
 
 
 @pytest.mark.parametrize("mask", [GREY[::2, ::2], GREY[:, :40], np.vstack([GREY, GREY])])

@@ -147,9 +147,11 @@ def test_what_was_found_before_is_not_looked_for_again() -> None:
     assert as_found(left_open, TileGrid(overlap=8)) == tiny_config(input=FOUND | {"grid": "given"})
     by_hand = TileGrid(rows=2, columns=2, overlap=8)  # no search finds these
     assert as_found(left_open, by_hand) == left_open
-    for given_input in ({"grid": "given"}, {"tiles": by_hand.model_dump()}):
-        config = tiny_config(input=FOUND | given_input)
-        assert as_found(config, two) == config
+    given = tiny_config(input=FOUND | {"grid": "given"})
+    assert as_found(given, two) == given
+    thought_of = tiny_config(input=FOUND | {"tiles": by_hand.model_dump()})
+    assert as_found(thought_of, by_hand) == with_grid(thought_of, [])
+    assert as_found(thought_of, two).input.tiles == by_hand
 
 
 def test_no_seed_decides(tmp_path: Path) -> None:

@@ -113,6 +113,19 @@ def test_parts_without_an_even_ground_are_refused_in_one_line(
     assert "no even ground" in capsys.readouterr().err
 
 
+def test_defects_that_lie_on_no_good_part_are_refused_in_one_line(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = make_parts(tmp_path / "beside", n_test=1)
+    mask = np.zeros((160, 160), np.uint8)
+    mask[5:17, 5:25] = 255  # on the ground
+    write_png(beside / "ground_truth/chip/000_mask.png", mask)
+    cracks = source.parent / "magnetic_tile" / "ground_truth" / "crack"
+    monkeypatch.setattr(hard_parts, "TRIES", 20)
+    assert main(["--source", str(beside), "--cracks", str(cracks), "--out", str(tmp_path / "out")]) == 2
+    assert f"no defect of {beside} finds room on a good part" in capsys.readouterr().err
+
+
 def test_a_folder_that_holds_something_is_left_as_it_is(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,6 +98,13 @@ def test_a_stain_is_large_and_fades_at_its_border() -> None:
         assert change[rim].mean() < change[made.mask].mean()
 
 
+def test_a_shape_of_which_softness_leaves_nothing_is_no_defect() -> None:
+    """Nothing of it would be marked, and all of it would be seen."""
+    shapes, stain = Shapes([np.ones((2, 60), bool), np.ones((20, 30), bool)], []), kinds([], grey=False)["stain"]
+    image, rng = disc(0), np.random.default_rng(0)
+    assert all(defect(image, stain, shapes, rng).mask.any() for _ in range(30))
+
+
 def test_too_few_images_are_one_line(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = make_parts(tmp_path / "few", n_train=4)
     assert main(command(root, tmp_path / "val", of=str(few))) == 2

@@ -174,6 +174,15 @@ def test_a_training_that_had_less_or_went_on_is_no_seed_of_the_others() -> None:
     assert told == ["100 images, 60 min", "100 images, 10 min", "50 images, 60 min", "100 images, 120 min"]
 
 
+@pytest.mark.parametrize("minutes", [25, 30, 45, 85])
+def test_trainings_of_the_same_minutes_are_seeds_of_each_other_although_each_takes_its_last_step(minutes: int) -> None:
+    of = {"images": 100, "steps": 8000, "processes": 1}
+    seeds = [
+        result(seed=seed, weights=str(seed) * 64, training=of | {"minutes": minutes + 0.01 * seed}) for seed in range(3)
+    ]
+    assert [row["seeds"] for row in rows(summary(seeds))] == ["3"]
+
+
 def test_a_way_to_reconstruct_that_was_measured_again_counts_once_and_as_it_was_last() -> None:
     one_step = {"kind": "one_step", "t": 200}
     seeds = [result(seed=seed, variant=one_step, weights=str(i) * 64, figures={"image_auroc": value, "latency_ms": ms})

@@ -95,6 +95,24 @@ def test_a_terminated_training_keeps_what_ctrl_c_does(tmp_path: Path, data: Path
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_signal_to_all_processes_is_for_the_one_that_trains(tmp_path: Path, data: Path) -> None:
+    """As systemd, `timeout` and batch systems send it: a worker that died of it would end a step half taken."""
+    command = [sys.executable, "-m", "trainer", "train", "--data", str(data), "--out", str(tmp_path / "run")]
+    options = ["--config", _config_file(tmp_path), "--set", "optim.steps=100000", "--max-minutes", "5"]
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    assert any(" step " in line for line in process.stderr)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert workers
+    for worker in workers:
+        os.kill(int(worker), signal.SIGTERM)
+    time.sleep(0.5)  # in which the training goes on
+    os.killpg(process.pid, signal.SIGTERM)
+    process.stderr.read()
+    assert process.wait(60) != 0
+    assert load_checkpoint(tmp_path / "run")["step"] > 20
+
+
 def _in_another_process(run: Run, body: str) -> subprocess.Popen[str]:
     """Python with the run open, which writes a line when it holds it, and ends when its input does."""
     code = "import sys; from pathlib import Path; from trainer.run import training\n"
@@ -234,6 +252,14 @@ def test_the_time_allowed_holds_until_another_is_given(tmp_path: Path, data: Pat
     for max_minutes, resume, step in ((1e-9, False, 1), (None, True, 1), (math.inf, True, 6)):
         _train(run, max_minutes, resume=resume)
         assert load_checkpoint(run.path)["step"] == step
+
+
+def test_the_time_allowed_holds_before_there_is_a_checkpoint(tmp_path: Path, data: Path) -> None:
+    run = create(tmp_path / "run", tiny_config(optim=OPTIM), split_good(data, 0.25, 0), 0, max_minutes=1e-9)
+    _train(open_run(run.path), resume=True)
+    assert load_checkpoint(run.path)["step"] == 1
+    _train(open_run(run.path), math.inf, resume=True)
+    assert load_checkpoint(run.path)["step"] == 6
 
 
 def test_a_checkpoint_of_old_does_not_say_what_time_was_allowed(tmp_path: Path, data: Path) -> None:

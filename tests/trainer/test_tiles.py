@@ -184,6 +184,8 @@ def test_the_first_few_tiles_are_of_many_images_and_many_places(tmp_path: Path) 
     assert tiles.shape == (16, 32, 32, 3)
     for i in range(4):
         assert np.array_equal(tiles[i], preprocess(read_image(paths[i]), None, layout)[i])
+    for most in (2, 5, 99):
+        assert np.array_equal(load_tiles(paths, None, layout, most), tiles[:most])
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------

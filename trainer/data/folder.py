@@ -137,17 +137,21 @@ def _room(shape: tuple[int, ...], scratch: Path) -> NDArray[np.uint8]:
         ) from error
 
 
-def load_tiles(paths: Sequence[Path], roi: Roi | None, layout: Layout) -> NDArray[np.uint8]:
+def load_tiles(paths: Sequence[Path], roi: Roi | None, layout: Layout, most: int | None = None) -> NDArray[np.uint8]:
     """Read images as the graph would see them: all their tiles, (N x layout.tiles, height, width, 3) uint8 RGB.
 
-    They come in an order in which any first few of them are of many images and of many places.
+    They come in an order in which any first few of them are of many images and of many places; `most` are kept.
 
     Raises:
         DataError: an unreadable image, or a ROI that leaves one.
     """
-    cut = np.stack([preprocess(read_image(path), roi, layout) for path in paths])
-    images, count = np.arange(len(paths)), layout.tiles
-    return np.concatenate([cut[images, (images + place) % count] for place in range(count)])
+    count, total = len(paths), len(paths) * layout.tiles
+    tiles = np.empty((min(total, total if most is None else most), layout.height, layout.width, 3), np.uint8)
+    for image, path in enumerate(paths[: len(tiles)]):
+        cut = preprocess(read_image(path), roi, layout)
+        for place, row in enumerate(range(image, len(tiles), count)):
+            tiles[row] = cut[(image + place) % layout.tiles]
+    return tiles
 
 
 def list_test(data: Path) -> list[TestImage]:

@@ -55,9 +55,11 @@ def with_grid(config: TrainConfig, good: Sequence[Path]) -> TrainConfig:
 def as_found(config: TrainConfig, tiles: TileGrid) -> TrainConfig:
     """The configuration with tiles that were found before, where it says that they are to be found."""
     could_be_found = _is_single(tiles) or tiles.turns
-    if config.input.grid == "given" or not _is_single(config.input.tiles) or not could_be_found:
+    if config.input.grid == "given":
         return config
-    return _with_tiles(config, tiles)
+    if not _is_single(config.input.tiles):  # which stay
+        return _with_tiles(config, config.input.tiles)
+    return _with_tiles(config, tiles) if could_be_found else config
 
 
 def tiles_along(height: int, width: int, tile: int, overlap: int) -> int:

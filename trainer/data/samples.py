@@ -168,7 +168,8 @@ def _collate(samples: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tens
 
 
 def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops us in order
+    for each in (signal.SIGINT, signal.SIGTERM):  # sent to all of us: they are for the parent, which stops us in order
+        signal.signal(each, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from hypothesis import given, settings
@@ -263,6 +264,30 @@ def test_when_a_refused_row_is_taken_at_last_all_refused_rows_are_sent_together(
     world.answer(next(iter(world.flying)))
     world.feed()
     assert len(world.flying) == 2
+
+
+def test_a_row_that_was_asked_for_again_while_it_was_flying_is_not_sent_twice() -> None:
+    """When the first refused row is taken, all that is unsent is asked for; with no room left, it waits."""
+    world = World()
+    for seq in range(1, 5):
+        world.store(make_row(seq))
+    world.connect(6)  # of which rows take five
+    world.feed()
+    for ticket, outgoing in list(world.flying.items()):
+        if outgoing.row.id < 3:  # type: ignore[union-attr]
+            world.answer(ticket, "Quota exceeded" if outgoing.piece == RESULT else "")  # type: ignore[union-attr]
+    world.now_s = 8.0
+    world.feed()
+    (retried,) = [ticket for ticket, outgoing in world.flying.items() if outgoing.row.id == 1]  # type: ignore[union-attr]
+    world.answer(retried)
+    world.feed()
+    for ticket in list(world.flying):  # before there is room
+        world.answer(ticket)
+    world.feed()
+    assert not world.flying
+    assert not world.unsent
+    again = [piece for piece, times in Counter(world.pieces_sent()).items() if times > 1]
+    assert again == [(1, RESULT), (2, RESULT)]
 
 
 def test_the_delay_between_refusals_grows_and_is_bounded() -> None:
