@@ -13,7 +13,7 @@ import cv2
 from edge_ad.backends.base import open_backend
 from edge_ad.broker_check import examine_broker
 from edge_ad.broker_state import explain_exposure
-from edge_ad.bundle import open_bundle
+from edge_ad.bundle import Manifest, open_bundle
 from edge_ad.calibration_watch import applicable
 from edge_ad.cameras.capture import HUNG_FACTOR, Capture
 from edge_ad.cameras.opencv import videoio
@@ -24,6 +24,7 @@ from edge_ad.core.payload import MalformedError
 from edge_ad.core.preprocess import crop
 from edge_ad.errors import BackendError, BundleError, CameraError, ConfigError, DataError, PublishError
 from edge_ad.finding import Finding
+from edge_ad.lock import in_use
 from edge_ad.mqtt import Listener, Subscription
 from edge_ad.records import Frame, Scored
 from edge_ad.sparkplug.session import host_state, state_topic
@@ -32,6 +33,7 @@ from edge_ad.trigger_sensor import open_sensor
 
 SCHEMA = "edge-ad/check/1"
 EXIT_CODE = 2
+ONE_USER = ("v4l2", "csi")  # cameras that a second program cannot open
 HOST_S = 2.0  # a retained STATE comes with the subscription; so long we wait for it
 
 
@@ -74,12 +76,21 @@ def _bundle(config: StationConfig) -> list[Finding]:
     try:
         bundle = open_bundle(config.bundle)
         backend = open_backend(bundle, config.backend)
-    except (BundleError, BackendError) as error:
+    except (BundleError, BackendError, ConfigError) as error:
         return [Finding("bundle", "failed", str(error))]
     engine = f"{backend.name}/{backend.precision}"
     backend.close()
     proved = Finding("bundle", "ok", f"{bundle.digest[:12]} gives its golden outputs on {engine}")
-    return [proved, _calibration(config, bundle.digest)]
+    return [proved, *_roi(config, bundle.manifest), _calibration(config, bundle.digest)]
+
+
+def _roi(config: StationConfig, manifest: Manifest) -> Iterator[Finding]:
+    """Whether the networks were trained on another cut of the frame; images that were cut before tell nothing."""
+    trained, here = manifest.training.roi, config.roi
+    if trained is not None and trained != here:
+        shown = "the whole frame" if here is None else f"roi {here.x}, {here.y}, {here.w} x {here.h}"
+        was = f"{trained.x}, {trained.y}, {trained.w} x {trained.h}"
+        yield Finding("roi", "warning", f"the bundle was trained on {was} of each image, and is shown {shown}")
 
 
 def _calibration(config: StationConfig, digest: str) -> Finding:
@@ -92,6 +103,8 @@ def _calibration(config: StationConfig, digest: str) -> Finding:
 def _camera(config: StationConfig) -> Finding:
     """Open the camera and take one frame, each within its time-out; on a line that stands, there may be none."""
     who = f"{config.camera.name} ({config.camera.kind})"
+    if config.camera.kind in ONE_USER and in_use(config.state_dir):
+        return Finding("camera", "warning", f"the running daemon has {who}: not tried; stop it, and check again")
     try:
         with running(config.camera) as capture:
             shot = _first_shot(capture, config.camera)
@@ -129,6 +142,8 @@ def _first_shot(capture: Capture, camera: CameraConfig) -> Frame | Scored | None
 
 def _trigger(config: StationConfig) -> list[Finding]:
     """The sensor that announces parts, where there is one."""
+    if config.trigger.kind == "gpio" and in_use(config.state_dir):
+        return [Finding("trigger", "warning", "the running daemon has the input line: not tried")]
     try:
         sensor = open_sensor(config.trigger)
     except ConfigError as error:

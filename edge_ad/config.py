@@ -170,7 +170,9 @@ class FolderCamera(_Camera):
 class PlaybackConfig(_WithPaths):
     """What a simulation plays: recorded scores, or frames; from the first again after the last."""
 
-    scores: Path | None = Field(None, description="CSV with a column score, as edge-ad-train evaluate --scores writes")
+    scores: Path | None = Field(
+        None, description="CSV with the columns file and score, as edge-ad-train evaluate --scores writes"
+    )
     frames: Path | None = Field(None, description="a folder of images, in order of name")
     rate_hz: float = Field(1.0, gt=0, le=1000, description="parts a second")
     count: int | None = Field(None, ge=1, description="ends after so many parts, restarts included; default: never")
@@ -499,6 +501,10 @@ class StationConfig(_WithPaths):
     def _one_playback(self) -> StationConfig:
         if self.simulate is not None and isinstance(self.camera, (FileCamera, FolderCamera, SimulatedCamera)):
             raise ValueError(f"simulate is for a station with a real camera: kind {self.camera.kind} is none")
+        if self.simulate is not None and self.simulate.count is not None and self.simulate.at_end == "stop":
+            raise ValueError(
+                "simulate.count would end the daemon, also when it starts again: set simulate.at_end to wait"
+            )
         return self
 
     def source(self, mode: Mode) -> Camera:

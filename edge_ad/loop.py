@@ -187,8 +187,9 @@ class SignsOfLife:
         if not is_due:
             return False
         self._next_second = now + 1.0
-        self._heartbeat += 1
-        self._station.publisher.heartbeat(self._heartbeat)
+        if not self._station.progress.overdue():
+            self._heartbeat += 1
+            self._station.publisher.heartbeat(self._heartbeat)
         self._station.notifier.status(self._status(now))
         return True
 

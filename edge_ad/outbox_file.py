@@ -22,7 +22,7 @@ from edge_ad.core.messages import GAP_SCHEMA, AlarmEventBody, GapBody, ResultBod
 from edge_ad.core.replay import KeptRow, Numbered, Replay
 from edge_ad.core.rows import Row
 from edge_ad.core.spans import Span
-from edge_ad.errors import OutboxError
+from edge_ad.errors import ConfigError, OutboxError
 from edge_ad.records import Trigger
 
 LAYOUT = 6
@@ -107,7 +107,8 @@ class OutboxFile:
         """Open the file and check it, or make an empty one.
 
         Raises:
-            OutboxError: it cannot be opened, is damaged, in use, of another station or of another layout.
+            ConfigError: it is of another station or of another layout.
+            OutboxError: it cannot be opened, is damaged or in use.
         """
         self._path = path
         self._durable: bool | None = None  # what the last transaction was
@@ -119,7 +120,7 @@ class OutboxFile:
             self._db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(station)
-        except OutboxError:
+        except (OutboxError, ConfigError):
             self._db.close()
             raise
 
@@ -362,7 +363,7 @@ class OutboxFile:
         if layout == 0:
             self._make_tables(station)
         elif layout != LAYOUT:
-            raise OutboxError(
+            raise ConfigError(
                 f"the outbox {self._path} has layout {layout}, this edge-ad reads {LAYOUT}: let the edge-ad that wrote "
                 "it send what is unsent, then move the file away; numbering starts at 1 again"
             )
@@ -385,7 +386,7 @@ class OutboxFile:
             raise self._damaged("the id of its next row is already given")
         owner = self._one("SELECT name FROM station")
         if owner != station:
-            raise OutboxError(f"the outbox {self._path} belongs to station {owner}: give {station} its own state_dir")
+            raise ConfigError(f"the outbox {self._path} belongs to station {owner}: give {station} its own state_dir")
 
     def _damaged(self, what: str) -> OutboxError:
         return OutboxError(

@@ -66,11 +66,14 @@ def installed(tmp_path: Path) -> Iterator[Installed]:
         (tmp_path / name).write_bytes(path.read_bytes())
     found = Installed(tmp_path, free_port(), free_port(), tls)
     text = (CONFIGS / "mosquitto.conf").read_text()
-    text = text.replace("/etc/mosquitto/edge-ad/", f"{tmp_path}/").replace("/var/lib/mosquitto/", f"{tmp_path}/")
+    text = text.replace("/etc/mosquitto/edge-ad/", f"{tmp_path}/")
     text = re.sub(r"^listener 8883$", f"listener {found.tls_port} 127.0.0.1", text, flags=re.MULTILINE)
     text = re.sub(r"^listener 1883 ", f"listener {found.port} ", text, flags=re.MULTILINE)
     text += "user root\n" if os.geteuid() == 0 else ""
-    (tmp_path / "mosquitto.conf").write_text(text)
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/edge-ad.conf").write_text(text)
+    debian = f"persistence true\npersistence_location {tmp_path}/\n"  # what its own file sets, and may be set once
+    (tmp_path / "mosquitto.conf").write_text(f"{debian}include_dir {tmp_path}/conf.d\n")
     with (tmp_path / "log").open("wb") as log:
         broker = subprocess.Popen(["mosquitto", "-c", str(tmp_path / "mosquitto.conf")], stdout=log, stderr=log)
     try:

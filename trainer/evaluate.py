@@ -20,7 +20,7 @@ from edge_ad.bundle import MANIFEST, open_bundle
 from edge_ad.config import BackendConfig, Precision, default_store
 from edge_ad.console import complain, say, tracked
 from edge_ad.core.decision import decide
-from edge_ad.errors import BackendError, DataError
+from edge_ad.errors import ConfigError, DataError
 from edge_ad.frames import FrameGraph, frame_graph
 from edge_ad.images import is_grey, list_images, read_image, refuse_mixed
 from edge_ad.names import printable
@@ -140,7 +140,7 @@ def run_subject(run: Run, graph: torch.nn.Module, device: torch.device) -> Subje
 
 def _open_bundle(path: Path, backend: str, precision: str, store: Path | None) -> Subject:
     if backend not in OPENERS:
-        raise BackendError(f"no backend {backend!r}: choose one of {', '.join(OPENERS)}")
+        raise ConfigError(f"no backend {backend!r}: choose one of {', '.join(OPENERS)}")
     bundle = open_bundle(path)
     config = BackendConfig.model_validate({"name": backend, "precision": precision})
     manifest = bundle.manifest

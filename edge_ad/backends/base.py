@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle, Tolerance
 from edge_ad.config import BackendConfig, Precision
-from edge_ad.errors import BackendError, BundleError
+from edge_ad.errors import BackendError, BundleError, ConfigError
 from edge_ad.records import RawOutput, Roi
 
 OUTPUTS = [output.name for output in fields(RawOutput)]  # of the graph, as docs/bundle.md names them
@@ -106,12 +106,13 @@ def open_backend(bundle: Bundle, config: BackendConfig) -> Backend:
     """Load a bundle's graph in the configured engine and prove it on the golden images.
 
     Raises:
-        BackendError: the engine is not installed, has no such precision, or refused the graph or the device.
+        ConfigError: the engine has no such precision, or does not run on such a device.
+        BackendError: the engine is not installed, or refused the graph or the device.
         BundleError: the golden outputs are missed by more than the manifest's tolerance.
     """
     has = PRECISIONS[config.name]
     if config.precision not in has:
-        raise BackendError(f"{config.name} runs {' or '.join(has)}, not {config.precision}: set precision")
+        raise ConfigError(f"{config.name} runs {' or '.join(has)}, not {config.precision}: set precision")
     backend = OPENERS[config.name](bundle, config)
     prove_golden(bundle, backend)
     return backend

@@ -15,7 +15,7 @@ from edge_ad.backends.base import INSTEAD, OUTPUTS, check_input, one_at_a_time
 from edge_ad.backends.processor import sums_int8_whole
 from edge_ad.bundle import Bundle
 from edge_ad.config import BackendConfig, Precision
-from edge_ad.errors import BackendError
+from edge_ad.errors import BackendError, ConfigError
 from edge_ad.records import RawOutput
 
 PRECISION_HINT = "INFERENCE_PRECISION_HINT"
@@ -36,13 +36,14 @@ class OpenVinoBackend:
         """Compile the graph.
 
         Raises:
-            BackendError: openvino is missing, the device is not the CPU, the processor would compute INT8 otherwise
+            ConfigError: the device is not the CPU.
+            BackendError: openvino is missing, the processor would compute INT8 otherwise
                 than the graph says, or the graph or its precision was refused.
         """
         self.precision = config.precision
         self._height, self._width = bundle.manifest.input.height, bundle.manifest.input.width
         if config.device != "cpu":
-            raise BackendError(f"openvino runs on the CPU, not on {config.device}: set device: cpu")
+            raise ConfigError(f"openvino runs on the CPU, not on {config.device}: set device: cpu")
         path = bundle.model_path(config.precision)
         if config.precision == "int8" and not sums_int8_whole():
             raise BackendError(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge_ad.backends.base import INSTEAD, check_input
 from edge_ad.bundle import PROGRAM, Bundle
 from edge_ad.config import BackendConfig
-from edge_ad.errors import BackendError, BundleError, first_line
+from edge_ad.errors import BackendError, BundleError, ConfigError, first_line
 from edge_ad.records import RawOutput
 
 if TYPE_CHECKING:
@@ -31,13 +31,14 @@ class TorchBackend:
         """Load the program.
 
         Raises:
-            BackendError: torch or the device is missing, or it is a device that torch does not run on.
+            ConfigError: it is a device that torch does not run on.
+            BackendError: torch or the device is missing.
             BundleError: the bundle holds no program, or one that this torch cannot load.
         """
         self.precision = config.precision
         self._height, self._width = bundle.manifest.input.height, bundle.manifest.input.width
         if config.device not in DEVICES:
-            raise BackendError(f"torch runs on cpu or cuda, not on {config.device}: set device, {INSTEAD}")
+            raise ConfigError(f"torch runs on cpu or cuda, not on {config.device}: set device, {INSTEAD}")
         if PROGRAM not in bundle.manifest.files:
             raise BundleError(f"{bundle.path} holds no {PROGRAM}: {_export_again('torch')}, {INSTEAD}")
         set_up_torch(config)

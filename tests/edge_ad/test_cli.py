@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_ad.bundle import MANIFEST, manifest_digest
 from edge_ad.cli import main
 from edge_ad.collect import SHEET
 from edge_ad.images import list_images, read_image
+from edge_ad.lock import locked
 from tests.broker import Broker, free_port, mqtt_config
 from tests.bundles import make_bundle
 from tests.station import HEIGHT, WIDTH, calibrate, write_config, write_parts
@@ -134,6 +138,51 @@ def test_check_warns_of_a_missing_calibration_and_fails_a_roi_outside_the_frame(
     assert found["calibration"][0] == "warning"
     assert found["camera"][0] == "failed"
     assert "ROI" in found["camera"][1]
+
+
+def test_check_warns_where_the_bundle_was_trained_on_another_cut_of_the_frame(
+    tmp_path: Path, station: Callable[..., str], broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roi = {"x": 0, "y": 0, "w": WIDTH // 2, "h": HEIGHT}
+    manifest = tmp_path / "bundle" / MANIFEST
+    fields = json.loads(manifest.read_text())
+    fields["training"]["roi"] = roi
+    manifest.write_text(json.dumps({**fields, "digest": manifest_digest(fields)}))
+    assert main(["check", station(mqtt=mqtt_config(broker)), "--json"]) == 0
+    assert findings(capsys)["roi"] == (
+        "warning",
+        f"the bundle was trained on 0, 0, {WIDTH // 2} x {HEIGHT} of each image, and is shown the whole frame",
+    )
+    assert main(["check", station(mqtt=mqtt_config(broker), roi=roi), "--json"]) == 0
+    assert "roi" not in findings(capsys)
+
+
+def test_check_leaves_a_running_station_its_camera_and_its_input_line(
+    tmp_path: Path, station: Callable[..., str], broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    camera = {"name": "top", "kind": "v4l2", "device": str(tmp_path / "video0")}
+    trigger = {"kind": "gpio", "chip": str(tmp_path / "gpiochip9"), "line": 3}
+    config = station(mqtt=mqtt_config(broker), camera=camera, trigger=trigger)
+    main(["check", config, "--json"])
+    found = findings(capsys)
+    assert (found["camera"][0], found["trigger"][0]) == ("failed", "failed")
+    with locked(tmp_path / "state"):
+        main(["check", config, "--json"])
+    found = findings(capsys)
+    assert (found["camera"][0], found["trigger"][0]) == ("warning", "warning")
+    assert "the running daemon has" in found["camera"][1]
+
+
+@pytest.mark.parametrize(
+    "backend", [{"name": "onnxruntime", "precision": "fp16"}, {"name": "openvino", "device": "cuda"}]
+)
+def test_an_engine_that_does_not_run_so_is_a_mistake_that_no_restart_mends(
+    station: Callable[..., str], backend: dict[str, str]
+) -> None:
+    command = [sys.executable, "-m", "edge_ad.cli", "run", station(backend=backend, mqtt={"port": free_port()})]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "set precision" in ended.stderr or "set device: cpu" in ended.stderr
 
 
 def test_doctor_says_which_cv2_runs_and_what_the_configuration_refers_to(

@@ -96,6 +96,21 @@ def test_a_stage_of_any_thread_that_is_overdue_stops_the_feed_until_it_is_done(
     assert "WATCHDOG=1" in turn(signs, now, manager, 0.25)
 
 
+def test_a_stage_that_is_overdue_stops_the_heartbeat_too(
+    station: Station, manager: ServiceManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A controller has no other sign of a disk that hangs."""
+    now, beats = [100.0], list[int]()
+    monkeypatch.setattr(station.publisher, "heartbeat", beats.append)
+    signs = SignsOfLife(station, lambda: now[0])
+    turn(signs, now, manager, 3.0)
+    with station.progress.stage("commit", -1.0):
+        turn(signs, now, manager, 10.0)
+    assert beats == [1, 2, 3]
+    turn(signs, now, manager, 2.0)
+    assert beats == [1, 2, 3, 4, 5]
+
+
 def test_a_service_manager_that_does_not_listen_does_not_hold_up_the_loop(
     station: Station, manager: ServiceManager
 ) -> None:

@@ -31,7 +31,7 @@ from edge_ad.core.replay import KeptRow, Replay, count, gone
 from edge_ad.core.rows import Row
 from edge_ad.core.spans import Span
 from edge_ad.core.triggers import Lost
-from edge_ad.errors import OutboxError
+from edge_ad.errors import ConfigError, OutboxError
 from edge_ad.outbox import Outbox
 from edge_ad.outbox_file import Position
 from edge_ad.records import Decision, Event, Region, Trigger, Verdict
@@ -469,7 +469,7 @@ def test_a_second_daemon_is_refused(path: Path) -> None:
 
 def test_the_outbox_of_another_station_is_refused(path: Path) -> None:
     opened(path).close()
-    with pytest.raises(OutboxError, match="belongs to station press-3"):
+    with pytest.raises(ConfigError, match="belongs to station press-3"):
         Outbox(path, StationContext("press-4", "boot", "digest", simulated=False), OutboxConfig())
 
 
@@ -478,7 +478,7 @@ def test_a_layout_of_another_version_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version=9")
     database.close()
-    with pytest.raises(OutboxError, match="layout 9"):
+    with pytest.raises(ConfigError, match="layout 9"):
         opened(path)
 
 

@@ -12,7 +12,7 @@ from edge_ad.backends import openvino as adapter
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig
-from edge_ad.errors import BackendError
+from edge_ad.errors import BackendError, ConfigError
 from tests.bundles import make_bundle
 
 OPENVINO = BackendConfig(name="openvino", threads=1)
@@ -32,7 +32,7 @@ def test_without_openvino_the_extra_is_named(bundle: Bundle, monkeypatch: pytest
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_another_device_is_refused_and_not_replaced(bundle: Bundle, device: str) -> None:
     config = BackendConfig.model_validate({"name": "openvino", "device": device})
-    with pytest.raises(BackendError, match=f"openvino runs on the CPU, not on {device}: set device: cpu"):
+    with pytest.raises(ConfigError, match=f"openvino runs on the CPU, not on {device}: set device: cpu"):
         open_backend(bundle, config)
 
 

@@ -12,7 +12,7 @@ from edge_ad.backends.base import open_backend
 from edge_ad.backends.torch import load_module
 from edge_ad.bundle import PROGRAM, Bundle, FileEntry, open_bundle
 from edge_ad.config import BackendConfig
-from edge_ad.errors import BackendError, BundleError
+from edge_ad.errors import BackendError, BundleError, ConfigError
 from tests.bundles import make_bundle
 
 EXPORT = r"edge-ad-train export RUN --out NEW_BUNDLE --program"
@@ -49,7 +49,7 @@ def test_a_program_that_this_torch_cannot_load_is_refused_naming_both_versions(b
 )
 def test_what_it_does_not_run_is_refused_and_not_replaced(bundle: Bundle, wrong: dict[str, str], said: str) -> None:
     config = BackendConfig.model_validate({"name": "torch", **wrong})
-    with pytest.raises(BackendError, match=said):
+    with pytest.raises(ConfigError, match=said):
         open_backend(bundle, config)
 
 

@@ -134,6 +134,14 @@ def test_only_a_station_with_a_real_camera_has_something_to_play_instead(tmp_pat
         config(tmp_path, camera, {"simulate": {"scores": "scores.csv"}})
 
 
+def test_what_is_played_instead_does_not_end_the_daemon(tmp_path: Path) -> None:
+    """It would begin in the same mode again, and end at once: the way back is a command."""
+    camera, plays = {"kind": "v4l2", "device": "/dev/video0"}, {"scores": "scores.csv", "count": 5}
+    with pytest.raises(ConfigError, match=r"simulate\.at_end to wait"):
+        config(tmp_path, camera, {"simulate": plays})
+    assert config(tmp_path, camera, {"simulate": {**plays, "at_end": "wait"}}).simulate is not None
+
+
 def test_what_is_played_instead_bears_the_name_of_the_camera(tmp_path: Path) -> None:
     camera = {"kind": "v4l2", "device": "/dev/video0"}
     station = config(tmp_path, camera, {"simulate": {"scores": "scores.csv", "rate_hz": 7}})
