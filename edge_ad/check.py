@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from edge_ad.config import Camera as CameraConfig
 from edge_ad.config import SparkplugConfig, StationConfig
 from edge_ad.core.payload import MalformedError
 from edge_ad.core.preprocess import crop
-from edge_ad.errors import BackendError, BundleError, CameraError, ConfigError, DataError, PublishError
+from edge_ad.errors import BackendError, BundleError, CameraError, ConfigError, DataError, PublishError, TriggerError
 from edge_ad.finding import Finding
 from edge_ad.lock import in_use
 from edge_ad.mqtt import Listener, Subscription
@@ -42,6 +43,7 @@ def examine(config: StationConfig) -> list[Finding]:
     return [
         Finding("configuration", "ok", f"station {config.station}"),
         _cv2(),
+        *_folders(config),
         *_bundle(config),
         _camera(config),
         *_trigger(config),
@@ -69,6 +71,19 @@ def as_json(findings: Sequence[Finding]) -> Iterator[str]:
 def _cv2() -> Finding:
     has = ", ".join(f"{name} {'yes' if built_in else 'no'}" for name, built_in in videoio().items())
     return Finding("cv2", "ok", f"{cv2.__version__} at {cv2.__file__}: {has}")
+
+
+def _folders(config: StationConfig) -> Iterator[Finding]:
+    """What the daemon writes into; a folder that is missing is made by it, so the one above is looked at."""
+    wanted = {"state_dir": config.state_dir, **({"record.dir": config.record.dir} if config.record is not None else {})}
+    for name, folder in wanted.items():
+        existing = next((parent for parent in (folder, *folder.parents) if os.path.lexists(parent)), folder)
+        if not existing.is_dir():
+            yield Finding(name, "failed", f"{folder}: {existing} is no folder")
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            yield Finding(name, "failed", f"{folder}: this user may not write into {existing}")
+        else:
+            yield Finding(name, "ok", str(folder))
 
 
 def _bundle(config: StationConfig) -> list[Finding]:
@@ -103,7 +118,7 @@ def _calibration(config: StationConfig, digest: str) -> Finding:
 def _camera(config: StationConfig) -> Finding:
     """Open the camera and take one frame, each within its time-out; on a line that stands, there may be none."""
     who = f"{config.camera.name} ({config.camera.kind})"
-    if config.camera.kind in ONE_USER and in_use(config.state_dir):
+    if config.camera.kind in ONE_USER and in_use(config.state_dir, if_unknown=False):
         return Finding("camera", "warning", f"the running daemon has {who}: not tried; stop it, and check again")
     try:
         with running(config.camera) as capture:
@@ -142,11 +157,11 @@ def _first_shot(capture: Capture, camera: CameraConfig) -> Frame | Scored | None
 
 def _trigger(config: StationConfig) -> list[Finding]:
     """The sensor that announces parts, where there is one."""
-    if config.trigger.kind == "gpio" and in_use(config.state_dir):
+    if config.trigger.kind == "gpio" and in_use(config.state_dir, if_unknown=False):
         return [Finding("trigger", "warning", "the running daemon has the input line: not tried")]
     try:
         sensor = open_sensor(config.trigger)
-    except ConfigError as error:
+    except (ConfigError, TriggerError) as error:
         return [Finding("trigger", "failed", str(error))]
     if sensor is None:
         return []

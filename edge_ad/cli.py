@@ -104,13 +104,15 @@ def _capture(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from edge_ad import config, doctor
 
-    sections = [(title, facts()) for title, facts in doctor.SECTIONS]
-    if arguments.config is not None:
-        sections.append(("configuration", doctor.station(config.load(arguments.config))))
-    for title, facts in sections:
+    def section(title: str, facts: doctor.Facts) -> None:
         say(title)
         for name, value in facts:
             say(f"  {name}: {value}")
+
+    for title, facts in doctor.SECTIONS:  # each at once: something is wrong, or nobody would ask
+        section(title, facts())
+    if arguments.config is not None:
+        section("configuration", doctor.station(config.load(arguments.config)))
     return 0
 
 

@@ -126,5 +126,8 @@ def _v4l2(camera: V4l2Camera) -> str:
 
 
 def _disk(path: Path) -> str:
-    existing = next(parent for parent in (path, *path.parents) if parent.exists())
-    return f"{path}: {shutil.disk_usage(existing).free / GIB:.1f} GiB free"
+    try:
+        existing = next(parent for parent in (path, *path.parents) if parent.exists())
+        return f"{path}: {shutil.disk_usage(existing).free / GIB:.1f} GiB free"
+    except OSError as error:  # Python before 3.12 raises where this user may not look
+        return f"{path}: {error.strerror}"

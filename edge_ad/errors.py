@@ -49,6 +49,10 @@ class CameraError(EdgeAdError):
     """The camera did not open, or did not deliver a frame within its limit."""
 
 
+class BusyError(EdgeAdError):
+    """Another process holds what this one needs; it may end by itself, so systemd tries again."""
+
+
 class TriggerError(EdgeAdError):
     """The sensor that announces parts cannot be read any more."""
 

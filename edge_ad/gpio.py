@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,8 @@ def open_line(config: GpioTrigger) -> GpioLine:
     """Request an input line with edge detection.
 
     Raises:
-        ConfigError: gpiod is not installed, or there is no such chip or line, or it cannot be had.
+        ConfigError: gpiod is not installed, or the chip has no such line.
+        TriggerError: the chip is not there (a USB expander comes and goes) or not ours to open, or the line is in use.
     """
     try:
         import gpiod
@@ -74,9 +76,12 @@ def open_line(config: GpioTrigger) -> GpioLine:
             config.chip, {config.line: settings}, consumer="edge-ad", event_buffer_size=KERNEL_EDGES
         )
     except FileNotFoundError as error:
-        raise ConfigError(f"no GPIO chip {config.chip}: gpiodetect lists those of this device; see trigger") from error
+        raise TriggerError(f"no GPIO chip {config.chip}: gpiodetect lists those of this device; see trigger") from error
     except PermissionError as error:
-        raise ConfigError(f"{config.chip} may not be opened: let this user into its group, often gpio") from error
+        raise TriggerError(f"{config.chip} may not be opened: let this user into its group, often gpio") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{name} cannot be had ({error}): gpioinfo lists lines and who uses them") from error
+        said = f"{name} cannot be had ({error}): gpioinfo lists lines and who uses them"
+        if isinstance(error, OSError) and error.errno == errno.EBUSY:
+            raise TriggerError(said) from error
+        raise ConfigError(said) from error
     return GpioLine(request, name)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edge_ad.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+TIFF = (b"II*\0", b"MM\0*")  # how such a file begins
 PIXELS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR  # without alpha, turned as EXIF says
 
 
@@ -75,6 +76,10 @@ def decode(path: Path, flags: int = PIXELS) -> NDArray[np.uint8] | NDArray[np.ui
         raise DataError(f"{path} has {image.dtype} pixels: save it as 8- or 16-bit")
     if image.ndim == 3 and image.shape[2] == 3 and _is_grey_with_alpha(data):
         image = image[:, :, 0]  # three times the same, as OpenCV has no two channels
+    if flags == PIXELS and data[:4].tobytes() in TIFF:
+        whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        if whole is not None and whole.ndim == 3 and whole.shape[2] == 4:
+            image = np.ascontiguousarray(whole[:, :, :3])  # else OpenCV multiplies the others by alpha
     return image  # type: ignore[return-value]  # cv2 types every image as uint8
 
 

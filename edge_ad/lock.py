@@ -8,20 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge_ad.errors import ConfigError, UsageError
+from edge_ad.errors import BusyError, ConfigError
 
 LOCK_FILE = "daemon.lock"
 
 
-def in_use(state_dir: Path) -> bool:
-    """Whether a daemon holds the state directory at present; nothing is made or written."""
+def in_use(state_dir: Path, *, if_unknown: bool = True) -> bool:
+    """Whether a daemon holds the state directory at present; nothing is made or written.
+
+    `if_unknown` is the answer where this user may not look: then it is somebody's.
+    """
     try:
         with (state_dir / LOCK_FILE).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    except OSError:  # it is locked; or not ours to look at, and then somebody's
+    except BlockingIOError:
         return True
+    except OSError:
+        return if_unknown
     return False
 
 
@@ -31,7 +36,7 @@ def locked(state_dir: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: the directory cannot be made or written.
-        UsageError: another daemon holds it.
+        BusyError: another daemon holds it, or what is left of one: a thread that hangs in a driver keeps it locked.
     """
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
@@ -43,7 +48,7 @@ def locked(state_dir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = file.read().strip() or "unknown"
-            raise UsageError(
+            raise BusyError(
                 f"another edge-ad (process {holder}) uses {state_dir}: stop it, or give this station its own state_dir"
             ) from error
         file.seek(0)

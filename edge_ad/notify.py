@@ -7,6 +7,8 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 
+from edge_ad.names import printable
+
 USEC_PER_S = 1_000_000
 
 
@@ -57,4 +59,4 @@ def _watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(printable(text).split())

@@ -144,7 +144,8 @@ class Snapshots:
         if size > self._max_bytes:
             raise _NoRoomError(f"a snapshot has {size:,} bytes: raise commands.snapshots_mb")
         self._folder.mkdir(parents=True, exist_ok=True)
-        kept = {path: _size(path) for path in sorted(self._folder.iterdir()) if _OURS.fullmatch(path.name)}
+        ours = (path for path in self._folder.iterdir() if _OURS.fullmatch(path.name))
+        kept = {path: _size(path) for path in sorted(ours, key=_age)}
         while sum(kept.values()) + size > self._max_bytes:
             oldest = next(iter(kept))
             shutil.rmtree(oldest)
@@ -179,6 +180,11 @@ def _name(event: Event) -> str:
     """By capture, so that names sort by age."""
     captured = datetime.fromtimestamp(event.captured_ns // 1_000_000 / 1000, timezone.utc)
     return f"{captured:%Y%m%dT%H%M%S}.{captured.microsecond // 1000:03d}Z-{event.frame_id}"
+
+
+def _age(folder: Path) -> tuple[int, str]:
+    """Sorts by age: by the number of the frame, which no clock that falls back puts behind older ones."""
+    return int(folder.name.rpartition("-")[2]), folder.name
 
 
 def _size(folder: Path) -> int:

@@ -30,17 +30,19 @@ class Interval:
     """A part at a time, at equal intervals (implements `Sensor`)."""
 
     def __init__(self, interval_s: float) -> None:
-        """The first part comes after one interval."""
+        """The first part comes one interval after the first `wait`, which is when frames can be taken."""
         self._interval_ns = round(1e9 * interval_s)
-        self._due_ns = time.monotonic_ns() + self._interval_ns
+        self._due_ns: int | None = None
 
     def wait(self, timeout_s: float) -> list[int]:
         """See `Sensor.wait`; what was due while nobody waited comes at once."""
-        time.sleep(min(timeout_s, max(0.0, (self._due_ns - time.monotonic_ns()) / 1e9)))
+        next_ns = time.monotonic_ns() + self._interval_ns if self._due_ns is None else self._due_ns
+        time.sleep(min(timeout_s, max(0.0, (next_ns - time.monotonic_ns()) / 1e9)))
         due = []
-        while self._due_ns <= time.monotonic_ns():
-            due.append(self._due_ns)
-            self._due_ns += self._interval_ns
+        while next_ns <= time.monotonic_ns():
+            due.append(next_ns)
+            next_ns += self._interval_ns
+        self._due_ns = next_ns
         return due
 
     def close(self) -> None:
@@ -51,7 +53,8 @@ def open_sensor(config: TriggerConfig) -> Sensor | None:
     """The sensor of a configuration; None where triggers come by another way.
 
     Raises:
-        ConfigError: it cannot be opened.
+        ConfigError: it cannot be opened, and will not be.
+        TriggerError: it cannot be opened now.
     """
     if isinstance(config, IntervalTrigger):
         return Interval(config.interval_s)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,10 @@ from edge_ad.bundle import GOLDEN, GOLDEN_PREFIX, MANIFEST, MODEL_FILE, SCHEMA, 
 from edge_ad.core.layout import Layout
 
 STALL_PIXEL = 255  # with `stalls`, an image whose first red pixel is so bright keeps the engine busy for hours
+
+
+# What a back-end says that cannot run here; whatever else it says is a failure.
+NOT_HERE = re.compile(r"does not load|not installed|no CUDA|no VNNI|sees no CUDA device|there is no nvcc")
 
 
 def make_bundle(

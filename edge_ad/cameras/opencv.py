@@ -11,19 +11,24 @@ import math
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import cv2
 import numpy as np
+from loguru import logger
 from numpy.typing import NDArray
 
-from edge_ad.cameras.base import EndOfFrames, Pace, Picture
+from edge_ad.cameras.base import Delivered, EndOfFrames, Pace, Picture, Unreadable
 from edge_ad.config import CsiCamera, FileCamera, RtspCamera, V4l2Camera
 from edge_ad.errors import CameraError
 from edge_ad.secret import read_secret
 
+DAMAGED_FRAMES = 100  # in a row that a video file may hold; more of them are its end
+HICCUPS = 3  # frames in a row that a live camera may fail to give at once; more of them are a fault
+AT_ONCE_S = 0.5
 VIDEOIO = {"FFMPEG": "FFMPEG", "GStreamer": "GStreamer", "V4L2": "v4l/v4l2"}  # our name -> cv2's build information
 
 
@@ -56,22 +61,30 @@ class LiveCamera:
         self._connect = connect
         self._no_part_yet = no_part_yet
         self._capture: cv2.VideoCapture | None = None
+        self._hiccups = 0
 
     def open(self) -> None:
         """See `Camera.open`."""
         self._capture = self._connect()
+        self._hiccups = 0
 
     def read(self) -> Picture | None:
-        """See `Camera.read`."""
+        """See `Camera.read`; a frame that was damaged on its way is none, and no fault yet."""
         if self._capture is None:
             raise CameraError(f"{self._source} is not open")
         began_s = time.monotonic()
         ok, image = self._capture.read()
-        if not ok and self._no_part_yet(time.monotonic() - began_s):
+        took_s = time.monotonic() - began_s
+        if ok:
+            self._hiccups = 0
+            return Picture(_checked(image, self._source))
+        if self._no_part_yet(took_s):
             return None
-        if not ok:
+        self._hiccups += 1
+        if self._hiccups > HICCUPS or took_s > AT_ONCE_S:
             raise CameraError(f"{self._source} delivered no frame: unplugged, switched off, or its network is down?")
-        return Picture(_checked(image, self._source))
+        logger.warning("{}: a frame cannot be decoded", self._source)
+        return None
 
     def close(self) -> None:
         """See `Camera.close`."""
@@ -90,6 +103,7 @@ class VideoFile:
         self._capture: cv2.VideoCapture | None = None
         self._pace = Pace(0.0)
         self._frames = 0
+        self._waiting: deque[Delivered] = deque()  # read already
 
     def open(self) -> None:
         """See `Camera.open`."""
@@ -102,20 +116,32 @@ class VideoFile:
         if not self.complete:
             self._pace = Pace(1.0 / self._rate(self._capture))
         self._frames = 0
+        self._waiting.clear()
 
-    def read(self) -> Picture | None:
+    def read(self) -> Delivered | None:
         """See `Camera.read`."""
         if self._capture is None:
             raise CameraError(f"{self._config.path} is not open")
         if not self._pace.wait():
             return None
-        ok, image = self._capture.read()
-        if not ok:
-            self._at_end()
+        if not self._waiting and not self._read_ahead(self._capture):
+            self._at_end(self._capture)
             return None
         self._frames += 1
         self._pace.advance()
-        return Picture(_checked(image, str(self._config.path)))
+        return self._waiting.popleft()
+
+    def _read_ahead(self, capture: cv2.VideoCapture) -> bool:
+        """Read the next frame that can be decoded; those before it that cannot be are parts too. False at the end."""
+        name = self._config.path.name
+        for damaged in range(DAMAGED_FRAMES + 1):
+            ok, image = capture.read()
+            if ok:
+                numbers = range(self._frames + 1, self._frames + damaged + 1)
+                self._waiting.extend(Unreadable(f"{name}#{n}", f"{name}: frame {n} is damaged") for n in numbers)
+                self._waiting.append(Picture(_checked(image, str(self._config.path))))
+                return True
+        return False
 
     def close(self) -> None:
         """See `Camera.close`."""
@@ -123,9 +149,12 @@ class VideoFile:
             self._capture.release()
             self._capture = None
 
-    def _at_end(self) -> None:
+    def _at_end(self, capture: cv2.VideoCapture) -> None:
         if self._frames == 0:
             raise CameraError(f"{self._config.path} holds no frame that OpenCV can decode")
+        stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        if self._frames < stated:  # some containers only guess: this is no fault
+            logger.warning("{} ends after {} of the {} frames that it states", self._config.path, self._frames, stated)
         if self._config.at_end == "stop":
             raise EndOfFrames
         self.close()

@@ -52,8 +52,10 @@ class NoEngineError(BackendError):
 def engines_path(state_dir: Path | None = None) -> Path:
     """The folder of all engines: in `state_dir`, else where systemd or the desktop's convention has state."""
     given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]  # of the unit, StateDirectory=
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return (state_dir or (Path(given) if given else Path(home) / "edge-ad")) / "engines"
+    if state_dir is None and not given:  # only now: a service's user may have no home
+        home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        return Path(home) / "edge-ad" / "engines"
+    return (state_dir or Path(given)) / "engines"
 
 
 def engines_dir(state_dir: Path | None = None) -> Path:

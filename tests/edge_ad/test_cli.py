@@ -119,6 +119,21 @@ def test_check_tries_the_sensor_that_announces_parts(
     assert findings(capsys)["trigger"][0] == "failed"
 
 
+def test_check_looks_at_the_folders_that_the_daemon_writes_into(
+    tmp_path: Path, station: Callable[..., str], broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    bad = {"state_dir": str(tmp_path / "file" / "state"), "record": {"dir": str(tmp_path / "file")}}
+    assert main(["check", station(mqtt=mqtt_config(broker), **bad), "--json"]) == 2
+    found = findings(capsys)
+    assert found["state_dir"] == ("failed", f"{tmp_path / 'file' / 'state'}: {tmp_path / 'file'} is no folder")
+    assert found["record.dir"][0] == "failed"
+    assert not (tmp_path / "state").exists()
+    assert main(["check", station(mqtt=mqtt_config(broker)), "--json"]) == 0
+    assert findings(capsys)["state_dir"] == ("ok", str(tmp_path / "state"))
+    assert not (tmp_path / "state").exists()
+
+
 def test_check_names_a_wrong_password(
     station: Callable[..., str], tmp_path: Path, make_broker: Callable[..., Broker], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -156,7 +156,7 @@ def test_a_second_daemon_on_one_state_directory_is_refused_with_one_line(
     with running_daemon(config) as daemon:
         daemon.wait_for_log("camera top: online")
         with running_daemon(second) as refused:
-            assert refused.wait() == 2
+            assert refused.wait() == 1  # it may end, or be the rest of one that hangs: systemd tries again
         assert f"another edge-ad (process {daemon.process.pid})" in one_line(refused)
 
 

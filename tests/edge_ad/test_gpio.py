@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_ad.config import GpioTrigger
-from edge_ad.errors import ConfigError, TriggerError
+from edge_ad.errors import ConfigError, EdgeAdError, TriggerError
 from edge_ad.gpio import GpioLine, open_line
 
 gpiod = pytest.importorskip("gpiod", reason="gpiod is not installed")
@@ -51,11 +51,15 @@ def test_a_line_that_cannot_be_read_any_more_is_named() -> None:
         GpioLine(Gone(), "line 3").wait(0.0)
 
 
-@pytest.mark.parametrize(("chip", "said"), [("missing", "no GPIO chip"), ("file", "cannot be had")])
-def test_without_the_chip_there_is_one_line_that_says_so(tmp_path: Path, chip: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("chip", "said", "error"), [("missing", "no GPIO chip", TriggerError), ("file", "cannot be had", ConfigError)]
+)
+def test_without_the_chip_there_is_one_line_that_says_so(
+    tmp_path: Path, chip: str, said: str, error: type[EdgeAdError]
+) -> None:
     (tmp_path / "file").write_text("no chip")
     config = GpioTrigger(kind="gpio", chip=str(tmp_path / chip), line=3)
-    with pytest.raises(ConfigError, match=said) as raised:
+    with pytest.raises(error, match=said) as raised:
         open_line(config)
     assert str(tmp_path / chip) in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -88,3 +89,14 @@ def test_an_exif_orientation_is_seen(orientation: int, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(image, orientation))
     assert is_turned(tmp_path / "a.jpg") == (orientation != 1)
     assert read_image(tmp_path / "a.jpg").shape[:2] == ((48, 32) if orientation == 6 else (32, 48))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_alpha_channel_changes_no_colour(tmp_path: Path, suffix: str, dtype: type[np.integer[Any]]) -> None:
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (12, 9, 3)).astype(dtype) * (257 if dtype is np.uint16 else 1)
+    alpha = rng.integers(1, np.iinfo(dtype).max, (12, 9, 1)).astype(dtype)
+    path = tmp_path / f"part.{suffix}"
+    assert cv2.imwrite(str(path), np.dstack([colours, alpha]).astype(dtype))
+    assert np.array_equal(read_image(path), (colours // (257 if dtype is np.uint16 else 1)).astype(np.uint8))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_ad.errors import ConfigError, UsageError
+from edge_ad.errors import BusyError, ConfigError
 from edge_ad.lock import in_use, locked
 
 HOLD = """
@@ -25,7 +25,7 @@ with locked(Path(sys.argv[1])):
 
 def test_a_second_holder_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with locked(state), pytest.raises(UsageError, match=f"process {os.getpid()}"), locked(state):
+    with locked(state), pytest.raises(BusyError, match=f"process {os.getpid()}"), locked(state):
         pass
     with locked(state):
         pass
@@ -36,7 +36,7 @@ def test_a_killed_holder_leaves_the_directory_free(tmp_path: Path) -> None:
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UsageError, match=f"process {holder.pid}"), locked(tmp_path):
+        with pytest.raises(BusyError, match=f"process {holder.pid}"), locked(tmp_path):
             pass
         holder.send_signal(signal.SIGKILL)
         holder.wait()
@@ -50,6 +50,14 @@ def test_whether_somebody_holds_it_can_be_seen_from_outside(tmp_path: Path) -> N
     with locked(state):
         assert in_use(state)
     assert not in_use(state)
+
+
+def test_whether_somebody_holds_what_one_may_not_see_is_for_the_caller_to_say(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert in_use(tmp_path / "file" / "state")
+    assert not in_use(tmp_path / "file" / "state", if_unknown=False)
+    with locked(tmp_path / "state"):
+        assert in_use(tmp_path / "state", if_unknown=False)
 
 
 def test_a_directory_that_cannot_be_made_is_the_configurations_fault(tmp_path: Path) -> None:

@@ -36,6 +36,13 @@ def test_each_message_is_one_datagram_and_a_status_one_line(tmp_path: Path) -> N
         assert heard(server) == EXPECTED
 
 
+def test_a_name_that_is_no_utf_8_is_told_all_the_same(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(tmp_path / "notify"))
+        Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")}).status("camera fault: caf\udce9.png")
+        assert heard(server) == ["STATUS=camera fault: caf\\udce9.png"]
+
+
 def test_an_at_sign_means_an_abstract_socket() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind("")  # the kernel chooses an abstract name

@@ -124,6 +124,18 @@ def test_the_folder_stays_in_its_bounds_and_the_oldest_go_first(taker: Taker) ->
     assert sorted(path.name.rpartition("-")[2] for path in taker.folder.iterdir()) == ["10", "8", "9"]
 
 
+def test_a_clock_that_falls_back_makes_no_new_snapshot_the_oldest(
+    taker: Taker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = np.random.default_rng(3).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    for number in range(1, 4):
+        assert taker.take(number, large).refusal == ""
+    monkeypatch.setattr(f"{__name__}.CAPTURED_NS", CAPTURED_NS - 10**18)  # some thirty years
+    for number in range(4, 7):
+        assert taker.take(number, large).refusal == ""
+    assert sorted(path.name.rpartition("-")[2] for path in taker.folder.iterdir()) == ["4", "5", "6"]
+
+
 def test_what_somebody_else_has_put_there_stays(taker: Taker) -> None:
     (taker.folder / "notes").mkdir(parents=True)
     large = np.random.default_rng(3).integers(0, 256, (300, 300, 3), dtype=np.uint8)

@@ -26,12 +26,22 @@ class Parts:
 
 def test_an_interval_announces_what_was_due_and_nothing_twice() -> None:
     clock = Interval(0.01)
+    assert clock.wait(0.0) == []
     time.sleep(0.035)
     due = clock.wait(0.0)
     assert len(due) >= 3
     assert {later - earlier for earlier, later in itertools.pairwise(due)} == {10_000_000}
     (following, *_) = clock.wait(1.0)
     assert following == due[-1] + 10_000_000
+
+
+def test_an_interval_begins_when_somebody_waits_for_it() -> None:
+    """A daemon opens it first and takes frames last: what goes by in between are no parts."""
+    clock = Interval(0.01)
+    time.sleep(0.05)
+    began_ns = time.monotonic_ns()
+    (first, *_) = clock.wait(1.0)
+    assert first >= began_ns + 10_000_000
 
 
 def test_the_thread_announces_every_part_of_its_sensor_until_it_is_stopped() -> None:

@@ -212,7 +212,7 @@ def test_a_clock_asks_for_one_frame_at_a_time(
     assert all(name.startswith("interval-") for name in names)
 
 
-def test_without_the_chip_a_station_with_an_input_line_says_so_and_is_not_restarted(
+def test_without_the_chip_a_station_with_an_input_line_says_so_and_is_started_again(
     tmp_path: Path, bundle: Path, broker: Broker
 ) -> None:
     pytest.importorskip("gpiod", reason="gpiod is not installed")
@@ -221,6 +221,6 @@ def test_without_the_chip_a_station_with_an_input_line_says_so_and_is_not_restar
         "trigger": {"kind": "gpio", "chip": str(tmp_path / "gpiochip9"), "line": 3},
     }
     with running_daemon(write_config(tmp_path / "station.yaml", bundle, waiting_folder(tmp_path), sections)) as daemon:
-        assert daemon.wait() == 2
+        assert daemon.wait() == 1  # a USB expander comes back: the unit tries again
         (line,) = daemon.logged().splitlines()
     assert f"no GPIO chip {tmp_path / 'gpiochip9'}" in line

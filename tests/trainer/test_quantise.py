@@ -16,6 +16,7 @@ from edge_ad.core.layout import Layout
 from edge_ad.errors import BackendError, DataError
 from edge_ad.images import sha256_file
 from edge_ad.records import RawOutput
+from tests.bundles import NOT_HERE
 from tests.quantising import run_plainly
 from tests.trainer.tiny import make_dataset, one_process, tiny_config
 from trainer import quantise as module
@@ -104,6 +105,8 @@ def test_every_engine_of_int8_meets_the_golden_outputs(bundle: Bundle, name: str
     try:
         backend = open_backend(bundle, BackendConfig.model_validate({"name": name, "precision": "int8", "threads": 1}))
     except BackendError as error:
+        if not NOT_HERE.search(str(error)):
+            raise
         pytest.skip(str(error))
     assert backend.run(golden_images(3, 32, 32)).score.shape == (3,)
     backend.close()
@@ -118,6 +121,8 @@ def test_every_engine_computes_what_the_int8_graph_says(bundle: Bundle, name: st
     try:
         backend = open_backend(bundle, BackendConfig.model_validate({"name": name, "precision": "int8", "threads": 1}))
     except BackendError as error:
+        if not NOT_HERE.search(str(error)):
+            raise
         pytest.skip(str(error))
     found = one_at_a_time(backend.run, images)
     backend.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge_ad.cameras import opencv
-from edge_ad.cameras.base import EndOfFrames, make_camera
+from edge_ad.cameras.base import Delivered, EndOfFrames, Unreadable, make_camera
 from edge_ad.cameras.opencv import VideoFile, csi_pipeline, rtsp_url, videoio
 from edge_ad.config import CsiCamera, FileCamera, RtspCamera, V4l2Camera
 from edge_ad.errors import CameraError, ConfigError
@@ -52,6 +53,35 @@ def test_a_video_file_gives_every_frame_in_order_and_then_the_end(video: Path, p
     with pytest.raises(EndOfFrames):
         brightness(camera, 1)
     camera.close()
+
+
+def damage(video: Path, frames: set[int]) -> None:
+    """Zero the JPEG of these frames, which are counted from 0."""
+    data = bytearray(video.read_bytes())
+    begins = [match.start() for match in re.finditer(b"00dc", data) if match.start() > data.index(b"movi")]
+    for number in frames:
+        size = int.from_bytes(data[begins[number] + 4 : begins[number] + 8], "little")
+        data[begins[number] + 8 : begins[number] + 8 + size] = bytes(size)
+    video.write_bytes(data)
+
+
+@pytest.mark.parametrize("pace", ["block", "realtime"])
+def test_a_damaged_frame_is_a_part_without_a_verdict_and_not_the_end_of_the_file(video: Path, pace: str) -> None:
+    damage(video, {1, 2})
+    camera = file_camera(video, pace)
+    camera.open()
+    delivered: list[Delivered] = []
+    with pytest.raises(EndOfFrames):
+        while True:
+            shot = camera.read()
+            delivered += [shot] if shot is not None else []
+    assert [type(each).__name__ for each in delivered] == [
+        "Picture",
+        "Unreadable",
+        "Unreadable",
+        *["Picture"] * (FRAMES - 3),
+    ]
+    assert [each.part_id for each in delivered if isinstance(each, Unreadable)] == ["parts.avi#2", "parts.avi#3"]
 
 
 def test_only_a_file_that_blocks_is_complete(video: Path) -> None:
@@ -184,7 +214,6 @@ class NoFrames:
     ("hardware_trigger", "device", "after_s", "no_fault"),
     [
         (True, "/dev/null", 1.0, True),
-        (True, "/dev/null", 0.0, False),  # it did not wait for a part: EIO, for one
         (True, "/dev/null/gone", 1.0, False),
         (False, "/dev/null", 1.0, False),
     ],
@@ -201,6 +230,22 @@ def test_no_frame_is_no_fault_where_the_camera_is_there_and_waited_for_its_own_t
     else:
         with pytest.raises(CameraError, match="delivered no frame"):
             camera.read()
+
+
+@pytest.mark.parametrize("hardware_trigger", [True, False])
+def test_a_frame_that_is_not_there_at_once_is_passed_over_and_a_few_of_them_are_a_fault(
+    monkeypatch: pytest.MonkeyPatch, hardware_trigger: bool
+) -> None:
+    """One that was damaged on its way is the first; a camera that is unplugged, the other."""
+    monkeypatch.setattr(opencv, "connect_v4l2", lambda _config: NoFrames(0.0))
+    fields = {"kind": "v4l2", "name": "top", "device": "/dev/null", "hardware_trigger": hardware_trigger}
+    camera = make_camera(V4l2Camera.model_validate(fields))
+    for _ in range(2):  # after the fault, it is opened again
+        camera.open()
+        assert [camera.read() for _ in range(opencv.HICCUPS)] == [None] * opencv.HICCUPS
+        with pytest.raises(CameraError, match="delivered no frame"):
+            camera.read()
+        camera.close()
 
 
 @pytest.mark.parametrize("read_timeout_s", [0.2, 0.5, 1.0, 1.01, 2.0])

@@ -121,10 +121,18 @@ def test_the_folders_are_private(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in (folder, folder / KEY.slot)} == {0o700}
 
 
+def no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
 def test_systemds_state_directory_comes_first_then_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user"))
     monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path / 'unit'}:/elsewhere")
     assert store.engines_dir() == tmp_path / "unit" / "engines"
+    with monkeypatch.context() as homeless:
+        homeless.delenv("XDG_STATE_HOME")
+        homeless.setattr(Path, "home", no_home)
+        assert store.engines_path() == tmp_path / "unit" / "engines"
     monkeypatch.delenv("STATE_DIRECTORY")
     assert store.engines_dir() == tmp_path / "user" / "edge-ad" / "engines"
     assert store.engines_dir(tmp_path / "given") == tmp_path / "given" / "engines"
