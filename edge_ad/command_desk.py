@@ -14,7 +14,16 @@ from dataclasses import dataclass, replace
 from loguru import logger
 
 from edge_ad.core import messages
-from edge_ad.core.commands import ERRANDS, OTHER_COMMAND, Outcome, Refusal, Request, parse, wrong_camera
+from edge_ad.core.commands import (
+    ERRANDS,
+    MAX_REQUEST_BYTES,
+    OTHER_COMMAND,
+    Outcome,
+    Refusal,
+    Request,
+    parse,
+    wrong_camera,
+)
 from edge_ad.core.health import CommandFigures
 from edge_ad.core.messages import Message
 from edge_ad.core.orders import Done, LoopOrder, Order, SetMode, TakeSnapshot
@@ -53,8 +62,8 @@ class CommandDesk:
 
     def take(self, message: Message) -> None:
         """A command has come."""
-        if len(self._waiting) < WAITING:
-            self._waiting.append(message)
+        if len(self._waiting) < WAITING:  # of one that is too long, only as much as shows that
+            self._waiting.append(replace(message, payload=message.payload[: MAX_REQUEST_BYTES + 1]))
         else:
             self._excess += 1
 

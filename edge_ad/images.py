@@ -151,13 +151,22 @@ def sha256_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """An (H, W[, 3]) uint8 BGR image as a PNG, losslessly.
+
+    Raises:
+        OSError: OpenCV cannot encode it.
+    """
+    ok, data = cv2.imencode(".png", image)
+    if not ok:
+        raise OSError(f"OpenCV cannot encode an image of {image.shape}")
+    return data.tobytes()
+
+
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     """Write an (H, W[, 3]) uint8 BGR image losslessly.
 
     Raises:
         OSError: the file cannot be written.
     """
-    ok, data = cv2.imencode(".png", image)
-    if not ok:
-        raise OSError(f"OpenCV cannot encode {path}")
-    path.write_bytes(data.tobytes())
+    path.write_bytes(encode_png(image))

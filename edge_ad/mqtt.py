@@ -207,7 +207,7 @@ class MqttLink:
                 dialled_s = time.monotonic()
                 state = self._connect_once()
                 lasted = time.monotonic() - dialled_s > self._config.backoff_max_s
-                short = short + 1 if state.name == "lost" and not lasted else 0
+                short = short + 1 if state.name == "lost" and not lasted and not self._said_why else 0
                 self._enter(suspect_a_namesake(state, self._client_id) if short >= SUSPICIOUS else state)
                 if lasted:
                     backoff.reset()  # not on every CONNACK: two stations of one name would evict each other in a spin
@@ -222,6 +222,7 @@ class MqttLink:
         """One connection from dialling to its end; how it ended."""
         self._accepted = None
         self._ending = None
+        self._said_why = False
         self._paho_error = ""
         self._hang_up.clear()
         if self._will is not None and self._told_will:
@@ -332,9 +333,15 @@ class MqttLink:
         client.disconnect()
 
     def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
-        if self._subscription is not None:
-            qos: Literal[0, 1] = 1 if message.qos else 0
-            self._subscription.take(Message(message.topic, bytes(message.payload), qos, message.retain))
+        if self._subscription is None:
+            return
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:  # which MQTT forbids, and not every broker
+            logger.warning("broker: a message on a topic that is no UTF-8 is passed over")
+            return
+        qos: Literal[0, 1] = 1 if message.qos else 0
+        self._subscription.take(Message(topic, bytes(message.payload), qos, message.retain))
 
     def _on_disconnect(
         self,
@@ -348,6 +355,7 @@ class MqttLink:
         if self._ending is not None:
             return  # a refused CONNACK or SUBACK has said why
         if flags.is_disconnect_packet_from_server:
+            self._said_why = True
             self._ending = explain_eviction(reason.value, _said(reason, properties))
         else:
             self._ending = explain_loss(reason.value, self._paho_error, self._config, accepted=accepted)

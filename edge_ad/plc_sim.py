@@ -121,7 +121,8 @@ def run_plc_sim(options: Options) -> int:
         _tell("start", f"listening to {options.station}; payloads are checked by {checked_by}")
         watch = _Watch(options.station, consumer, handshake, mender, inbox, listener)
         watch.run(lambda: stop.is_set() or _heard(consumer, handshake, mender, options), options.seconds)
-        watch.run(lambda: _nothing_heals(consumer, mender), SETTLE_S if mender is None else MEND_S)
+        healed = _now_and_then(lambda: _nothing_heals(consumer, mender))
+        watch.run(healed, SETTLE_S if mender is None else MEND_S)
     return _conclude(consumer, handshake, mender, options)
 
 
@@ -208,6 +209,21 @@ def _heard(consumer: Consumer, handshake: Handshake, mender: Mender | None, opti
     gone = mender.gone_parts() if mender is not None else 0
     enough = options.count is None or consumer.known() + gone >= options.count
     return enough and handshake.is_settled(consumer.of_triggers(), consumer.gaps())
+
+
+def _now_and_then(question: Callable[[], bool]) -> Callable[[], bool]:
+    """A question that takes long, asked every LOOK_S at most; meanwhile the answer is no."""
+    due_s = 0.0
+
+    def asked() -> bool:
+        nonlocal due_s
+        if time.monotonic() < due_s:
+            return False
+        answer = question()
+        due_s = time.monotonic() + LOOK_S
+        return answer
+
+    return asked
 
 
 def _nothing_heals(consumer: Consumer, mender: Mender | None) -> bool:

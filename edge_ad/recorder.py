@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 from loguru import logger
 
 from edge_ad.config import RecordingConfig
-from edge_ad.images import write_png
+from edge_ad.images import encode_png
 from edge_ad.records import Frame
+from edge_ad.snapshots import FREE_BYTES
 
 _OURS = re.compile(r"\d{10}\.png")
 _UNFINISHED = "unfinished.part"  # no image suffix: nobody takes half a frame for one
@@ -18,7 +20,7 @@ class Recorder:
     """Full frames as lossless PNG, named by frame_id; the oldest goes when there are `max_frames`.
 
     Recording is for commissioning: it takes time of the loop's turn, after the result is handed over (a frame of
-    1920 x 1080 about 0.1 s), and a full disk stops it, not the inspection.
+    1920 x 1080 about 0.1 s), and a disk that is nearly full stops it: what is left is the outbox's.
     """
 
     def __init__(self, config: RecordingConfig) -> None:
@@ -26,8 +28,9 @@ class Recorder:
         self._dir = config.dir
         self._max_frames = config.max_frames
         self._problem = ""
-        names = sorted(path.name for path in self._dir.iterdir()) if self._dir.is_dir() else []
-        self._kept = dict.fromkeys(name for name in names if _OURS.fullmatch(name))  # oldest first
+        files = [path for path in self._dir.iterdir() if _OURS.fullmatch(path.name)] if self._dir.is_dir() else []
+        # By age, not by number: those begin again where somebody has moved the outbox away.
+        self._kept = {path.name: None for path in sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))}
 
     def record(self, frame: Frame) -> None:
         """Write a frame; a failure is logged once and tried again with the next frame."""
@@ -41,9 +44,16 @@ class Recorder:
     def _write(self, frame: Frame) -> None:
         self._dir.mkdir(parents=True, exist_ok=True)
         name = f"{frame.frame_id:010d}.png"
+        data = encode_png(frame.image)
+        if shutil.disk_usage(self._dir).free < len(data) + FREE_BYTES:
+            raise OSError(f"less than {FREE_BYTES >> 20} MB of the disk would be left for the results")
         unfinished = self._dir / _UNFINISHED
-        write_png(unfinished, frame.image)
-        unfinished.replace(self._dir / name)
+        try:
+            unfinished.write_bytes(data)
+            unfinished.replace(self._dir / name)
+        except OSError:  # half a frame would hold what little room there is
+            unfinished.unlink(missing_ok=True)
+            raise
         self._kept.pop(name, None)
         self._kept[name] = None
         while len(self._kept) > self._max_frames:

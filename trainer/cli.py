@@ -173,7 +173,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _new_run(arguments: argparse.Namespace) -> None:
     from edge_ad.images import list_images
-    from trainer.data.folder import good_folder, list_textures, split_good
+    from trainer.data.folder import good_folder, load_textures, split_good
     from trainer.data.grid import to_be_found, with_grid
     from trainer.detail import detail, levels
     from trainer.methods.base import build_method
@@ -195,7 +195,7 @@ def _new_run(arguments: argparse.Namespace) -> None:
         detail(next(iter(split.train)), roi, config.input.frame_layout(), found),
         levels(good, roi),
     ]
-    list_textures(config.synthesis.textures)
+    load_textures(config.synthesis.textures)
     build_method(config, seed)  # as the textures: what is refused is refused before there is a run
     create(arguments.out, config, split, seed, arguments.max_minutes)
     for note in notes:

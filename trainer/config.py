@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -73,6 +74,10 @@ class DataConfig(Finite):
         return self.roi.record() if self.roi is not None else None
 
 
+LEAST_ABAR = 1e-8  # alpha_bar: less is no number in float32 to divide by
+WEIGHTS_LICENCE = "copyright 2020 ML Illustrated, Apache-2.0, http://www.apache.org/licenses/LICENSE-2.0"
+
+
 class DiffusionConfig(Finite):
     """The forward process, the noise scales and the guidance (DiffusionAD section III)."""
 
@@ -101,6 +106,17 @@ class DiffusionConfig(Finite):
     def _noise_to_predict(self) -> DiffusionConfig:
         if not self.diffuse and self.prediction == "eps":
             raise ValueError("without noise (diffuse: false) there is none to predict: set prediction to x0")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_left_of_the_image(self) -> DiffusionConfig:
+        step = (self.beta_end - self.beta_start) / (self.timesteps - 1)
+        left = math.prod(1 - self.beta_start - t * step for t in range(self.timesteps))
+        if self.prediction == "eps" and left < LEAST_ABAR:
+            raise ValueError(
+                f"nothing is left of the image at the last of these timesteps (alpha_bar {left:.0e}), "
+                "and prediction: eps divides by it: lower beta_end or timesteps"
+            )
         return self
 
 
@@ -208,6 +224,16 @@ class OptimConfig(Finite):
     precision: Literal["fp32", "bf16"] = Field("bf16", description="bf16: mixed, where the device computes in it")
     anomalous: Fraction = Field(0.5, description="share of each batch with synthetic anomalies")
     half_size: Fraction = Field(0.0, description="first share of training, on images of half the size: faster")
+
+    @model_validator(mode="after")
+    def _both_kinds_in_a_batch(self) -> OptimConfig:
+        with_defect = round(self.anomalous * self.batch)
+        if 0 < self.anomalous < 1 and with_defect in (0, self.batch):
+            raise ValueError(
+                f"optim.anomalous x optim.batch rounds to {with_defect}: no batch would have both good images and "
+                "synthetic defects; change one of them"
+            )
+        return self
 
 
 class SynthesisConfig(Finite):
@@ -341,7 +367,9 @@ def profile(name: str) -> TrainConfig:
 
 def pretrained_weights(config: TrainConfig) -> str | None:
     """Which weights of a network come from elsewhere, with their licence; None if all are trained here."""
-    return None if config.evidence == "none" else f"{config.evidence}, trained on ImageNet (Apache-2.0)"
+    if config.evidence == "none":
+        return None
+    return f"{config.evidence}, trained on ImageNet ({WEIGHTS_LICENCE})"
 
 
 def override(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:

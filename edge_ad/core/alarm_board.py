@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from edge_ad.core.alarms import AlarmEvent, AlarmInput, AlarmRules, AlarmState, is_present, step
+from edge_ad.core.alarms import AlarmEvent, AlarmInput, AlarmRules, AlarmState, InputKind, is_present, step
 from edge_ad.core.decision import MODEL_FAULT, UNCALIBRATED
 from edge_ad.records import Decision
 
@@ -49,11 +49,21 @@ def take_part(alarms: Alarms, seq: int, captured_ns: int, decision: Decision, ru
         bad = sign(decision)
         if bad is not None and not (alarm == DEFECT and _within_hysteresis(alarms[alarm], decision, rules[alarm])):
             inputs[alarm] = AlarmInput("bad" if bad else "good", captured_ns, seq, decision.score)
-    return take(alarms, inputs, captured_ns, rules)
+    return take(alarms, inputs, captured_ns, rules, seq, decision.score)
 
 
-def take(alarms: Alarms, inputs: Mapping[str, AlarmInput], at_ns: int, rules: Rules) -> Change:
-    """The alarms after inputs to some of them; equal to those before if nothing changed."""
+def take(
+    alarms: Alarms,
+    inputs: Mapping[str, AlarmInput],
+    at_ns: int,
+    rules: Rules,
+    seq: int | None = None,
+    score: float | None = None,
+) -> Change:
+    """The alarms after inputs to some of them; equal to those before if nothing changed.
+
+    `seq` and `score` are those of the part that caused it, if one did: what it suppresses or lets be heard names it.
+    """
     after = dict(alarms)
     told: list[Announcement] = []
     for alarm, happened in inputs.items():
@@ -61,7 +71,8 @@ def take(alarms: Alarms, inputs: Mapping[str, AlarmInput], at_ns: int, rules: Ru
     for alarm, state in alarms.items():
         suppressed = any(is_present(after[other]) for other in rules[alarm].suppressed_by)
         if suppressed != state.suppressed:
-            _step(after, alarm, AlarmInput("suppress" if suppressed else "unsuppress", at_ns), rules, told)
+            kind: InputKind = "suppress" if suppressed else "unsuppress"
+            _step(after, alarm, AlarmInput(kind, at_ns, seq, score), rules, told)
     return after, tuple(told)
 
 

@@ -340,13 +340,16 @@ class _Announcer:
 
     def follow_condition(self, *, changed: bool) -> None:
         """Announce what the condition means, if it is not announced yet; `changed`: it came about with this step."""
+        meaning = MEANING[self.state.condition]
+        if meaning == self.state.announced == "normal":  # also while nobody is to hear of it: the next is another one
+            self.state = replace(self.state, count=0)
         if silence(self.state, self._rules) is not None:
             return
-        meaning = MEANING[self.state.condition]
         unheard = meaning != "normal" and self.state.announced == "normal"
         if unheard or (meaning == "raised" and self.state.announced == "returned"):
             if not self._may_raise():
-                self.state = replace(self.state, withheld=self.state.withheld + changed)
+                begins = changed and meaning == "raised"
+                self.state = replace(self.state, withheld=self.state.withheld + begins)
                 return
             self._raise()
         elif meaning == "raised":

@@ -1,6 +1,7 @@
 """What of the edge node outlives the process: bdSeq, and how far the rows of the outbox are told.
 
-One short line, overwritten in place: that needs no room, so a full disk does not matter.
+One short line, overwritten in place: that hardly ever needs room. Where it does and there is none, the station goes on
+with what it has in memory: a host may then see a bdSeq again, and rows once more, but no result waits.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class StateFile:
         except OSError as error:
             raise ConfigError(f"cannot use {path}: {error.strerror}; see state_dir") from error
         self._lock = threading.Lock()
+        self._problem = ""
         self._bdseq, self.settled_id = self._read(path)
 
     def next_bdseq(self) -> int:
@@ -46,8 +48,7 @@ class StateFile:
         """
         with self._lock:
             self._bdseq = (self._bdseq + 1) % SEQUENCE
-            self._write()
-            os.fsync(self._file)
+            self._write(durable=True)
             return self._bdseq
 
     def settle(self, row_id: int) -> None:
@@ -71,5 +72,14 @@ class StateFile:
             os.ftruncate(self._file, 0)
         return SEQUENCE - 1, 0
 
-    def _write(self) -> None:
-        os.pwrite(self._file, b"%03d %020d\n" % (self._bdseq, self.settled_id), 0)
+    def _write(self, *, durable: bool = False) -> None:
+        problem = ""
+        try:
+            os.pwrite(self._file, b"%03d %020d\n" % (self._bdseq, self.settled_id), 0)
+            if durable:
+                os.fsync(self._file)
+        except OSError as error:
+            problem = error.strerror or str(error)
+        if problem and problem != self._problem:
+            logger.error("the state of the Sparkplug node cannot be written: {}; it goes on in memory", problem)
+        self._problem = problem

@@ -14,7 +14,7 @@ import pytest
 from edge_ad import calibration_store as stores
 from edge_ad.command_desk import A_TURN, WAITING, CommandDesk
 from edge_ad.config import default_store
-from edge_ad.core.commands import Refusal, parse
+from edge_ad.core.commands import MAX_REQUEST_BYTES, Refusal, parse
 from edge_ad.core.health import CommandFigures
 from edge_ad.core.messages import Message
 from edge_ad.core.orders import Done, LoopOrder, SetMode, TakeSnapshot
@@ -67,6 +67,14 @@ def test_every_damaged_command_is_answered_or_counted_and_changes_nothing(
     assert 0 < answers < len(damaged)
     assert outbox.alarms("top") == before
     assert len(outbox.unsent(0, 10)) == 1
+
+
+def test_of_a_command_that_is_too_long_only_a_piece_waits(tmp_path: Path, outbox: Outbox, orders: Orders) -> None:
+    desk = desk_of(tmp_path, orders)
+    desk.take(command("status", b'{"correlation_id":"a-1"}' + b" " * 10_000_000))
+    assert sum(len(message.payload) for message in desk._waiting) <= MAX_REQUEST_BYTES + 1
+    assert desk.answer(outbox) == []
+    assert desk.figures() == CommandFigures(0, 1)
 
 
 def test_a_retained_command_is_ignored_and_counted(tmp_path: Path, outbox: Outbox, orders: Orders) -> None:

@@ -7,11 +7,13 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from paho.mqtt.client import MQTTMessage
 from pydantic import ValidationError
 
 from edge_ad.broker_state import BrokerState
@@ -251,6 +253,31 @@ def test_whatever_answers_the_link_lives_on(answer: bytes, make_link: MakeLink) 
     with talker(answer) as port:
         link = make_link({"port": port, "backoff_min_s": 0.05, "backoff_max_s": 0.1})
         assert "is it a broker" in ends_up(link, "refused").detail
+
+
+CONNACK = b"\x20\x03\x00\x00\x00"
+NOT_SUPPORTED = b"\xe0\x02\x9a\x00"  # DISCONNECT: Retain not supported
+
+
+def test_a_broker_that_says_why_it_ends_the_connection_leaves_no_namesake_to_suspect(make_link: MakeLink) -> None:
+    with talker(CONNACK + NOT_SUPPORTED) as port:
+        link = make_link({"port": port, "backoff_min_s": 0.01, "backoff_max_s": 5.0})
+        said, until_s = set[str](), time.monotonic() + 2.0  # some seven connections
+        while time.monotonic() < until_s:
+            said.add(ends_up(link, "lost").detail)
+            time.sleep(0.01)
+    assert len(said) == 1
+    assert "Retain not supported" in said.pop()
+
+
+def test_a_topic_that_is_no_utf_8_is_passed_over() -> None:
+    """Not every broker refuses it; retained, it would come again on each connection."""
+    heard: list[str] = []
+    subscription = Subscription((("edge-ad/p/cmd/+", 1),), lambda message: heard.append(message.topic))
+    link = MqttLink(MqttConfig(), "press-3", None, lambda: None, subscription)
+    for topic in (b"edge-ad/p/cmd/\xff", b"edge-ad/p/cmd/status"):
+        link._on_message(link._new_client(), None, MQTTMessage(topic=topic))
+    assert heard == ["edge-ad/p/cmd/status"]
 
 
 def test_a_broker_that_says_nothing_is_a_time_out(make_link: MakeLink) -> None:

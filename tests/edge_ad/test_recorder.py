@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from edge_ad.config import RecordingConfig
 from edge_ad.images import list_images, read_image
 from edge_ad.recorder import Recorder
 from edge_ad.records import Frame
+from edge_ad.snapshots import FREE_BYTES
 from tests.station import part
 
 
@@ -33,6 +38,38 @@ def test_the_oldest_goes_also_over_a_restart(tmp_path: Path) -> None:
     assert ids_in(tmp_path) == [9, 10, 11]
     record(tmp_path, range(12, 14))
     assert ids_in(tmp_path) == [11, 12, 13]
+
+
+def test_where_numbers_begin_again_the_oldest_goes_all_the_same(tmp_path: Path) -> None:
+    record(tmp_path, range(100, 103))
+    for number in range(1, 4):  # a restart after each
+        for age, path in enumerate(sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)):
+            os.utime(path, ns=(age, age))
+        record(tmp_path, range(number, number + 1))
+    assert ids_in(tmp_path) == [1, 2, 3]
+
+
+def test_what_is_left_of_a_disk_that_is_nearly_full_is_for_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path, range(1, 2))
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=FREE_BYTES))
+        record(tmp_path, range(2, 4))
+    assert [path.name for path in tmp_path.iterdir()] == ["0000000001.png"]
+    record(tmp_path, range(4, 5))
+    assert ids_in(tmp_path) == [1, 4]
+
+
+def test_half_a_frame_holds_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[:9])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    record(tmp_path, range(1, 3))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_frame_recorded_again_counts_once(tmp_path: Path) -> None:

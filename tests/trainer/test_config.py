@@ -29,6 +29,17 @@ def test_a_dumped_configuration_loads_as_itself(tmp_path: Path) -> None:
         ("diffusion", {"prediction": "v"}, "diffusion.prediction"),
         ("diffusion", {"prediction": "eps", "diffuse": False}, "diffusion: without noise"),
         ("optim", {"batch": 4, "steps": 0, "denoiser_lr": 1, "segmenter_lr": 1}, "optim.steps"),
+        (
+            "optim",
+            {"batch": 2, "steps": 1, "denoiser_lr": 1, "segmenter_lr": 1, "anomalous": 0.75},
+            "optim: .*rounds to 2",
+        ),
+        (
+            "optim",
+            {"batch": 8, "steps": 1, "denoiser_lr": 1, "segmenter_lr": 1, "anomalous": 0.05},
+            "optim: .*rounds to 0",
+        ),
+        ("diffusion", {"prediction": "eps", "beta_end": 0.2}, "diffusion: nothing is left of the image"),
         ("denoiser", {"kind": "transformer"}, "denoiser"),
         ("data", {"hold_out": 1.5}, "data.hold_out"),
         ("input", {"height": 100, "width": 96}, "input.height"),

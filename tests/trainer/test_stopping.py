@@ -197,6 +197,11 @@ def test_what_is_refused_leaves_no_run_behind(tmp_path: Path, data: Path, capsys
     assert not (tmp_path / "run").exists()
     textures.mkdir()
     write_png(textures / "a.png", part(0))
+    (textures / "b.png").write_bytes(b"no picture")
+    assert main(command) == 2
+    assert f"cannot decode {textures / 'b.png'}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    (textures / "b.png").unlink()
     assert main(command) == 0
 
 

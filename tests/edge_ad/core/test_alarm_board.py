@@ -82,6 +82,16 @@ def test_a_suppressed_alarm_is_told_when_what_explained_it_is_gone() -> None:
     assert kinds == [("camera", "cleared"), ("defect", "unsuppressed"), ("defect", "raised")]
 
 
+def test_a_part_that_lets_an_alarm_be_heard_is_named_by_it() -> None:
+    """As the first defect after a calibration: no part but itself has raised it."""
+    rules = {**DEFAULT_RULES, DEFECT: AlarmRules(suppressed_by=("uncalibrated",))}
+    alarms, told = take_part(NO_ALARMS, 1, 1, DECISIONS["uncalibrated"], rules)
+    assert [(each.alarm, each.event.kind, each.event.seq) for each in told][1:] == [("defect", "suppressed", 1)]
+    _, told = take_part(alarms, 2, 2, DEFECTIVE, rules)
+    of_defects = [(each.event.kind, each.event.seq, each.event.score) for each in told if each.alarm == DEFECT]
+    assert of_defects == [("unsuppressed", 2, 0.9), ("raised", 2, 0.9)]
+
+
 def test_what_changes_nothing_leaves_equal_alarms() -> None:
     alarms, _ = inspect(["ok", "ok"])
     after, _ = take_part(alarms, 3, 3, OK, DEFAULT_RULES)

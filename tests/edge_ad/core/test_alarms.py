@@ -128,6 +128,17 @@ def test_a_raise_that_the_cap_held_back_is_told_when_there_is_room_while_it_stil
     assert state.withheld == 1
 
 
+def test_an_activation_that_the_cap_holds_back_counts_once_however_often_it_returns() -> None:
+    state, _ = run("bgrbgbg", AlarmRules(latch=True, raises_per_minute=1))
+    assert state.withheld == 2  # bad parts 2 and 3 after the reset
+
+
+@pytest.mark.parametrize("word", ["s" + 6 * "bg" + "bu", "s" + 6 * "bg" + "bb"])
+def test_activations_that_nobody_was_to_hear_of_are_not_counted_with_the_next(word: str) -> None:
+    state, _ = run(word, PLAIN)
+    assert state.count == word[-2:].count("b")
+
+
 def test_an_acknowledgement_says_when_and_by_whom_and_ends_with_the_activation() -> None:
     acknowledged, _ = run("ba", ISA)
     assert (acknowledged.acknowledged_ns, acknowledged.acknowledged_by) == (2 * SECOND, "anna")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,21 @@ def test_the_position_is_kept(tmp_path: Path) -> None:
     second = StateFile(tmp_path / "sparkplug.state")
     assert second.settled_id == 12_345_678_901
     assert second.next_bdseq() == 0
+
+
+def test_without_room_it_goes_on_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    file = StateFile(tmp_path / "sparkplug.state")
+    with monkeypatch.context() as without_room:
+        without_room.setattr(os, "pwrite", full)
+        assert [file.next_bdseq(), file.next_bdseq()] == [0, 1]
+        file.settle(7)
+    assert file.next_bdseq() == 2
+    file.close()
+    again = StateFile(tmp_path / "sparkplug.state")
+    assert (again.next_bdseq(), again.settled_id) == (3, 7)
 
 
 def test_it_never_grows(tmp_path: Path) -> None:
