@@ -38,6 +38,8 @@ class FrameOutput:
 
     def score(self) -> float:
         """The largest of the tiles' scores, raw units; NaN if one is."""
+        if self._is_one_tile():
+            return float(self.tiles.score[0])
         scores = [self._tile_score(index, seen) for index, seen in enumerate(self._seen())]
         return float(np.max(np.asarray(scores, np.float32)))
 
