@@ -159,7 +159,7 @@ def test_check_warns_of_a_store_that_it_may_not_read_and_says_all_else(bundle: P
         default_store(bundle).chmod(0o755)
     assert lines["calibration"].startswith("warning ")
     assert "Permission denied; give the store to the user that runs this" in lines["calibration"]
-    assert set(lines) == {"configuration", "cv2", "bundle", "calibration", "camera", "broker"}
+    assert set(lines) == {"configuration", "cv2", "state_dir", "bundle", "calibration", "camera", "broker"}
 
 
 def checked(bundle: Path, folder: Path) -> dict[str, str]:
