@@ -290,6 +290,7 @@ class Publisher:
             rows = self._outbox.append([each.event for each in submitted], announced, leaves=leaves)
         now_s = time.monotonic()
         self._commit_ms = 1000 * (now_s - began_s)
+        self._note_due_s = math.inf  # they are noted with it
         for row, each in zip(rows, submitted, strict=True):
             self._delivery.rows.put_fresh(row, each.deadline_s, now_s, online=self._delivery.online)
             self._part = row.body
@@ -317,6 +318,7 @@ class Publisher:
             self._note_due_s = min(self._note_due_s, now_s + NOTE_S) if waiting else math.inf
             if waiting >= MARK_ROWS or now_s >= self._note_due_s or self._drain_until_s is not None:
                 self._outbox.mark()
+                self._note_due_s = math.inf
 
     def _answer_commands(self) -> None:
         if not self._desk.waits() or self._delivery.replies_waiting >= REPLIES_WAITING:
