@@ -76,7 +76,7 @@ def decode(path: Path, flags: int = PIXELS) -> NDArray[np.uint8] | NDArray[np.ui
         raise DataError(f"{path} has {image.dtype} pixels: save it as 8- or 16-bit")
     if image.ndim == 3 and image.shape[2] == 3 and _is_grey_with_alpha(data):
         image = image[:, :, 0]  # three times the same, as OpenCV has no two channels
-    if flags == PIXELS and data[:4].tobytes() in TIFF:
+    if flags == PIXELS and image.ndim == 3 and data[:4].tobytes() in TIFF:
         whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
         if whole is not None and whole.ndim == 3 and whole.shape[2] == 4:
             image = np.ascontiguousarray(whole[:, :, :3])  # else OpenCV multiplies the others by alpha

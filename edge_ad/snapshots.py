@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from edge_ad.core.messages import StationContext
 from edge_ad.core.orders import Done, TakeSnapshot
+from edge_ad.images import encode_png
 from edge_ad.records import Event, Frame, Shot
 
 SCHEMA = "edge-ad/snapshot/1"
@@ -165,14 +166,14 @@ def _files(exposure: _Exposure, context: StationContext) -> dict[str, bytes]:
         **asdict(exposure.event),
     }
     files = {
-        "frame.png": _encoded(".png", exposure.image),
+        "frame.png": encode_png(exposure.image),
         "snapshot.json": json.dumps(facts, indent=1, allow_nan=False).encode("ascii"),
     }
-    return files if exposure.anomaly_map is None else {**files, "map.tiff": _encoded(".tiff", exposure.anomaly_map)}
+    return files if exposure.anomaly_map is None else {**files, "map.tiff": _as_tiff(exposure.anomaly_map)}
 
 
-def _encoded(suffix: str, image: NDArray[np.uint8] | NDArray[np.float32]) -> bytes:
-    _, data = cv2.imencode(suffix, image)
+def _as_tiff(anomaly_map: NDArray[np.float32]) -> bytes:
+    _, data = cv2.imencode(".tiff", anomaly_map)
     return data.tobytes()
 
 

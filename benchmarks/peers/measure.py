@@ -20,6 +20,7 @@ from torch import nn
 from benchmarks.peers.memory import grown_mb, start_mb
 from benchmarks.peers.methods import PEERS, Settings
 from benchmarks.peers.reference import load_anomalib
+from edge_ad.backends.openvino import load_vendor
 from edge_ad.bundle import MANIFEST, open_bundle
 from edge_ad.core.layout import Layout
 from edge_ad.frames import FrameGraph
@@ -126,9 +127,7 @@ def measured(subject: Subject, data: Path, start: float | None) -> dict[str, Any
 def measure_ours(path: Path, data: Path, backend: str, note: str) -> Result:
     """The result of one of our runs or bundles, measured in the same way."""
     if backend == "openvino":  # libraries are not counted, and this one is not loaded yet
-        import openvino
-
-        openvino.Core()
+        load_vendor().Core()
     start = start_mb()
     subject = open_subject(path, backend, "fp32", None)
     evaluation = measured(subject, data, start)
