@@ -26,7 +26,7 @@ from edge_ad.errors import ConfigError, OutboxError
 from edge_ad.records import Trigger
 
 LAYOUT = 6
-PAGE_BYTES = 4096
+PAGE_BYTES = 1024  # of a new file: a part touches some six pages, and each is written whole, twice
 _BUSY = "database is locked"
 _BEYOND = 2**63  # greater than any number
 _GAP = f'{{"schema":"{GAP_SCHEMA}"'  # how the body of a gap record begins
@@ -111,6 +111,7 @@ class OutboxFile:
             OutboxError: it cannot be opened, is damaged or in use.
         """
         self._path = path
+        self._page_bytes = PAGE_BYTES
         self._durable: bool | None = None  # what the last transaction was
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -310,25 +311,26 @@ class OutboxFile:
             found.setdefault(camera, dict(NO_ALARMS))[alarm] = _alarm_state(json.loads(state))
         return dict(found)
 
-    def used_pages(self) -> int:
-        """Pages of the file that hold something."""
-        return int(self._one("PRAGMA page_count")) - self.free_pages()
+    def used_bytes(self) -> int:
+        """What of the file holds something."""
+        return int(self._one("PRAGMA page_count")) * self._page_bytes - self.free_bytes()
 
-    def free_pages(self) -> int:
-        """Pages of the file that hold nothing any more."""
-        return int(self._one("PRAGMA freelist_count"))
+    def free_bytes(self) -> int:
+        """What of the file holds nothing any more."""
+        return int(self._one("PRAGMA freelist_count")) * self._page_bytes
 
-    def limit(self, pages: int, log_pages: int) -> None:
-        """Set the largest size of the file, and how many pages its log may gather before they move into the file."""
-        self._execute(f"PRAGMA max_page_count={pages}")
-        self._execute(f"PRAGMA wal_autocheckpoint={log_pages}")
+    def limit(self, size_bytes: int, log_bytes: int) -> None:
+        """Set the largest size of the file, and how much its log may gather before it moves into the file."""
+        self._execute(f"PRAGMA max_page_count={size_bytes // self._page_bytes}")
+        self._execute(f"PRAGMA wal_autocheckpoint={log_bytes // self._page_bytes}")
 
-    def give_back(self, pages: int) -> None:
-        """Return up to so many free pages to the file system; the file gets shorter.
+    def give_back(self, size_bytes: int) -> None:
+        """Return up to so much of what is free to the file system; the file gets shorter.
 
         Raises:
             DiskFullError: there is no room in the log for the pages that have to move.
         """
+        pages = size_bytes // self._page_bytes
         with self._errors_named():
             self._db.executescript(f"PRAGMA incremental_vacuum({pages})")  # execute() would stop after one page
         self.empty_log()
@@ -356,6 +358,7 @@ class OutboxFile:
         if self._one("PRAGMA page_count") == 0:  # these are chosen when the file is made
             self._execute(f"PRAGMA page_size={PAGE_BYTES}")
             self._execute("PRAGMA auto_vacuum=INCREMENTAL")
+        self._page_bytes = int(self._one("PRAGMA page_size"))  # 4096 in the files of earlier versions, which go on
         self._execute("PRAGMA temp_store=MEMORY")
         if self._one("PRAGMA journal_mode=WAL") != "wal":
             raise OutboxError(f"the outbox {self._path} is on a file system without a write-ahead log: see state_dir")

@@ -11,12 +11,13 @@ from enum import IntEnum
 from pathlib import Path
 
 from edge_ad.errors import OutboxError
-from edge_ad.outbox_file import PAGE_BYTES, DiskFullError, OutboxFile
+from edge_ad.outbox_file import DiskFullError, OutboxFile
 
+KB = 1 << 10
 MB = 1 << 20
 RETRY_S = 1.0  # how often to look whether there is more room again
 PURGE_ROWS = 2000
-VACUUM_PAGES = 64
+VACUUM_BYTES = 256 * KB
 VACUUM_STEPS = 32
 ANY_TIME_MS = 2**62
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -37,22 +38,22 @@ class _Limits:
 
     Attributes:
         reserve_bytes: size of the reserve file; the rest of it was given up for the outbox to use.
-        pages: of the outbox, relative to `max_mb`.
-        log_pages: that the log may gather before they move into the file, which must have room for them.
+        beyond_bytes: how much larger than `max_mb` the outbox may be.
+        log_bytes: what the log may gather before it moves into the file, which must have room for it.
     """
 
     reserve_bytes: int
-    pages: int
-    log_pages: int
+    beyond_bytes: int
+    log_bytes: int
 
 
 LIMITS = {
-    Room.AMPLE: _Limits(6 * MB, -4 * MB // PAGE_BYTES, 256),
-    Room.SCARCE: _Limits(2 * MB, 0, 8),
-    Room.NONE: _Limits(MB // 4, 64, 8),
-    Room.LAST: _Limits(0, 64, 8),
+    Room.AMPLE: _Limits(6 * MB, -4 * MB, MB),
+    Room.SCARCE: _Limits(2 * MB, 0, 32 * KB),
+    Room.NONE: _Limits(256 * KB, 256 * KB, 32 * KB),
+    Room.LAST: _Limits(0, 256 * KB, 32 * KB),
 }
-_SPARE_PAGES = 64  # free, before an improvement counts as one
+_SPARE_BYTES = 256 * KB  # free, before an improvement counts as one
 
 
 class RoomKeeper:
@@ -66,7 +67,7 @@ class RoomKeeper:
         """
         self._file = file
         self._reserve = DiskReserve(reserve)
-        self._max_pages = max_mb * MB // PAGE_BYTES
+        self._max_bytes = max_mb * MB
         self._look_at_s = 0.0
         self.room = Room.LAST
         self.look()
@@ -77,16 +78,16 @@ class RoomKeeper:
             return
         self._look_at_s = time.monotonic() + RETRY_S
         self._give_back()
-        used = self._file.used_pages()
+        used = self._file.used_bytes()
         for better in list(Room)[: self.room]:
-            fits = used + _SPARE_PAGES < self._max_pages + LIMITS[better].pages
+            fits = used + _SPARE_BYTES < self._max_bytes + LIMITS[better].beyond_bytes
             if fits and self._reserve.grow(LIMITS[better].reserve_bytes):
                 self._enter(better)
                 return
 
     def is_tight(self) -> bool:
         """Whether the file is about to reach the size that is allowed; what the disk has left does not count."""
-        return self._file.used_pages() + _SPARE_PAGES >= self._max_pages + LIMITS[Room.AMPLE].pages
+        return self._file.used_bytes() + _SPARE_BYTES >= self._max_bytes + LIMITS[Room.AMPLE].beyond_bytes
 
     def make_do(self) -> bool:
         """After a write that found no room: find some, or settle for less. False if nothing is left to be done."""
@@ -114,15 +115,15 @@ class RoomKeeper:
         """Let the file shrink, so that the reserve can grow; in steps, for what moves goes through the log."""
         with suppress(DiskFullError):  # then others have taken the disk, and it is for them to free it
             for _ in range(VACUUM_STEPS):
-                if self._file.free_pages() < VACUUM_PAGES:
+                if self._file.free_bytes() < VACUUM_BYTES:
                     return
-                self._file.give_back(VACUUM_PAGES)
+                self._file.give_back(VACUUM_BYTES)
 
     def _enter(self, room: Room) -> None:
         self.room = room
         limits = LIMITS[room]
         self._reserve.shrink(limits.reserve_bytes)
-        self._file.limit(self._max_pages + limits.pages, limits.log_pages)
+        self._file.limit(self._max_bytes + limits.beyond_bytes, limits.log_bytes)
         if room > Room.AMPLE:
             with suppress(DiskFullError):  # then the next write meets it as well, and knows what to do
                 self._file.empty_log()

@@ -665,6 +665,22 @@ def test_beyond_max_mb_parts_are_not_inspected_and_the_file_stays_in_bounds(path
     assert path.stat().st_size <= 17 * MB
 
 
+@pytest.mark.parametrize("page_bytes", [outbox_file.PAGE_BYTES, 4096])
+def test_bounds_are_in_bytes_whatever_the_pages_of_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch, page_bytes: int
+) -> None:
+    with monkeypatch.context() as made:
+        made.setattr(outbox_file, "PAGE_BYTES", page_bytes)  # earlier versions had pages of 4096 bytes
+        opened(path).close()
+    file = outbox_file.OutboxFile(path, "press-3")
+    assert file._one("PRAGMA page_size") == page_bytes
+    file.limit(16 * MB, 64 * 1024)
+    assert file._one("PRAGMA max_page_count") * page_bytes == 16 * MB
+    assert file._one("PRAGMA wal_autocheckpoint") * page_bytes == 64 * 1024
+    assert file.used_bytes() + file.free_bytes() == path.stat().st_size
+    file.close()
+
+
 def test_after_max_mb_there_is_room_again_once_rows_are_sent(path: Path) -> None:
     outbox = opened(path, max_mb=16)
     number = 0
