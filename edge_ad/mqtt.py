@@ -318,7 +318,9 @@ class MqttLink:
 
     def _subscribe(self, client: Client, filters: Sequence[tuple[str, int]]) -> None:
         if self._config.protocol == "5":
-            client.subscribe([(topic, SubscribeOptions(qos)) for topic, qos in filters])
+            # as published: a broker tells a subscriber that is there already of no retain flag otherwise
+            options = [(topic, SubscribeOptions(qos, retainAsPublished=True)) for topic, qos in filters]
+            client.subscribe(options)
         else:
             client.subscribe(list(filters))
 

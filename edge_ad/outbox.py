@@ -54,6 +54,7 @@ MARK_ROWS = 64  # marked as sent in one transaction
 DROP_ROWS = 64  # dropped in one transaction
 DROP_TURNS = 8  # such transactions in a row; then the part in hand has its turn, whatever room there is
 _MODE = "mode"  # the setting of that name
+_CAMERAS = "cameras"  # likewise: those that the broker keeps states of
 _DROPPING = "the oldest results of good parts are dropped"
 
 Made = TypeVar("Made")
@@ -251,6 +252,17 @@ class Outbox:
         """The first rows after an id that are still here, acknowledged or not, in order; no gap record that grows."""
         before_id = self._head.gap_id if self._head.gap is not None else self._head.next_id
         return self._file.between(after_id, before_id, limit)
+
+    def cameras(self) -> list[str]:
+        """The cameras whose retained states the broker may keep."""
+        noted = self._file.setting(_CAMERAS)
+        return list(json.loads(noted)) if noted is not None else sorted({*self._head.positions, *self._head.alarms})
+
+    def note_cameras(self, names: Sequence[str]) -> None:
+        """Note them; where there is no room, it stays as it was."""
+        if list(names) != self.cameras():
+            with suppress(DiskFullError), self._file.transaction(durable=False):
+                self._file.write_setting(_CAMERAS, json.dumps(list(names)))
 
     def last_id(self) -> int:
         """The id of the last row; 0 before the first."""

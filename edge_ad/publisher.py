@@ -27,7 +27,7 @@ from edge_ad.channel import Channel
 from edge_ad.command_desk import CommandDesk
 from edge_ad.config import StationConfig
 from edge_ad.core import messages
-from edge_ad.core.alarm_board import CAMERA, Alarms
+from edge_ad.core.alarm_board import ALARMS, CAMERA, Alarms
 from edge_ad.core.alarms import AlarmInput, InputKind
 from edge_ad.core.delivery import Copy, Delivery, Outgoing, Reply, render
 from edge_ad.core.health import CommandFigures, ConnectionFault, Health, health_message
@@ -124,6 +124,7 @@ class Publisher:
         self._shown: Alarms = {}
         self._alarm_turn_s = 0.0
         self._tell_alarms("configured")
+        self._clear_other_cameras()
         self._connection: Connection | None = None
         self._part: ResultBody | GapBody | None = None  # the newest
         self._camera: CameraState | None = None
@@ -227,6 +228,15 @@ class Publisher:
         for trigger in self._outbox.open_triggers():
             self.triggers.lose(trigger, "missed")
 
+    def _clear_other_cameras(self) -> None:
+        """A camera that is called otherwise now left states with the broker: an alarm that nobody could clear any more."""
+        own, others = self._config.camera.name, set(self._outbox.cameras()) - {self._config.camera.name}
+        for name in sorted(others):
+            for message in messages.cleared(self._config.station, name, ALARMS):
+                self._delivery.states.put(message)
+        self._clears = bool(others)
+        self._outbox.note_cameras([own, *sorted(others)])
+
     def _subscription(self) -> Subscription | None:
         if not self._config.commands.enabled:
             return None
@@ -311,6 +321,9 @@ class Publisher:
         now_s = time.monotonic()
         for ack in self._link.acks():
             self._delivery.acknowledged(ack.ticket, ack.refusal, now_s)
+        if self._clears and not self._delivery.states.clears:
+            self._clears = False
+            self._outbox.note_cameras([self._config.camera.name])
         done = self._delivery.rows.take_done()
         self._sent += len(done)
         with self._progress.stage("commit", self._config.limits.commit_s):

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +27,7 @@ from edge_ad.core.health import CommandFigures, Health, OutboxFigures, health_me
 from edge_ad.core.messages import Message, StationContext
 from edge_ad.core.plc import plc_message
 from edge_ad.core.triggers import TriggerFigures
-from edge_ad.records import CameraState, Decision, Event, Region
+from edge_ad.records import CameraState, Decision, Event, Region, Trigger
 from tests.edge_ad.core.test_commands import whole
 from tests.edge_ad.core.test_messages import contexts, events, sequence_numbers
 from tests.structured_text import FunctionBlock, String, Timer, tokens
@@ -35,6 +35,8 @@ from tests.structured_text import FunctionBlock, String, Timer, tokens
 DOCS = Path(__file__).parents[1] / "docs"
 PLC_MD = (DOCS / "plc.md").read_text(encoding="utf-8")
 SCL = re.findall(r"^```scl\n(.*?)^```", PLC_MD, flags=re.MULTILINE | re.DOTALL)[0]
+MQTT_MD = (DOCS / "mqtt.md").read_text(encoding="utf-8")
+CORE = re.findall(r"^```st\n(.*?)^```", MQTT_MD, flags=re.MULTILINE | re.DOTALL)[0]
 ST, EJECTOR, TRIGGER = re.findall(r"^```st\n(.*?)^```", PLC_MD, flags=re.MULTILINE | re.DOTALL)
 EXAMPLE = next(line for line in PLC_MD.splitlines() if line.startswith('{"v":1'))
 PARSE = FunctionBlock(ST)
@@ -210,6 +212,22 @@ def test_by_the_documented_code_a_late_ok_or_a_dead_station_lets_no_part_pass() 
         assert press.cycle(leaves=True, **silent)
 
 
+def core(*decisions: tuple[int, int, int], online: bool = True) -> list[tuple[bool, float]]:
+    """What the core of docs/mqtt.md makes of (seq, res, sim), one after the other: PartOk, NotInspected."""
+    declared = "VAR\nLast, NotInspected : LREAL;\nPartOk, partTimeOut, stationOnline : BOOL;\nEND_VAR\n"
+    program, found = FunctionBlock(declared + CORE), []
+    for seq, res, sim in decisions:
+        after = program.call(seq=float(seq), res=res, sim=sim, stationOnline=online)
+        found.append((after.PartOk, after.NotInspected))
+    return found
+
+
+def test_by_the_core_only_a_fresh_ok_that_is_no_simulation_lets_a_part_pass() -> None:
+    said = ((118, 1, 0), (118, 2, 0), (119, 2, 0), (119, 1, 0), (120, 1, 1), (121, 0, 0), (124, 1, 0))
+    assert core(*said) == [(True, 0), (True, 0), (False, 0), (False, 0), (False, 0), (False, 0), (True, 2)]
+    assert core((1, 1, 0), online=False) == [(False, 0)]
+
+
 def test_the_documented_code_counts_the_numbers_that_it_missed() -> None:
     press = Press()
     for seq in (7.0, 8.0, 11.0, 9.0):
@@ -301,6 +319,21 @@ def test_strings_of_the_interpreter_end_at_the_first_zero() -> None:
     assert string.text() == "A"
 
 
+STAGES = ("trigger", "queue", "pre", "engine", "post")
+UNKNOWN_FIELDS = "9 unknown fields; known are schema, correlation_id, by, trigger_id, part_id, job_id, recipe_id, expires_at"
+EVERYTHING = AlarmState(
+    "returned_unacknowledged",
+    since_ns=10**18,
+    count=10**6,
+    seq=10**9,
+    score=0.12345678901234567,
+    raised_ns=10**18,
+    acknowledged_ns=10**18,
+    acknowledged_by=64 * "a",
+    shelved_ns=(10**18, 10**18),
+)
+
+
 def test_the_sizes_are_those_that_the_documents_say() -> None:
     longest = StationContext("s" * 32, "b" * 36, "d" * 64, simulated=False)
     regions = tuple(Region(9999, 9999, 9999, 9999, 10**7, 0.123456) for _ in range(256))
@@ -312,6 +345,17 @@ def test_the_sizes_are_those_that_the_documents_say() -> None:
     assert len(messages.result(body, 10**12, 1).payload) < 20_000
     assert f"| {len(alarm.topic)} |" in PLC_MD
     assert "| 44 |" in PLC_MD
+    bare = replace(event, decision=replace(event.decision, regions=()), latency_ms=dict.fromkeys(STAGES, 12345.678))
+    for marks in ("m", "\N{LATIN SMALL LETTER E WITH ACUTE}"):
+        trigger = Trigger(64 * marks, 64 * marks, 64 * marks, 64 * marks, None, 10**18)
+        told = messages.result(messages.result_body(longest, 10**9, replace(bare, trigger=trigger)), 10**12, 1)
+        assert len(told.payload) < 1_100 + 5 * 4 * 64 * (not marks.isascii())
+    assert len(messages.result(body, 10**12, 1).payload) < 1_100 + 72 * len(regions)
+    reply = messages.refusal_body(longest.station, "trigger", 64 * "c", UNKNOWN_FIELDS)
+    assert len(messages.to_json(reply)) < 450
+    states = [messages.alarm_state_body(longest, "c" * 32, name, EVERYTHING, AlarmRules()) for name in ALARMS]
+    done = {**reply, "done": True, "reason": None, "command": "status", "executed_ms": 10**12, "alarms": states}
+    assert 3_000 < len(messages.to_json(done)) < 4_000
 
 
 # --- topics ---
@@ -484,4 +528,8 @@ def test_node_red_has_each_result_once_and_sees_the_heartbeat_change() -> None:
     gap = {"schema": "edge-ad/gap/1", "seq_from": 3, "seq_to": 4, "reason": "outbox_full"}
     results = [{"schema": "edge-ad/result/1", "station": "press-3", "seq": seq} for seq in (1, 2, 1, 2, 5)]
     assert [each["seq"] for each in node_red("each once", [*results, gap])] == [1, 2, 5]
+    orders = [*range(1, 1501), *range(100, 401), 1510, 1505, 1502, 1501, 1503, 1504, 1501, 1505, 1510, 1506]
+    many = [{"schema": "edge-ad/result/1", "station": "press-3", "seq": seq} for seq in orders]
+    once = [*range(1, 1501), 1510, 1505, 1502, 1501, 1503, 1504, 1506]
+    assert [each["seq"] for each in node_red("each once", many)] == once
     assert node_red("changed", ["1", "2", "2", "1"]) == ["1", "2", "1"]

@@ -55,6 +55,7 @@ SCHEMAS: dict[str, tuple[str, ...]] = {  # kind of topic -> what may come on it
     "reply": (messages.REPLY_SCHEMA,),
 }
 RETAINED = {"status", "state", "camera", "health"}
+CLEARED = {"state", "camera"}  # an empty message there says that there is no such camera any more
 
 Check = Callable[[str, Mapping[str, object]], str]
 """Schema name ("edge-ad/result/1") and payload -> what is wrong with it, "" if nothing."""
@@ -199,7 +200,15 @@ class Consumer:
         kind = _kind(arrival.topic, self._station)
         if arrival.retained and kind not in RETAINED:
             self._fault("retained", f"{arrival.topic}: retained")
+        if not arrival.payload and kind in CLEARED:
+            self._forget(arrival.topic.split("/")[3:-1])
+            return
         READERS[kind](self, arrival)
+
+    def _forget(self, alarm: list[str]) -> None:
+        """The station has this camera no more; nothing is kept of what a camera is doing."""
+        if alarm and self._alarms.pop((alarm[0], alarm[1]), None) is not None:
+            self._tell("alarm", f"{'/'.join(alarm)} is no more")
 
     def _body(self, arrival: Arrival, schemas: Sequence[str]) -> Body:
         """The payload as JSON of one of these schemas, of our station."""

@@ -68,7 +68,10 @@ class _State:
 
 
 class StateLane:
-    """Retained states: of each topic only the newest counts, and all of them are told anew on each connection."""
+    """Retained states: of each topic only the newest counts, and all of them are told anew on each connection.
+
+    An empty one makes the broker forget the topic, and is over once the broker has it.
+    """
 
     def __init__(self, backoff_min_s: float, backoff_max_s: float) -> None:
         """Start without a state."""
@@ -88,6 +91,11 @@ class StateLane:
         elif state.message != message:
             state.message, state.due = message, True
 
+    @property
+    def clears(self) -> bool:
+        """Whether there are topics that the broker has yet to forget."""
+        return any(not state.message.payload for state in self._states.values())
+
     def restart(self) -> None:
         """A new connection: everything is due, in order of its first appearance."""
         for topic, state in self._states.items():
@@ -106,6 +114,8 @@ class StateLane:
         state = self._states[message.topic]
         state.flying, state.refusal = False, ""
         state.backoff.reset()
+        if not state.message.payload and not state.due:
+            del self._states[message.topic]
 
     def refused(self, message: Message, why: str, now_s: float) -> None:
         """The broker has refused it: again after a delay."""

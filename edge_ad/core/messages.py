@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Literal, TypedDict, final
@@ -312,6 +312,12 @@ def camera(context: StationContext, state: CameraState) -> Message:
         "simulated": context.simulated,
     }
     return Message(topic(context.station, "camera", state.name), to_json(body), 1, retain=True)
+
+
+def cleared(station: str, name: str, alarms: Iterable[str]) -> list[Message]:
+    """What makes the broker forget the retained states of a camera that this station has no more."""
+    topics = [topic(station, "alarm", name, alarm, "state") for alarm in alarms]
+    return [Message(each, b"", 1, retain=True) for each in (*topics, topic(station, "camera", name))]
 
 
 def self_topics(station: str) -> tuple[str, str, str]:

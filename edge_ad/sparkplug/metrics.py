@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from edge_ad.core.alarm_board import ALARMS, Alarms, Rules
 from edge_ad.core.alarms import shown
 from edge_ad.core.health import Health
-from edge_ad.core.messages import AlarmEventBody, GapBody, ResultBody, StationContext
+from edge_ad.core.messages import AlarmEventBody, GapBody, ResultBody, StationContext, plain_text
 from edge_ad.core.plc import PLC_RESULT
 from edge_ad.records import CameraState
 from edge_ad.sparkplug.payload import DataType, Definition, Sample, Value
@@ -123,7 +123,7 @@ def station_readings(context: StationContext, health: Health | None, at_ms: int)
         "Properties/Simulated": context.simulated,
         "Station/Mode": health.mode if health else None,
         "Station/Calibration": health.calibration if health else None,
-        "Station/Detail": health.detail if health else None,
+        "Station/Detail": plain_text(health.detail) if health else None,
     }
     return {name: Reading(value, at_ms) for name, value in values.items()}
 
@@ -133,7 +133,7 @@ def camera_readings(state: CameraState | None, at_ms: int) -> dict[str, Reading]
     if state is None:
         return {"Camera/State": Reading(None, at_ms), "Camera/Detail": Reading(None, at_ms)}
     since_ms = state.since_ns // 1_000_000
-    return {"Camera/State": Reading(state.state, since_ms), "Camera/Detail": Reading(state.detail, since_ms)}
+    return {"Camera/State": Reading(state.state, since_ms), "Camera/Detail": Reading(plain_text(state.detail), since_ms)}
 
 
 def alarm_readings(alarms: Alarms, rules: Rules, at_ms: int) -> dict[str, Reading]:

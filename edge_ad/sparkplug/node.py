@@ -34,6 +34,7 @@ WINDOW = 200  # messages that have not left yet; then the rows wait
 CATCH_UP_S = 0.05  # from one batch of a backlog to the next, at least
 HEARD = 256  # messages of hosts that wait for a turn; of more, the oldest go
 FAREWELL_S = 1.0  # for the broker to acknowledge our NDEATH
+_OUTDATED = "says online with an older time than it said before, which is void: is its clock right? a restart here forgets it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,8 @@ class SparkplugNode:
         """How it stands, for a person."""
         phase, link = self._session.phase, self._link.state()
         if phase == "waiting":
-            return f"waiting for primary host {self._host_id}"
+            why = f", {_OUTDATED}" if self._session.outdated_host else ""
+            return f"waiting for primary host {self._host_id}{why}"
         return phase if phase != "away" else f"{link.name} {link.detail}".rstrip()
 
     def turn(self, present: Present) -> None:
@@ -207,6 +209,8 @@ class SparkplugNode:
 
     def _follow_host(self, state: HostState) -> None:
         sends = self._session.host(state)
+        if self._session.outdated_host:
+            logger.warning("sparkplug: primary host {} {}", self._host_id, _OUTDATED)
         if sends:  # it is gone, or it was: what was sent last has not arrived
             self._feed.interrupted()
         self._perform(sends)

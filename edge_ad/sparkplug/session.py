@@ -74,7 +74,12 @@ def host_state(payload: bytes) -> HostState:
 
 
 class Session:
-    """One edge node with one device. Each method returns the messages that are due because of it, in order."""
+    """One edge node with one device. Each method returns the messages that are due because of it, in order.
+
+    Attributes:
+        phase: where the session stands.
+        outdated_host: the primary host says that it is online, with a time before one that it has said: that is void.
+    """
 
     def __init__(self, *, waits_for_host: bool) -> None:
         """Start away. With a primary host, births wait until it is online.
@@ -83,6 +88,7 @@ class Session:
         """
         self._waits_for_host = waits_for_host
         self._host_ms: int | None = None
+        self.outdated_host = False
         self._present = False
         self._device_born = False
         self._next_seq = 0
@@ -112,6 +118,7 @@ class Session:
         tck-id-operational-behavior-edge-node-termination-host-offline-timestamp]
         """
         known_ms, self._host_ms = self._host_ms, max(state.at_ms, self._host_ms or 0)
+        self.outdated_host = state.online and known_ms is not None and state.at_ms < known_ms
         if known_ms is not None and state.at_ms < known_ms:
             return ()
         if not state.online:

@@ -37,6 +37,9 @@ MakePublisher = Callable[..., Publisher]
 BACKLOG = 4000  # rows
 
 
+FRONT = {"kind": "folder", "name": "front", "path": "parts"}
+
+
 def station(folder: Path, mqtt: dict[str, Any], **sections: Any) -> StationConfig:
     values = {
         "station": "press-3",
@@ -305,6 +308,30 @@ def test_birth_and_all_states_are_told_on_every_connection(
     broker.restart()
     wait_until(lambda: Counter(topic for topic, _ in publishes(broker)) == dict.fromkeys(told, 2))
     assert [topic for topic, message_id in publishes(broker) if message_id == 1] == ["edge-ad/press-3/status"] * 2
+
+
+def test_the_broker_forgets_the_states_of_a_camera_that_is_called_otherwise_now(
+    tmp_path: Path, broker: Broker, make_subscriber: Callable[..., Subscriber], make_publisher: MakePublisher
+) -> None:
+    old = {"edge-ad/press-3/camera/top", *(f"edge-ad/press-3/alarm/top/{alarm}/state" for alarm in ALARMS)}
+    first = make_publisher(station(tmp_path, mqtt_config(broker)))
+    first.set_camera(CameraState("top", "online", "", 0))
+    submit(first, range(1, 3), defects=frozenset({2}))
+    wait_until(lambda: old <= {topic for topic, _ in publishes(broker)} and first.stats().unsent == 0)
+    first.stop(5.0)
+    told = Counter(topic for topic, _ in publishes(broker))
+    for _ in range(2):  # what the broker has forgotten once is not told again
+        second = make_publisher(station(tmp_path, mqtt_config(broker), camera=FRONT))
+        second.set_camera(CameraState("front", "online", "", 0))
+        wait_until(lambda: not second._clears)
+        second.stop(5.0)
+    late = make_subscriber(broker)
+    kept = {m.topic for m in late.wait_for(lambda messages: len(messages) >= 3) if m.retained}
+    assert "edge-ad/press-3/camera/front" in kept
+    assert not kept & old
+    assert {topic: n - told[topic] for topic, n in Counter(t for t, _ in publishes(broker)).items() if topic in old} == (
+        dict.fromkeys(old, 1)
+    )
 
 
 def test_states_are_retained_for_who_comes_later(

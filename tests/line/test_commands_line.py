@@ -153,6 +153,8 @@ def test_what_is_no_command_is_refused_or_counted_and_the_station_goes_on(
     with running_daemon(config) as daemon:
         subscriber.wait_for(state_is("unacknowledged"), f"{ALARM}/state")
         daemon.wait_for_log("ignored: it is retained")
+        give(broker, "shelve", json.dumps({**ASKED, "correlation_id": "live", "seconds": 60}), "-r")  # on a live station
+        daemon.wait_for_log("'shelve' ignored: it is retained")
         for payload in ("", "{", "x" * 100_000, json.dumps({"correlation_id": 7})):
             give(broker, "shelve", payload)
         give(broker, "shelve", json.dumps({**ASKED, "seconds": 10**9}))
@@ -166,7 +168,7 @@ def test_what_is_no_command_is_refused_or_counted_and_the_station_goes_on(
         assert [alarm["state"] for alarm in status["alarms"]][:2] == ["unacknowledged", "normal"]
         assert (status["done"], status["last_seq"]) == (True, 1)
         subscriber.wait_for(
-            lambda told: json.loads(told[-1].payload)["commands"] == {"answered": 3, "ignored": 5}, "/health"
+            lambda told: json.loads(told[-1].payload)["commands"] == {"answered": 3, "ignored": 6}, "/health"
         )
         assert daemon.terminate() == 0
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_ad.core import messages
-from edge_ad.core.alarm_board import DEFAULT_RULES, DEFECT, NO_ALARMS, take_part
+from edge_ad.core.alarm_board import ALARMS, DEFAULT_RULES, DEFECT, NO_ALARMS, take_part
 from edge_ad.core.alarms import AlarmRules, AlarmState
 from edge_ad.core.consumer import Consumer
 from edge_ad.core.dropping import DROPPED
@@ -273,6 +273,15 @@ def test_a_verdict_that_the_broker_kept_is_a_fault_a_kept_state_is_not() -> None
         health_message(CONTEXT, HEALTH, OutboxFigures(0, 0, 0, 0, 0, 0), CommandFigures(), TriggerFigures(), ""),
     ]
     assert faults(states) == {}
+
+
+def test_a_camera_that_the_station_has_no_more_has_no_alarms_any_more() -> None:
+    states = [messages.alarm_state(CONTEXT, "top", name, AlarmState(), AlarmRules()) for name in ALARMS]
+    consumer = heard([*states, defect_state(AlarmState("active", count=1, seq=1))])
+    assert len(consumer.report().alarms) == len(ALARMS)
+    for message in messages.cleared("press-3", "top", ALARMS):
+        consumer.take(arrival(message))
+    assert (consumer.report().alarms, consumer.report().faults) == ((), {})
 
 
 def test_an_alarm_state_that_its_events_do_not_leave_behind_is_a_fault() -> None:

@@ -332,6 +332,24 @@ def test_every_connection_begins_with_all_states_in_the_order_of_their_first_app
         world.sent.clear()
 
 
+def test_what_the_broker_shall_forget_is_over_once_it_has_it() -> None:
+    world = World()
+    gone = Message("edge-ad/press-3/camera/top", b"", 1, retain=True)
+    world.delivery.states.put(STATE)
+    world.delivery.states.put(gone)
+    world.connect(8)
+    world.feed()
+    world.connect(8)
+    world.feed()
+    assert world.delivery.states.clears
+    world.answer_all()
+    assert not world.delivery.states.clears
+    world.sent.clear()
+    world.connect(8)
+    world.feed()
+    assert world.sent == [STATE]
+
+
 def test_a_refused_state_is_tried_again_and_holds_up_nothing() -> None:
     world = World()
     world.delivery.states.put(STATE)

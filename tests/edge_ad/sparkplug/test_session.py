@@ -156,6 +156,17 @@ def test_an_old_offline_does_not_end_a_session() -> None:
     assert session.host(HostState(online=False, at_ms=10)) == (Send("NDEATH"),)
 
 
+def test_an_old_online_is_void_and_told_until_a_newer_word() -> None:
+    """tck-id-message-flow-edge-node-birth-publish-phid-wait-timestamp; a host whose clock was ahead says such a thing."""
+    session = Session(waits_for_host=True)
+    session.connected()
+    session.host(HostState(online=False, at_ms=10))
+    assert session.host(HostState(online=True, at_ms=9)) == ()
+    assert session.outdated_host
+    assert session.host(HostState(online=True, at_ms=10)) == (Send("NBIRTH", 0),)
+    assert not session.outdated_host
+
+
 def test_a_host_that_was_away_unnoticed_gets_all_births_anew() -> None:
     """Its timestamp is that of its connection; the same once more is the same connection."""
     session = Session(waits_for_host=True)
