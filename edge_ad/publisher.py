@@ -229,7 +229,7 @@ class Publisher:
             self.triggers.lose(trigger, "missed")
 
     def _clear_other_cameras(self) -> None:
-        """A camera that is called otherwise now left states with the broker: an alarm that nobody could clear any more."""
+        """Have the broker forget the states of a camera that is called otherwise now: nobody could clear its alarms."""
         own, others = self._config.camera.name, set(self._outbox.cameras()) - {self._config.camera.name}
         for name in sorted(others):
             for message in messages.cleared(self._config.station, name, ALARMS):

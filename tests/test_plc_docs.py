@@ -320,7 +320,8 @@ def test_strings_of_the_interpreter_end_at_the_first_zero() -> None:
 
 
 STAGES = ("trigger", "queue", "pre", "engine", "post")
-UNKNOWN_FIELDS = "9 unknown fields; known are schema, correlation_id, by, trigger_id, part_id, job_id, recipe_id, expires_at"
+KNOWN = "schema, correlation_id, by, trigger_id, part_id, job_id, recipe_id, expires_at"
+UNKNOWN_FIELDS = f"9 unknown fields; known are {KNOWN}"
 EVERYTHING = AlarmState(
     "returned_unacknowledged",
     since_ns=10**18,

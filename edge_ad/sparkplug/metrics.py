@@ -132,8 +132,8 @@ def camera_readings(state: CameraState | None, at_ms: int) -> dict[str, Reading]
     """What the camera is doing; `at_ms` is for what is not known yet."""
     if state is None:
         return {"Camera/State": Reading(None, at_ms), "Camera/Detail": Reading(None, at_ms)}
-    since_ms = state.since_ns // 1_000_000
-    return {"Camera/State": Reading(state.state, since_ms), "Camera/Detail": Reading(plain_text(state.detail), since_ms)}
+    since_ms, detail = state.since_ns // 1_000_000, plain_text(state.detail)
+    return {"Camera/State": Reading(state.state, since_ms), "Camera/Detail": Reading(detail, since_ms)}
 
 
 def alarm_readings(alarms: Alarms, rules: Rules, at_ms: int) -> dict[str, Reading]:

@@ -34,7 +34,7 @@ WINDOW = 200  # messages that have not left yet; then the rows wait
 CATCH_UP_S = 0.05  # from one batch of a backlog to the next, at least
 HEARD = 256  # messages of hosts that wait for a turn; of more, the oldest go
 FAREWELL_S = 1.0  # for the broker to acknowledge our NDEATH
-_OUTDATED = "says online with an older time than it said before, which is void: is its clock right? a restart here forgets it"
+_OUTDATED = "says online with an older time than before, which is void: is its clock right? A restart here forgets it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,8 @@ def test_what_is_no_command_is_refused_or_counted_and_the_station_goes_on(
     with running_daemon(config) as daemon:
         subscriber.wait_for(state_is("unacknowledged"), f"{ALARM}/state")
         daemon.wait_for_log("ignored: it is retained")
-        give(broker, "shelve", json.dumps({**ASKED, "correlation_id": "live", "seconds": 60}), "-r")  # on a live station
+        live = {**ASKED, "correlation_id": "live", "seconds": 60}
+        give(broker, "shelve", json.dumps(live), "-r")  # retained, to a station that is there
         daemon.wait_for_log("'shelve' ignored: it is retained")
         for payload in ("", "{", "x" * 100_000, json.dumps({"correlation_id": 7})):
             give(broker, "shelve", payload)

@@ -197,7 +197,8 @@ def test_data_wait_for_the_primary_host_and_births_end_with_it(
     host.say_state(online=False)
     deaths = host.wait_for("NDEATH")
     host.say_state(online=True, at_ms=2)
-    assert (node := publisher._sparkplug) is not None
+    node = publisher._sparkplug
+    assert node is not None
     wait_until(lambda: "older time" in node.state())
     submit(publisher, range(31, 41))
     delivered(publisher, 40)

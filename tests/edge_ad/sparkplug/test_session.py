@@ -157,7 +157,7 @@ def test_an_old_offline_does_not_end_a_session() -> None:
 
 
 def test_an_old_online_is_void_and_told_until_a_newer_word() -> None:
-    """tck-id-message-flow-edge-node-birth-publish-phid-wait-timestamp; a host whose clock was ahead says such a thing."""
+    """tck-id-message-flow-edge-node-birth-publish-phid-wait-timestamp; so says a host whose clock was ahead."""
     session = Session(waits_for_host=True)
     session.connected()
     session.host(HostState(online=False, at_ms=10))
