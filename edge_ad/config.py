@@ -196,6 +196,12 @@ Camera = Annotated[
 ]
 
 
+def source_name(camera: Camera) -> str:
+    """What a camera's parts come from: its kind, and where they lie, if they lie somewhere."""
+    places = (getattr(camera, field, None) for field in ("path", "scores", "frames"))
+    return " ".join([camera.kind, *(str(place.absolute()) for place in places if place is not None)])
+
+
 TriggerKind = Literal["free", "command", "interval", "gpio", "camera"]
 
 

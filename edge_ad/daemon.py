@@ -26,7 +26,7 @@ from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.calibration_watch import CalibrationWatch
 from edge_ad.cameras.base import SIMULATED
 from edge_ad.cameras.capture import Capture
-from edge_ad.config import StationConfig
+from edge_ad.config import StationConfig, source_name
 from edge_ad.core.health import Health
 from edge_ad.core.messages import StationContext
 from edge_ad.errors import ConfigError, EdgeAdError
@@ -101,7 +101,8 @@ def _start(
     sensor = open_sensor(config.trigger)
     mode = possible_mode(config, stored_mode(config.state_dir / OUTBOX_FILE, config.station))
     source = config.source(mode)
-    context = StationContext(config.station, uuid.uuid4().hex, bundle.digest, source.kind in SIMULATED)
+    boot_id, name = uuid.uuid4().hex, source_name(source)
+    context = StationContext(config.station, boot_id, bundle.digest, source.kind in SIMULATED, name)
     health = Health(__version__, backend.name, backend.precision, None, "", time.time_ns(), trigger=config.trigger.kind)
     calibration = CalibrationWatch(config.store_dir(), service_of(config, bundle.digest))
     calibration.refresh()
@@ -112,8 +113,8 @@ def _start(
     progress = Progress()
     publisher = Publisher(config, context, progress)
     publisher.start()
-    last = publisher.last_position(config.camera.name) or Position(NO_FRAME, None)
-    capture = Capture(source, last.frame_id, last.part_id, triggers=publisher.triggers)
+    last = publisher.last_position(config.camera.name) or Position(NO_FRAME, {})
+    capture = Capture(source, last.frame_id, last.mark(name), triggers=publisher.triggers)
     capture.start()
     announcing = SensorThread(sensor, publisher.announce) if sensor is not None else None
     if announcing is not None:

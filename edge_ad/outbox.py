@@ -354,6 +354,8 @@ class Outbox:
         match order:
             case SetMode(mode):
                 draft.mode = mode
+                if mode == "simulate":  # it begins with its first part, however far an earlier one came
+                    draft.positions = {camera: at.without("simulated") for camera, at in draft.positions.items()}
                 self._file.write_setting(_MODE, mode)
             case Trigger():
                 self._file.open_trigger(order)
@@ -464,7 +466,9 @@ class Outbox:
         room = self._room(draft)
         seq, draft.next_seq = draft.next_seq, draft.next_seq + 1
         if event.frame_id != NO_FRAME:
-            draft.positions[event.camera] = Position(event.frame_id, event.resume_after or event.part_id)
+            mark = event.resume_after or event.part_id
+            known = draft.positions.get(event.camera, Position(NO_FRAME, {}))
+            draft.positions[event.camera] = known.moved(event.frame_id, self._context.source, mark)
         if event.trigger is not None:
             self._file.close_trigger(event.trigger.trigger_id)
         if room > Room.AMPLE:

@@ -27,6 +27,8 @@ from edge_ad.records import Trigger
 
 LAYOUT = 6
 PAGE_BYTES = 1024  # of a new file: a part touches some six pages, and each is written whole, twice
+SOURCES = 4  # of a camera, whose marks are kept
+ANY_SOURCE = ""
 _BUSY = "database is locked"
 _BEYOND = 2**63  # greater than any number
 _GAP = f'{{"schema":"{GAP_SCHEMA}"'  # how the body of a gap record begins
@@ -67,11 +69,28 @@ class Position:
 
     Attributes:
         frame_id: as in `Event`.
-        part_id: of the part that its source goes on after; `Event.resume_after` where it is not the last one.
+        marks: source -> part id that it goes on after, `Event.resume_after` where that is not the last one: a folder
+            does not take what another one, or a simulation, has brought for its own. Of all sources under "", in files
+            of before there were any.
     """
 
     frame_id: int
-    part_id: str | None
+    marks: Mapping[str, str]
+
+    def mark(self, source: str) -> str | None:
+        """What a source goes on after."""
+        return self.marks.get(source, self.marks.get(ANY_SOURCE))
+
+    def without(self, kind: str) -> Position:
+        """The position without the marks of sources of a kind."""
+        return replace(self, marks={name: at for name, at in self.marks.items() if name.split()[:1] != [kind]})
+
+    def moved(self, frame_id: int, source: str, mark: str | None) -> Position:
+        """The position after another part of a source; only the sources of late are remembered."""
+        others = {name: at for name, at in self.marks.items() if name not in (source, ANY_SOURCE)}
+        if mark is None:
+            return Position(frame_id, others)
+        return Position(frame_id, {**dict(list(others.items())[1 - SOURCES :]), source: mark})
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +189,7 @@ class OutboxFile:
         """Write where each camera is."""
         for camera, at in positions.items():
             # as JSON, which takes any string: a file's name may hold bytes that SQLite's UTF-8 cannot
-            values = (camera, at.frame_id, json.dumps(at.part_id))
+            values = (camera, at.frame_id, _dump(dict(at.marks)))
             self._execute("INSERT OR REPLACE INTO position VALUES (?, ?, ?)", values)
 
     def write_alarm(self, camera: str, alarm: str, state: AlarmState) -> None:
@@ -302,7 +321,7 @@ class OutboxFile:
     def positions(self) -> dict[str, Position]:
         """Camera -> its last part."""
         rows = self._execute("SELECT camera, frame_id, part_id FROM position")
-        return {camera: Position(frame_id, json.loads(part_id)) for camera, frame_id, part_id in rows}
+        return {camera: Position(frame_id, _marks(json.loads(part_id))) for camera, frame_id, part_id in rows}
 
     def alarms(self) -> dict[str, Alarms]:
         """Camera -> its alarms."""
@@ -445,6 +464,13 @@ def _span(told: int | str) -> Span:
 
 def _numbers_of(events: list[AlarmEventBody]) -> Span:
     return Span(events[0]["event_no"], events[-1]["event_no"])
+
+
+def _marks(stored: dict[str, str] | str | None) -> dict[str, str]:
+    """The marks of a position; earlier versions stored one, of whatever source."""
+    if isinstance(stored, dict):
+        return stored
+    return {ANY_SOURCE: stored} if stored is not None else {}
 
 
 def _alarm_state(stored: dict[str, Any]) -> AlarmState:

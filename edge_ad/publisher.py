@@ -118,6 +118,7 @@ class Publisher:
         self._take_up()
         self.simulates = self.mode() == "simulate"
         self._inbox: Channel[_Submitted | Trigger] = Channel(INBOX_PARTS, "block")
+        self.triggers.note = self._note
         self._told: queue.SimpleQueue[CameraState | Health] = queue.SimpleQueue()
         self._sparkplug = self._sparkplug_node()
         self._delivery.states.put(messages.status(config.station, "online"))  # the first of each connection
@@ -177,9 +178,13 @@ class Publisher:
         """
         at_ns = time.time_ns() - (time.monotonic_ns() - since_ns)
         trigger = Trigger(self.triggers.name(), at_ns=at_ns)
-        self._inbox.put(trigger, 0.0)  # ahead of its result; where the disk is stuck, only that one is stored
-        self._news.set()
+        self._note(trigger)
         self.triggers.ask(trigger, since_ns)
+
+    def _note(self, trigger: Trigger) -> None:
+        """Ahead of its result; where the disk is stuck, only that one is stored."""
+        self._inbox.put(trigger, 0.0)
+        self._news.set()
 
     def heartbeat(self, count: int) -> None:
         """Publish the counter, now or never."""
@@ -284,7 +289,8 @@ class Publisher:
             self._delivery.replays.clear()  # there is no time for copies
         self._feed()
         if self._sparkplug is not None:
-            self._sparkplug.turn(Present(self._part, self._camera, self._health))
+            with self._progress.stage("commit", self._config.limits.commit_s):  # it reads the outbox and writes a file
+                self._sparkplug.turn(Present(self._part, self._camera, self._health))
         self._stats = self._figures()
 
     def _store(self) -> None:

@@ -24,13 +24,11 @@ class Recorder:
     """
 
     def __init__(self, config: RecordingConfig) -> None:
-        """Take over what an earlier run has recorded."""
+        """Take the folder; what an earlier run has recorded there is taken over with the first frame."""
         self._dir = config.dir
         self._max_frames = config.max_frames
         self._problem = ""
-        files = [path for path in self._dir.iterdir() if _OURS.fullmatch(path.name)] if self._dir.is_dir() else []
-        # By age, not by number: those begin again where somebody has moved the outbox away.
-        self._kept = {path.name: None for path in sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))}
+        self._kept: dict[str, None] | None = None  # by age, oldest first; not looked for yet
 
     def record(self, frame: Frame) -> None:
         """Write a frame; a failure is logged once and tried again with the next frame."""
@@ -43,6 +41,8 @@ class Recorder:
 
     def _write(self, frame: Frame) -> None:
         self._dir.mkdir(parents=True, exist_ok=True)
+        kept = self._kept if self._kept is not None else self._found()
+        self._kept = kept
         name = f"{frame.frame_id:010d}.png"
         data = encode_png(frame.image)
         if shutil.disk_usage(self._dir).free < len(data) + FREE_BYTES:
@@ -54,12 +54,19 @@ class Recorder:
         except OSError:  # half a frame would hold what little room there is
             unfinished.unlink(missing_ok=True)
             raise
-        self._kept.pop(name, None)
-        self._kept[name] = None
-        while len(self._kept) > self._max_frames:
-            oldest = next(iter(self._kept))
+        kept.pop(name, None)
+        kept[name] = None
+        while len(kept) > self._max_frames:
+            oldest = next(iter(kept))
             (self._dir / oldest).unlink(missing_ok=True)
-            del self._kept[oldest]
+            del kept[oldest]
+
+    def _found(self) -> dict[str, None]:
+        """The frames of earlier runs by age, not by number: those begin again where the outbox was moved away."""
+        files = [path for path in self._dir.iterdir() if _OURS.fullmatch(path.name)]
+        return dict.fromkeys(
+            path.name for path in sorted(files, key=lambda path: (path.lstat().st_mtime_ns, path.name))
+        )
 
     def _report(self, problem: str) -> None:
         if problem == self._problem:

@@ -70,7 +70,10 @@ class RoomKeeper:
         self._max_bytes = max_mb * MB
         self._look_at_s = 0.0
         self.room = Room.LAST
+        self._limit(Room.LAST)  # until more is found: a log as large as SQLite lets it grow would take what is left
         self.look()
+        if self.room is Room.LAST:
+            self._enter(Room.LAST)
 
     def look(self) -> None:
         """See whether there is more room than there was, now and then."""
@@ -121,12 +124,15 @@ class RoomKeeper:
 
     def _enter(self, room: Room) -> None:
         self.room = room
-        limits = LIMITS[room]
-        self._reserve.shrink(limits.reserve_bytes)
-        self._file.limit(self._max_bytes + limits.beyond_bytes, limits.log_bytes)
+        self._reserve.shrink(LIMITS[room].reserve_bytes)
+        self._limit(room)
         if room > Room.AMPLE:
             with suppress(DiskFullError):  # then the next write meets it as well, and knows what to do
                 self._file.empty_log()
+
+    def _limit(self, room: Room) -> None:
+        limits = LIMITS[room]
+        self._file.limit(self._max_bytes + limits.beyond_bytes, limits.log_bytes)
 
 
 class DiskReserve:

@@ -71,6 +71,7 @@ class Snapshots:
         self._clock = clock
         self._orders: deque[tuple[TakeSnapshot, float]] = deque()
         self._writer: threading.Thread | None = None
+        self._made: dict[str, None] = {}  # by this process, in that order
 
     def order(self, order: TakeSnapshot) -> None:
         """Take a snapshot of the next frame that comes within FRAME_WITHIN_S."""
@@ -126,6 +127,7 @@ class Snapshots:
             (unfinished / name).write_bytes(data)
         path = self._folder / _name(exposure.event)
         unfinished.rename(path)
+        self._made[path.name] = None
         height, width = exposure.image.shape[:2]
         return {
             "folder": str(path.absolute()),
@@ -140,13 +142,20 @@ class Snapshots:
         if (self._folder / _UNFINISHED).exists():
             shutil.rmtree(self._folder / _UNFINISHED)
 
+    def _by_age(self) -> list[Path]:
+        """The snapshots, oldest first: those of earlier processes by their time, then our own as they were made."""
+        found = {path.name: path for path in self._folder.iterdir() if _OURS.fullmatch(path.name)}
+        self._made = {name: None for name in self._made if name in found}
+        earlier = found.keys() - self._made.keys()
+        names = (*sorted(earlier, key=lambda name: (found[name].stat().st_mtime_ns, name)), *self._made)
+        return [found[name] for name in names]
+
     def _make_room(self, size: int) -> None:
         """Drop the oldest snapshots until there is room for so many bytes."""
         if size > self._max_bytes:
             raise _NoRoomError(f"a snapshot has {size:,} bytes: raise commands.snapshots_mb")
         self._folder.mkdir(parents=True, exist_ok=True)
-        ours = (path for path in self._folder.iterdir() if _OURS.fullmatch(path.name))
-        kept = {path: _size(path) for path in sorted(ours, key=_age)}
+        kept = {path: _size(path) for path in self._by_age()}
         while sum(kept.values()) + size > self._max_bytes:
             oldest = next(iter(kept))
             shutil.rmtree(oldest)
@@ -178,14 +187,9 @@ def _as_tiff(anomaly_map: NDArray[np.float32]) -> bytes:
 
 
 def _name(event: Event) -> str:
-    """By capture, so that names sort by age."""
+    """By capture, for people who look for one."""
     captured = datetime.fromtimestamp(event.captured_ns // 1_000_000 / 1000, timezone.utc)
     return f"{captured:%Y%m%dT%H%M%S}.{captured.microsecond // 1000:03d}Z-{event.frame_id}"
-
-
-def _age(folder: Path) -> tuple[int, str]:
-    """Sorts by age: by the number of the frame, which no clock that falls back puts behind older ones."""
-    return int(folder.name.rpartition("-")[2]), folder.name
 
 
 def _size(folder: Path) -> int:

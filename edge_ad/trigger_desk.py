@@ -10,6 +10,7 @@ import itertools
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_ad.config import TriggerConfig, TriggerKind
@@ -25,7 +26,12 @@ class Admission:
 
 
 class TriggerDesk:
-    """The methods may be called from any thread."""
+    """The methods may be called from any thread.
+
+    Attributes:
+        kind, max_waiting: as configured.
+        note: told of each trigger that a frame brings, before that frame is a part.
+    """
 
     def __init__(self, config: TriggerConfig) -> None:
         """Run, with no trigger waiting."""
@@ -36,6 +42,7 @@ class TriggerDesk:
         self._numbers = itertools.count(1)
         self._changed = threading.Condition()
         self._simulates: bool | None = None  # no mode was told yet
+        self.note: Callable[[Trigger], None] = lambda _trigger: None
 
     @property
     def drops(self) -> bool:
@@ -122,6 +129,7 @@ class TriggerDesk:
         """The camera's own trigger has fired: its frame is a part even where nobody inspects it."""
         now_ns = time.monotonic_ns()
         trigger = Trigger(self.name(), at_ns=time.time_ns())
+        self.note(trigger)
         self._line.ask(trigger, now_ns, None)
         claimed = self._line.claim(now_ns)
         return Admission(claimed) if claimed is not None else None

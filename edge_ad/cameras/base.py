@@ -36,7 +36,7 @@ class Picture:
 class Unreadable:
     """A part of which the source has no usable image: it still gets exactly one result; `resume_after` as above."""
 
-    part_id: str
+    part_id: str | None
     detail: str
     resume_after: str | None = None
 
@@ -108,11 +108,13 @@ class Pace:
 def _v4l2(config: configuration.V4l2Camera, _resume_after: str | None) -> Camera:
     from edge_ad.cameras.opencv import LiveCamera, connect_v4l2
 
-    def waits_for_its_trigger(read_s: float) -> bool:
-        waited = read_s >= WAITED_SHARE * config.select_timeout_s
-        return config.hardware_trigger and waited and Path(config.device).exists()
+    def is_triggered() -> bool:
+        return config.hardware_trigger and Path(config.device).exists()
 
-    return LiveCamera(config.device, lambda: connect_v4l2(config), waits_for_its_trigger)
+    def waits_for_its_trigger(read_s: float) -> bool:
+        return read_s >= WAITED_SHARE * config.select_timeout_s and is_triggered()
+
+    return LiveCamera(config.device, lambda: connect_v4l2(config), waits_for_its_trigger, is_triggered)
 
 
 def _csi(config: configuration.CsiCamera, _resume_after: str | None) -> Camera:

@@ -29,6 +29,7 @@ from edge_ad.secret import read_secret
 DAMAGED_FRAMES = 100  # in a row that a video file may hold; more of them are its end
 HICCUPS = 3  # frames in a row that a live camera may fail to give at once; more of them are a fault
 AT_ONCE_S = 0.5
+DAMAGED = "a frame that cannot be decoded"
 VIDEOIO = {"FFMPEG": "FFMPEG", "GStreamer": "GStreamer", "V4L2": "v4l/v4l2"}  # our name -> cv2's build information
 
 
@@ -48,6 +49,7 @@ class LiveCamera:
         source: str,
         connect: Callable[[], cv2.VideoCapture],
         no_part_yet: Callable[[float], bool] = lambda _read_s: False,
+        is_part: Callable[[], bool] = lambda: False,
     ) -> None:
         """Take what to call the source in messages, and how to connect to it.
 
@@ -56,20 +58,22 @@ class LiveCamera:
             connect: opens it.
             no_part_yet: asked when a read that took so many seconds gave no frame: whether that is no fault, for the
                 camera waits for its own trigger.
+            is_part: asked when a frame came damaged: whether it is a part all the same, for that trigger has fired.
         """
         self._source = source
         self._connect = connect
         self._no_part_yet = no_part_yet
+        self._is_part = is_part
         self._capture: cv2.VideoCapture | None = None
-        self._hiccups = 0
+        self._hiccups = HICCUPS  # before its first frame it may fail to give none
 
     def open(self) -> None:
         """See `Camera.open`."""
         self._capture = self._connect()
-        self._hiccups = 0
+        self._hiccups = HICCUPS
 
-    def read(self) -> Picture | None:
-        """See `Camera.read`; a frame that was damaged on its way is none, and no fault yet."""
+    def read(self) -> Delivered | None:
+        """See `Camera.read`; a frame that was damaged on its way is none, or no picture, and no fault yet."""
         if self._capture is None:
             raise CameraError(f"{self._source} is not open")
         began_s = time.monotonic()
@@ -84,7 +88,7 @@ class LiveCamera:
         if self._hiccups > HICCUPS or took_s > AT_ONCE_S:
             raise CameraError(f"{self._source} delivered no frame: unplugged, switched off, or its network is down?")
         logger.warning("{}: a frame cannot be decoded", self._source)
-        return None
+        return Unreadable(None, DAMAGED) if self._is_part() else None
 
     def close(self) -> None:
         """See `Camera.close`."""

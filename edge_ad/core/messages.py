@@ -54,12 +54,14 @@ class StationContext:
         boot_id: names this run of the daemon.
         bundle: digest of the bundle in service.
         simulated: the images do not show the part that is on the line now (a folder, a video file).
+        source: what the parts come from, `config.source_name`; not told.
     """
 
     station: str
     boot_id: str
     bundle: str
     simulated: bool
+    source: str = ""
 
 
 class RegionBody(TypedDict):

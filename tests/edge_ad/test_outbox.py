@@ -35,7 +35,7 @@ from edge_ad.errors import ConfigError, OutboxError
 from edge_ad.outbox import Outbox
 from edge_ad.outbox_file import Position
 from edge_ad.records import Decision, Event, Region, Trigger, Verdict
-from tests.disk import fill_up, free, small_disk
+from tests.disk import FILLER, fill_up, free, small_disk
 
 CONTEXT = StationContext("press-3", "boot-1", "digest", simulated=False)
 MB = 1 << 20
@@ -118,7 +118,7 @@ def test_all_of_it_survives_a_restart(path: Path) -> None:
     again = opened(path)
     assert all_unsent(again) == rows
     assert again.alarms("top")["defect"] == alarm
-    assert again.last_position("top") == Position(2, "part-2")
+    assert again.last_position("top") == Position(2, {"": "part-2"})
     assert again.append([part(3)])[0].id == 3
 
 
@@ -126,7 +126,67 @@ def test_a_part_that_came_late_does_not_put_back_where_its_source_goes_on(path: 
     outbox = opened(path)
     outbox.append([part(9), replace(part(10), part_id="part-1", resume_after="part-9")])
     outbox.close()
-    assert opened(path).last_position("top") == Position(10, "part-9")
+    assert opened(path).last_position("top") == Position(10, {"": "part-9"})
+
+
+def of_source(path: Path, source: str) -> Outbox:
+    return Outbox(path, replace(CONTEXT, source=source), OutboxConfig())
+
+
+def mark_of(outbox: Outbox, source: str) -> str | None:
+    position = outbox.last_position("top")
+    assert position is not None
+    return position.mark(source)
+
+
+def test_each_source_under_a_cameras_name_goes_on_where_it_was(path: Path) -> None:
+    for number, source in enumerate(["folder /lot1", "folder /lot2", "v4l2", "folder /lot1"], start=1):
+        outbox = of_source(path, source)
+        outbox.append([part(number, part_id=f"{number}.png") if source != "v4l2" else replace(part(3), part_id=None)])
+        outbox.close()
+    again = of_source(path, "folder /lot3")
+    assert again.last_position("top") == Position(4, {"folder /lot2": "2.png", "folder /lot1": "4.png"})
+    assert [mark_of(again, name) for name in ("folder /lot1", "folder /lot2", "folder /lot3")] == [
+        "4.png",
+        "2.png",
+        None,
+    ]
+    again.close()
+    for number in range(5, 15):
+        many = of_source(path, f"folder /lot{number}")
+        many.append([part(number)])
+        many.close()
+    position = opened(path).last_position("top")
+    assert position is not None
+    assert list(position.marks) == [f"folder /lot{number}" for number in range(11, 15)]
+
+
+def test_a_simulation_that_begins_by_command_begins_with_its_first_part_and_a_restart_within_it_goes_on(
+    path: Path,
+) -> None:
+    outbox = of_source(path, "folder /lot1")
+    outbox.append([part(1)])
+    outbox.close()
+    playing = of_source(path, "simulated /scores.csv")
+    playing.append([part(2, part_id="good.png#1")])
+    playing.close()
+    again = of_source(path, "simulated /scores.csv")
+    assert mark_of(again, "simulated /scores.csv") == "good.png#1"
+    again.command("top", Request("mode", "a-1", mode="simulate"), 5, 60)
+    assert mark_of(again, "simulated /scores.csv") is None
+    assert mark_of(again, "folder /lot1") == "part-1"
+
+
+def test_a_mark_that_an_earlier_version_has_stored_holds_for_the_source_that_is_there(path: Path) -> None:
+    opened(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute("INSERT INTO position VALUES ('top', 7, '\"part-7\"'), ('side', 3, 'null')")
+    database.close()
+    outbox = of_source(path, "folder /lot1")
+    assert mark_of(outbox, "folder /lot1") == "part-7"
+    assert outbox.last_position("side") == Position(3, {})
+    outbox.append([part(8)])
+    assert outbox.last_position("top") == Position(8, {"folder /lot1": "part-8"})
 
 
 def test_numbering_goes_on_after_everything_was_sent_and_dropped(path: Path) -> None:
@@ -274,7 +334,7 @@ def test_a_part_without_a_capture_leaves_the_camera_where_it_was(path: Path) -> 
     outbox = opened(path)
     outbox.append([part(5)])
     outbox.append([Lost(TRIGGER, "timeout").event("top")])
-    assert outbox.last_position("top") == Position(5, "part-5")
+    assert outbox.last_position("top") == Position(5, {"": "part-5"})
 
 
 def test_a_trigger_whose_part_goes_into_a_gap_record_is_named_there_and_not_open_any_more(path: Path) -> None:
@@ -337,7 +397,7 @@ def test_a_part_id_that_is_no_text_comes_back_as_it_was(path: Path) -> None:
     outbox = opened(path)
     outbox.append([part(1, part_id=name)])
     outbox.close()
-    assert opened(path).last_position("top") == Position(1, name)
+    assert opened(path).last_position("top") == Position(1, {"": name})
 
 
 def test_a_transaction_that_fails_leaves_nothing_behind(path: Path) -> None:
@@ -498,7 +558,7 @@ def test_beyond_max_rows_parts_are_not_inspected_and_then_one_gap_record(path: P
     assert [row.body["seq_from"] for row in rows if "seq_from" in row.body] == [111]
     assert outbox.figures().full_parts == 100
     assert outbox.figures().gap_parts == 90
-    assert outbox.last_position("top") == Position(200, "part-200")
+    assert outbox.last_position("top") == Position(200, {"": "part-200"})
     assert outbox.alarms("top")["defect"].count == 100  # a part without a verdict changes no alarm
 
 
@@ -715,7 +775,7 @@ def test_every_number_is_in_exactly_one_row_whatever_happens(tmp_path: Path, ste
     unsent = all_unsent(outbox)
     assert sorted(sent + numbers_of(unsent)) == list(range(1, count + 1))
     assert outbox.figures().unsent == len(unsent)
-    assert outbox.last_position("top") == (Position(count, f"part-{count}") if count else None)
+    assert outbox.last_position("top") == (Position(count, {"": f"part-{count}"}) if count else None)
     outbox.close()
     shutil.rmtree(path.parent)
 
@@ -760,7 +820,7 @@ def test_a_kill_at_any_time_leaves_whole_parts_in_unbroken_order(path: Path) -> 
             (next_seq,) = database.execute("SELECT next_seq FROM station").fetchone()
         database.close()
         assert stored == list(range(1, next_seq))
-        assert position == Position(next_seq - 1, f"part-{next_seq - 1}")
+        assert position == Position(next_seq - 1, {"": f"part-{next_seq - 1}"})
 
 
 @pytest.fixture
@@ -805,6 +865,21 @@ def test_a_restart_on_a_full_disk_goes_on_in_the_gap(disk: Path) -> None:
     rows = again.append([large(count + 1), large(count + 2)])
     assert [number_of(row) for row in rows] == [count + 1, count + 2]
     assert reasons(rows) == ["outbox_full", "outbox_full"]
+    again.close()
+
+
+def test_a_restart_with_the_reserve_used_up_goes_on_in_the_gap_with_a_small_log(disk: Path) -> None:
+    outbox = opened(disk / "outbox.db")
+    count = len(append_until_gap(outbox, batch=40))
+    outbox.close()
+    (disk / "outbox.reserve").unlink()
+    fill_up(disk)
+    with (disk / FILLER).open("r+b") as filler:
+        filler.truncate((disk / FILLER).stat().st_size - 128 * 1024)  # what is left to all
+    again = opened(disk / "outbox.db")
+    for number in range(count + 1, count + 261):  # a log without bounds would have 300 kB by then
+        assert [number_of(row) for row in again.append([large(number)])] == [number]
+    assert (disk / "outbox.db-wal").stat().st_size < 96 * 1024
     again.close()
 
 

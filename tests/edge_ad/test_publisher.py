@@ -29,6 +29,7 @@ from edge_ad.outbox_file import OutboxFile
 from edge_ad.progress import Progress
 from edge_ad.publisher import Publisher
 from edge_ad.records import CameraState, Decision, Event, Region, Verdict
+from edge_ad.sparkplug.node import SparkplugNode
 from tests.broker import Broker, Received, Subscriber, free_port, mqtt_config
 from tests.daemons import wait_until
 
@@ -161,6 +162,22 @@ def test_a_disk_that_hangs_over_an_acknowledgement_shows(
     publisher.start()
     submit(publisher, range(1, 4))
     delivered(publisher, 3)
+    wait_until(lambda: bool(seen))
+    publisher.stop(0.0)
+    assert seen[0] == ["commit"]
+
+
+def test_a_disk_that_hangs_over_sparkplug_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, seen = Progress(), list[list[str]]()
+
+    def hang(_self: SparkplugNode, _present: object) -> None:
+        time.sleep(0.3)
+        seen.append(progress.overdue())
+
+    monkeypatch.setattr(SparkplugNode, "turn", hang)
+    sections = {"limits": {"commit_s": 0.2}, "sparkplug": {"group_id": "plant"}}
+    publisher = Publisher(station(tmp_path, {"port": free_port()}, **sections), CONTEXT, progress)
+    publisher.start()
     wait_until(lambda: bool(seen))
     publisher.stop(0.0)
     assert seen[0] == ["commit"]
@@ -599,7 +616,7 @@ def test_the_position_is_that_of_the_last_stored_part(
     first.stop(0.0)
     position = make_publisher(config).last_position("top")
     assert position is not None
-    assert (position.frame_id, position.part_id) == (7, "part-7")
+    assert (position.frame_id, position.mark("")) == (7, "part-7")
 
 
 def test_what_ends_the_thread_is_reported(tmp_path: Path, broker: Broker) -> None:
@@ -628,3 +645,21 @@ def test_a_part_that_a_sensor_announced_and_that_has_no_result_is_missed_by_the_
     second.stop(0.0)
     assert second.failure() is None
     assert Outbox(path, CONTEXT, config.outbox).open_triggers() == []
+
+
+def test_parts_of_a_camera_with_its_own_trigger_that_wait_for_inspection_are_missed_by_the_next_process(
+    tmp_path: Path,
+) -> None:
+    camera = {"kind": "v4l2", "name": "top", "device": "/dev/video0", "hardware_trigger": True}
+    config = station(tmp_path, {"port": free_port()}, camera=camera, trigger={"kind": "camera"})
+    first = Publisher(config, CONTEXT, Progress())
+    first.start()
+    for _ in range(3):
+        assert first.triggers.admit(time.monotonic_ns()) is not None
+    first.stop(0.0)
+    second = Publisher(config, CONTEXT, Progress())
+    assert [(lost.reason, lost.trigger.trigger_id.split("-")[0]) for lost in second.triggers.take_lost()] == (
+        [("missed", "camera")] * 3
+    )
+    second.start()
+    second.stop(0.0)

@@ -92,3 +92,23 @@ def test_a_recording_that_fails_does_not_stop_the_inspection_and_goes_on_later(t
     folder.unlink()
     recorder.record(Frame("top", 2, part(2, defect=False), 0, 0))
     assert ids_in(folder) == [2]
+
+
+def test_a_recording_that_is_a_link_to_nothing_does_not_end_the_daemon(tmp_path: Path) -> None:
+    (tmp_path / "0000000001.png").symlink_to(tmp_path / "gone.png")
+    record(tmp_path, range(2, 5))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:010d}.png" for number in (2, 3, 4)]
+
+
+def test_a_folder_that_cannot_be_read_stops_the_recording_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(
+            Path, "iterdir", lambda _path: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+        )
+        recorder = Recorder(RecordingConfig(dir=tmp_path, max_frames=3))
+        recorder.record(Frame("top", 1, part(1, defect=False), 0, 0))
+    assert list(tmp_path.iterdir()) == []
+    recorder.record(Frame("top", 2, part(2, defect=False), 0, 0))
+    assert ids_in(tmp_path) == [2]

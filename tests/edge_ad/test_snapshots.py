@@ -136,6 +136,13 @@ def test_a_clock_that_falls_back_makes_no_new_snapshot_the_oldest(
     assert sorted(path.name.rpartition("-")[2] for path in taker.folder.iterdir()) == ["4", "5", "6"]
 
 
+def test_where_numbers_begin_again_the_oldest_goes_all_the_same(taker: Taker) -> None:
+    large = np.random.default_rng(3).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    for number in (1001, 1002, 1003, 1, 2):
+        assert taker.take(number, large).refusal == ""
+    assert sorted(path.name.rpartition("-")[2] for path in taker.folder.iterdir()) == ["1", "1003", "2"]
+
+
 def test_what_somebody_else_has_put_there_stays(taker: Taker) -> None:
     (taker.folder / "notes").mkdir(parents=True)
     large = np.random.default_rng(3).integers(0, 256, (300, 300, 3), dtype=np.uint8)

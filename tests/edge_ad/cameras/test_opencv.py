@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from edge_ad.cameras import opencv
-from edge_ad.cameras.base import Delivered, EndOfFrames, Unreadable, make_camera
+from edge_ad.cameras.base import Delivered, EndOfFrames, Picture, Unreadable, make_camera
 from edge_ad.cameras.opencv import VideoFile, csi_pipeline, rtsp_url, videoio
 from edge_ad.config import CsiCamera, FileCamera, RtspCamera, V4l2Camera
 from edge_ad.errors import CameraError, ConfigError
@@ -196,6 +197,20 @@ def test_a_password_file_without_a_user_would_not_be_used_and_is_refused(tmp_pat
         config(tmp_path, {"kind": "rtsp", "url": "rtsp://admin@10.0.0.5/s", "password_file": "password"})
 
 
+class FirstFrames:
+    """A driver that gives so many frames, and then none."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+
+    def read(self) -> tuple[bool, Any]:
+        self._left -= 1
+        return self._left >= 0, np.zeros((4, 6, 3), np.uint8)
+
+    def release(self) -> None:
+        pass
+
+
 class NoFrames:
     """A driver that comes back without a frame after so many seconds."""
 
@@ -236,16 +251,49 @@ def test_no_frame_is_no_fault_where_the_camera_is_there_and_waited_for_its_own_t
 def test_a_frame_that_is_not_there_at_once_is_passed_over_and_a_few_of_them_are_a_fault(
     monkeypatch: pytest.MonkeyPatch, hardware_trigger: bool
 ) -> None:
-    """One that was damaged on its way is the first; a camera that is unplugged, the other."""
-    monkeypatch.setattr(opencv, "connect_v4l2", lambda _config: NoFrames(0.0))
+    """One that was damaged on its way is the first; a camera that is unplugged, the other.
+
+    With a trigger of the camera's own each of them is a part.
+    """
+    monkeypatch.setattr(opencv, "connect_v4l2", lambda _config: FirstFrames(2))
     fields = {"kind": "v4l2", "name": "top", "device": "/dev/null", "hardware_trigger": hardware_trigger}
     camera = make_camera(V4l2Camera.model_validate(fields))
     for _ in range(2):  # after the fault, it is opened again
         camera.open()
-        assert [camera.read() for _ in range(opencv.HICCUPS)] == [None] * opencv.HICCUPS
+        assert [isinstance(camera.read(), Picture) for _ in range(2)] == [True, True]
+        passed_over = Unreadable(None, opencv.DAMAGED) if hardware_trigger else None
+        assert [camera.read() for _ in range(opencv.HICCUPS)] == [passed_over] * opencv.HICCUPS
         with pytest.raises(CameraError, match="delivered no frame"):
             camera.read()
         camera.close()
+
+
+@pytest.mark.parametrize("hardware_trigger", [True, False])
+def test_a_camera_that_opens_and_gives_no_first_frame_is_at_fault_at_once(
+    monkeypatch: pytest.MonkeyPatch, hardware_trigger: bool
+) -> None:
+    """Were it passed over, the camera would be online and at fault in turn, and its alarm raised each time."""
+    monkeypatch.setattr(opencv, "connect_v4l2", lambda _config: NoFrames(0.0))
+    fields = {"kind": "v4l2", "name": "top", "device": "/dev/null", "hardware_trigger": hardware_trigger}
+    camera = make_camera(V4l2Camera.model_validate(fields))
+    for _ in range(2):
+        camera.open()
+        with pytest.raises(CameraError, match="delivered no frame"):
+            camera.read()
+        camera.close()
+
+
+def test_a_camera_that_is_unplugged_brings_no_parts_of_its_trigger(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(opencv, "connect_v4l2", lambda _config: FirstFrames(1))
+    fields = {"kind": "v4l2", "name": "top", "device": str(tmp_path / "gone"), "hardware_trigger": True}
+    camera = make_camera(V4l2Camera.model_validate(fields))
+    camera.open()
+    assert isinstance(camera.read(), Picture)
+    assert [camera.read() for _ in range(opencv.HICCUPS)] == [None] * opencv.HICCUPS
+    with pytest.raises(CameraError, match="delivered no frame"):
+        camera.read()
 
 
 @pytest.mark.parametrize("read_timeout_s", [0.2, 0.5, 1.0, 1.01, 2.0])
