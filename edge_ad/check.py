@@ -25,8 +25,11 @@ from edge_ad.core.payload import MalformedError
 from edge_ad.core.preprocess import crop
 from edge_ad.errors import BackendError, BundleError, CameraError, ConfigError, DataError, PublishError, TriggerError
 from edge_ad.finding import Finding
-from edge_ad.lock import in_use
+from edge_ad.lock import LOCK_FILE, in_use
 from edge_ad.mqtt import Listener, Subscription
+from edge_ad.outbox import RESERVE
+from edge_ad.outbox_file import problem_of
+from edge_ad.publisher import OUTBOX_FILE
 from edge_ad.records import Frame, Scored
 from edge_ad.sparkplug.session import host_state, state_topic
 from edge_ad.thresholds import service_of
@@ -83,7 +86,17 @@ def _folders(config: StationConfig) -> Iterator[Finding]:
         elif not os.access(existing, os.W_OK | os.X_OK):
             yield Finding(name, "failed", f"{folder}: this user may not write into {existing}")
         else:
-            yield Finding(name, "ok", str(folder))
+            problem = _problem_within(config) if name == "state_dir" else ""
+            yield Finding(name, "failed" if problem else "ok", problem or str(folder))
+
+
+def _problem_within(config: StationConfig) -> str:
+    """What of an earlier run keeps the daemon from using its state directory; empty if nothing does."""
+    outbox = config.state_dir / OUTBOX_FILE
+    for path in (config.state_dir / LOCK_FILE, outbox, outbox.with_suffix(RESERVE)):
+        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            return f"{path}: this user may not write it; chown it to the user that the daemon runs as"
+    return problem_of(outbox, config.station)
 
 
 def _bundle(config: StationConfig) -> list[Finding]:

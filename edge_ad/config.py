@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import yaml
@@ -36,7 +36,10 @@ class Strict(BaseModel):
 
 def _resolve(path: Path | None, info: ValidationInfo) -> Path | None:
     base = (info.context or {}).get("base", Path())
-    return None if path is None else base / path.expanduser()
+    try:
+        return None if path is None else base / path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"nobody here has the home directory of {path}: give the whole path") from error
 
 
 class _WithPaths(Strict):
@@ -541,17 +544,30 @@ def default_store(bundle: Path) -> Path:
     return place.with_name(f"{place.name}.calibration")
 
 
+class _Loader(yaml.SafeLoader):
+    """A key that is there twice is an error: the second would replace the first, a whole section as well."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: Path) -> dict[str, object]:
-    """Read a YAML file that holds one mapping.
+    """Read a YAML file that holds one mapping, each key once.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or holds something else.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no date: 2026-02-30
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values")

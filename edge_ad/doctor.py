@@ -71,7 +71,7 @@ def libraries() -> Facts:
         ("onnxruntime", onnxruntime.describe()),
         *((name, version) for name, version in versions if version is not None),
         ("nvcc", find_nvcc() or "no: frames are prepared on the CPU"),
-        *(("engine", _engine(record)) for record in store.records(store.engines_path())),
+        *(("engine", said) for said in _engines()),
     ]
 
 
@@ -88,6 +88,14 @@ def station(config: StationConfig) -> Facts:
 
 
 SECTIONS: Sequence[tuple[str, Callable[[], Facts]]] = (("system", system), ("libraries", libraries))
+
+
+def _engines() -> list[str]:
+    folder = store.engines_path()
+    try:
+        return [_engine(record) for record in store.records(folder)]
+    except OSError as error:
+        return [f"{folder} cannot be read: {error.strerror}"]
 
 
 def _engine(record: EngineRecord) -> str:

@@ -50,6 +50,7 @@ from edge_ad.records import NO_FRAME, Decision, Event, Mode, Trigger
 from edge_ad.room import Room, RoomKeeper
 
 JOURNAL = Memory(least=1000, most=10_000, ms=600_000)  # commands whose repetition is known as one
+RESERVE = ".reserve"  # how the name of the outbox's reserve ends
 MARK_ROWS = 64  # marked as sent in one transaction
 DROP_ROWS = 64  # dropped in one transaction
 DROP_TURNS = 8  # such transactions in a row; then the part in hand has its turn, whatever room there is
@@ -121,7 +122,7 @@ class Outbox:
         self._config = config
         self._rules = rules
         self._file = OutboxFile(path, context.station)
-        self._keeper = RoomKeeper(self._file, path.with_suffix(".reserve"), config.max_mb)
+        self._keeper = RoomKeeper(self._file, path.with_suffix(RESERVE), config.max_mb)
         self._head = _Head(
             self._file.next_seq(),
             self._file.next_id(),

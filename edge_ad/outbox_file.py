@@ -10,7 +10,7 @@ import json
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,26 @@ class Memory:
     least: int
     most: int
     ms: int
+
+
+def problem_of(path: Path, station: str) -> str:
+    """Why a station could not use an outbox; empty if it could, or if there is none. Nothing is opened for writing.
+
+    What only the log beside it has is not seen: of a file that was never closed, that may be all.
+    """
+    if not path.exists():
+        return ""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+            (layout,) = database.execute("PRAGMA user_version").fetchone()
+            owner = database.execute("SELECT name FROM station").fetchone() if layout == LAYOUT else None
+    except sqlite3.DatabaseError as error:
+        return f"the outbox {path} cannot be used: {error}"
+    if layout not in (0, LAYOUT):
+        return f"the outbox {path} has layout {layout}, this edge-ad reads {LAYOUT}"
+    if owner is not None and owner[0] != station:
+        return f"the outbox {path} belongs to station {owner[0]}: give {station} its own state_dir"
+    return ""
 
 
 class OutboxFile:

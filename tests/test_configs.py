@@ -82,3 +82,30 @@ def test_every_kind_of_camera_has_its_example_and_its_opener() -> None:
 def test_alarm_rules_that_cannot_hold_are_refused(alarms: dict[str, Any], problem: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=re.escape(problem)):
         station_config(tmp_path, {"kind": "folder", "path": "parts"}, {"alarms": alarms})
+
+
+@pytest.mark.parametrize(
+    ("added", "problem"),
+    [
+        ("mqtt:\n  keepalive_s: 30\n", "mqtt is there twice"),
+        ("plc: {deadline_s: 1, deadline_s: 2}\n", "deadline_s is there twice"),
+        ("job: 2026-02-30\n", "day"),
+        ("job: " + "[" * 2000, "not YAML"),
+    ],
+)
+def test_a_key_that_is_there_twice_and_what_is_no_value_are_refused_in_one_line(
+    added: str, problem: str, tmp_path: Path
+) -> None:
+    text = (EXAMPLES[0].parent / "folder.yaml").read_text(encoding="utf-8")
+    (tmp_path / "station.yaml").write_text(text + "\n" + added, encoding="utf-8")
+    with pytest.raises(ConfigError, match=problem) as refused:
+        config.load(tmp_path / "station.yaml")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_home_directory_that_nobody_has_is_named(tmp_path: Path) -> None:
+    text = (EXAMPLES[0].parent / "folder.yaml").read_text(encoding="utf-8")
+    changed = re.sub(r"^bundle: \S+", "bundle: ~nobody-of-that-name/bundle", text, flags=re.MULTILINE)
+    (tmp_path / "station.yaml").write_text(changed, encoding="utf-8")
+    with pytest.raises(ConfigError, match="bundle: nobody here has the home directory"):
+        config.load(tmp_path / "station.yaml")

@@ -29,6 +29,7 @@ from edge_ad.secret import read_secret
 DAMAGED_FRAMES = 100  # in a row that a video file may hold; more of them are its end
 HICCUPS = 3  # frames in a row that a live camera may fail to give at once; more of them are a fault
 AT_ONCE_S = 0.5
+GSTREAMER_TIMEOUTS = (4, 7)  # the version of OpenCV that takes them at open
 DAMAGED = "a frame that cannot be decoded"
 VIDEOIO = {"FFMPEG": "FFMPEG", "GStreamer": "GStreamer", "V4L2": "v4l/v4l2"}  # our name -> cv2's build information
 
@@ -235,13 +236,19 @@ def connect_csi(config: CsiCamera) -> cv2.VideoCapture:
             f"cv2 {cv2.__version__} ({cv2.__file__}) has no GStreamer, which CSI needs: use JetPack's own cv2 "
             "(pip uninstall opencv-python; README, Deploy on a Jetson)"
         )
-    capture = cv2.VideoCapture(csi_pipeline(config), cv2.CAP_GSTREAMER, _timeouts(config))
+    # Before 4.7 (Ubuntu's own) OpenCV opens nothing by GStreamer with time-outs; a hang is ended anyway.
+    options = _timeouts(config) if _version() >= GSTREAMER_TIMEOUTS else []
+    capture = cv2.VideoCapture(csi_pipeline(config), cv2.CAP_GSTREAMER, options)
     if not capture.isOpened():
         raise CameraError(
             f"CSI sensor {config.sensor_id} did not start at {config.width}x{config.height}, {config.fps} fps: check "
             "the ribbon cable and the mode, or restart nvargus-daemon"
         )
     return capture
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", cv2.__version__)[:2])
 
 
 def connect_rtsp(config: RtspCamera) -> cv2.VideoCapture:

@@ -113,7 +113,7 @@ def load_driver() -> ModuleType:
         driver.init()
         count = driver.Device.count()
     except ModuleNotFoundError as error:
-        raise BackendError(f"no CUDA: {first_line(error)}: pycuda comes with edge-ad[tensorrt]") from error
+        raise BackendError(f"no CUDA: {first_line(error)}: pip install pycuda (docs/jetson.md)") from error
     except Exception as error:  # ImportError without libcuda.so.1; pycuda's own errors without a device
         raise BackendError(f"no CUDA: {first_line(error)}") from error
     if count == 0:

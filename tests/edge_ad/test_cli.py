@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from edge_ad.cli import main
 from edge_ad.collect import SHEET
 from edge_ad.images import list_images, read_image
 from edge_ad.lock import locked
+from edge_ad.outbox_file import OutboxFile
 from tests.broker import Broker, free_port, mqtt_config
 from tests.bundles import make_bundle
 from tests.station import HEIGHT, WIDTH, calibrate, write_config, write_parts
@@ -117,6 +119,36 @@ def test_check_tries_the_sensor_that_announces_parts(
     absent = {"kind": "gpio", "chip": str(tmp_path / "gpiochip9"), "line": 3}
     assert main(["check", station(mqtt=mqtt_config(broker), trigger=absent), "--json"]) == 2
     assert findings(capsys)["trigger"][0] == "failed"
+
+
+def test_check_looks_at_what_an_earlier_run_has_left(
+    tmp_path: Path, station: Callable[..., str], broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = station(mqtt=mqtt_config(broker))
+    outbox = tmp_path / "state" / "outbox.db"
+    OutboxFile(outbox, "cell-7").close()
+    for name, problem in (("cell-7", ""), ("cell-8", "belongs to station cell-7")):
+        main(["check", station(mqtt=mqtt_config(broker), station=name), "--json"])
+        state, said = findings(capsys)["state_dir"]
+        assert (state, problem in said) == ("failed" if problem else "ok", True)
+    outbox.write_bytes(b"no database" * 1000)
+    main(["check", config, "--json"])
+    assert findings(capsys)["state_dir"][0] == "failed"
+    outbox.write_bytes(b"")  # killed before there were tables
+    main(["check", station(mqtt=mqtt_config(broker)), "--json"])
+    assert findings(capsys)["state_dir"] == ("ok", str(tmp_path / "state"))
+
+
+def test_check_says_which_file_of_an_earlier_run_belongs_to_somebody_else(
+    tmp_path: Path, station: Callable[..., str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = station(mqtt={"port": free_port()})
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "outbox.reserve").touch(0o600)
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith(".reserve") and real(path, mode))
+    main(["check", config, "--json"])
+    assert findings(capsys)["state_dir"][1].startswith(f"{tmp_path / 'state' / 'outbox.reserve'}: this user may not")
 
 
 def test_check_looks_at_the_folders_that_the_daemon_writes_into(

@@ -305,3 +305,26 @@ def test_a_read_as_long_as_the_drivers_time_out_is_well_within_the_limit_of_a_ca
     assert camera.select_timeout_s >= read_timeout_s
     assert camera.read_limit_s >= camera.select_timeout_s + 1
     assert V4l2Camera.model_validate(fields).read_limit_s == read_timeout_s
+
+
+@pytest.mark.parametrize(
+    ("version", "options"), [("4.6.0", 0), ("4.5.4-dev", 0), ("4.7.0", 4), ("4.10.0", 4), ("5.0.0", 4)]
+)
+def test_gstreamer_gets_time_outs_where_opencv_takes_them(
+    monkeypatch: pytest.MonkeyPatch, version: str, options: int
+) -> None:
+    """Before 4.7 it opened nothing with them."""
+    given = []
+
+    class Opened:
+        def __init__(self, _source: str, _backend: int, given_options: list[int]) -> None:
+            given.append(len(given_options))
+
+        def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+            return True
+
+    monkeypatch.setattr(opencv, "videoio", lambda: {"GStreamer": True})
+    monkeypatch.setattr(cv2, "VideoCapture", Opened)
+    monkeypatch.setattr(cv2, "__version__", version)
+    opencv.connect_csi(CsiCamera.model_validate({"kind": "csi", "name": "top", "width": 640, "height": 480, "fps": 30}))
+    assert given == [options]
