@@ -18,8 +18,9 @@ from calibration.fit import Request, calibrate
 from edge_ad import calibration_store as store
 from edge_ad.backends.base import OPENERS
 from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.calibration_watch import why_restart
 from edge_ad.config import BackendConfig, Precision, StationConfig, default_store, load
-from edge_ad.console import Parser, run_command, say
+from edge_ad.console import Parser, complain, run_command, say
 from edge_ad.errors import CalibrationError
 from edge_ad.thresholds import CalibrationRecord, Service, in_force, service_of, why_not
 
@@ -43,6 +44,12 @@ class Site:
         model = record if like is None or like.bundle != digest else like
         return why_not(record, Service(digest, model.precision, model.roi_record(), model.camera))
 
+    def tell_if_restart(self) -> None:
+        """What was put in force may need a restart of the station's daemon: then say so."""
+        restart = why_restart(self.station, self.bundle.digest) if self.station is not None else ""
+        if restart:
+            complain(f"note: {restart}")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the console script; see docs/calibration.md."""
@@ -59,6 +66,7 @@ def fit(args: argparse.Namespace) -> int:
         say(json.dumps(report.outcome_json(outcome, site.store)))
     else:
         say("\n".join(report.outcome_lines(outcome, site.store)))
+    site.tell_if_restart()
     return 0
 
 
@@ -75,6 +83,7 @@ def show(args: argparse.Namespace) -> int:
     reason = site.why_not(record)
     if reason is not None:
         raise CalibrationError(f"record {record.number} is not applied: {reason}; run `edge-ad-calibrate fit`")
+    site.tell_if_restart()
     return 0
 
 
@@ -95,6 +104,7 @@ def rollback(args: argparse.Namespace) -> int:
     like = store.current(site.store) if args.to is None else None
     record = store.rollback(site.store, args.to, lambda older: site.why_not(older, like), _now(), args.by)
     say("\n".join(report.record_lines(record, site.store)))
+    site.tell_if_restart()
     return 0
 
 

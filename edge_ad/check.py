@@ -15,7 +15,7 @@ from edge_ad.backends.base import open_backend
 from edge_ad.broker_check import examine_broker
 from edge_ad.broker_state import explain_exposure
 from edge_ad.bundle import Manifest, open_bundle
-from edge_ad.calibration_watch import applicable
+from edge_ad.calibration_watch import applicable, why_restart
 from edge_ad.cameras.capture import HUNG_FACTOR, Capture
 from edge_ad.cameras.opencv import videoio
 from edge_ad.collect import next_shot, running
@@ -112,6 +112,9 @@ def _calibration(config: StationConfig, digest: str) -> Finding:
     thresholds, problem = applicable(config.store_dir(), service_of(config, digest))
     if thresholds is None:
         return Finding("calibration", "warning", f"every part will be not_inspected: {problem}")
+    restart = why_restart(config, digest)
+    if restart:
+        return Finding("calibration", "warning", f"record {thresholds.record} waits: {restart}")
     return Finding("calibration", "ok", f"record {thresholds.record}: a defect is a score above {thresholds.image:g}")
 
 

@@ -15,6 +15,7 @@ import pytest
 from calibration.cli import main
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import MANIFEST, MODEL_FILE, open_bundle
+from edge_ad.cli import main as edge_ad
 from edge_ad.config import BackendConfig, default_store, load
 from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import preprocess
@@ -23,7 +24,8 @@ from edge_ad.records import Roi
 from edge_ad.thresholds import Service, in_force, record_path, service_of, why_not
 from tests.bundles import make_bundle
 from tests.calibration.site import make_good, set_training
-from tests.station import calibrate
+from tests.daemons import running_daemon
+from tests.station import calibrate, write_parts
 
 WISH = ["--false-alarm-rate", "0.05"]  # supported by 59 images
 
@@ -150,6 +152,34 @@ def test_the_default_store_lies_beside_the_bundle_also_where_that_is_the_working
     monkeypatch.chdir(bundle / "deeper" if inside else bundle)
     assert run("fit", ".." if inside else ".", "--good", good, *WISH) == 0
     assert in_force(default_store(bundle)) is not None
+
+
+def test_after_an_exchange_of_the_bundle_a_daemon_that_has_the_old_one_is_to_be_restarted_and_every_command_says_so(
+    tmp_path: Path, bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would say that the record is not applied, and to fit again would lead in a circle."""
+    config = station(tmp_path, bundle, "mqtt: {port: 1}\n")
+    write_parts(tmp_path / "parts", 1)
+    config.write_text(config.read_text().replace(f"path: {tmp_path}", f"path: {tmp_path / 'parts'}, at_end: wait"))
+    fit, note = ("fit", bundle, "--good", good, "--config", config, *WISH), "bundle or configuration: restart edge-ad"
+    with running_daemon(config) as daemon:
+        daemon.wait_for_log("uncalibrated")
+        assert run(*fit) == 0
+        daemon.wait_for_log("calibration 1 in force")
+        assert "restart" not in capsys.readouterr().err
+        shutil.copytree(make_bundle(tmp_path / "new", top_k=5), bundle, dirs_exist_ok=True)
+        for command in (fit, ("show", bundle, "--config", config)):
+            assert run(*command) == 0
+            assert capsys.readouterr().err.splitlines()[-1].endswith(note)
+        daemon.wait_for_log("fit, or restart edge-ad if its bundle or configuration was exchanged")
+        edge_ad(["check", str(config)])
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if " calibration: " in line]
+        assert line.startswith("warning  calibration: record 2 waits: ")
+        assert line.endswith(note)
+    with running_daemon(config) as daemon:
+        daemon.wait_for_log("calibration 2 in force")
+        assert run("show", bundle, "--config", config) == 0
+        assert capsys.readouterr().err == ""
 
 
 def test_held_out_images_among_those_of_the_training_are_picked(tmp_path: Path, bundle: Path) -> None:
