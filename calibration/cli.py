@@ -9,7 +9,6 @@ import pwd
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import get_args
 
@@ -102,7 +101,7 @@ def rollback(args: argparse.Namespace) -> int:
     """Put an older record in force."""
     site = _site(args)
     like = store.current(site.store) if args.to is None else None
-    record = store.rollback(site.store, args.to, lambda older: site.why_not(older, like), _now(), args.by)
+    record = store.rollback(site.store, args.to, lambda older: site.why_not(older, like), args.by)
     say("\n".join(report.record_lines(record, site.store)))
     site.tell_if_restart()
     return 0
@@ -182,13 +181,8 @@ def _request(args: argparse.Namespace, site: Site) -> Request:
         camera=station.camera.name if station is not None else None,
         roi=station.roi if station is not None else site.bundle.manifest.training.roi,
         why_not=site.why_not,
-        at=_now(),
         by=args.by,
     )
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _user() -> str:

@@ -307,6 +307,34 @@ def test_a_store_in_which_another_cameras_record_is_in_force_is_refused(
     assert run("fit", bundle, "--good", good, "--config", side, *WISH) == 0
 
 
+def test_without_a_station_what_it_would_not_apply_replaces_nothing_of_the_same_bundle(
+    tmp_path: Path, bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = station(tmp_path, bundle)
+    assert run("fit", bundle, "--good", good, "--config", config, *WISH) == 0
+    capsys.readouterr()
+    line = refused_early(capsys, "fit", bundle, "--good", good, *WISH)
+    assert line.startswith(f"error: record 1, in force in {default_store(bundle)}, is not to be replaced: it is of ")
+    assert "name the station with --config" in line
+    assert run("show", bundle, "--config", config) == 0
+
+
+def test_what_somebody_else_puts_in_force_while_images_are_scored_is_told_and_the_time_is_that_of_the_change(
+    bundle: Path, good: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meanwhile = iter([lambda: calibrate(bundle)])
+
+    def read(path: Path) -> np.ndarray:
+        next(meanwhile, lambda: None)()
+        return read_image(path)
+
+    monkeypatch.setattr("calibration.scores.read_image", read)
+    assert run("fit", bundle, "--good", good, *WISH) == 0
+    assert "replaced         what came while the images were scored: " in capsys.readouterr().out
+    assert run("fit", bundle, "--good", good, *WISH, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["replaced_meanwhile"] is None
+
+
 def test_a_store_that_cannot_be_written_is_refused(
     tmp_path: Path, bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -423,9 +451,8 @@ def test_a_rollback_stays_with_the_roi_in_force_unless_a_number_is_given(
 ) -> None:
     """An older record of another ROI would leave the station uncalibrated."""
     config = station(tmp_path, bundle)
-    run("fit", bundle, "--good", good, "--config", config, *WISH)
-    run("fit", bundle, "--good", good, *WISH)
-    run("fit", bundle, "--good", good, "--config", config, *WISH)
+    for roi in (load(config).roi, None, load(config).roi):
+        calibrate(bundle, roi=roi, camera="top")
     assert run("rollback", bundle) == 0
     assert in_force(default_store(bundle)).number == 1  # type: ignore[union-attr]
     assert run("rollback", bundle, "--to", "2") == 0
