@@ -20,6 +20,7 @@ from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.calibration_watch import why_restart
 from edge_ad.config import BackendConfig, Precision, StationConfig, default_store, load
 from edge_ad.console import Parser, complain, run_command, say
+from edge_ad.core.commands import PERSON
 from edge_ad.errors import CalibrationError
 from edge_ad.thresholds import CalibrationRecord, Service, in_force, service_of, why_not
 
@@ -74,7 +75,7 @@ def show(args: argparse.Namespace) -> int:
     site = _site(args)
     record = in_force(site.store)
     if record is None:
-        raise CalibrationError(f"no calibration is in force in {site.store}: run `edge-ad-calibrate fit`")
+        raise CalibrationError(f"no calibration is in force in {site.store}: {store.FIT_OR_NAME}")
     if args.json:
         say(json.dumps(report.record_json(record)))
     else:
@@ -87,13 +88,23 @@ def show(args: argparse.Namespace) -> int:
 
 
 def history(args: argparse.Namespace) -> int:
-    """List the records and every change of the one in force."""
+    """List the records and every change of the one in force; where that cannot be read, the records all the same."""
     site = _site(args)
-    pointer, entries = store.read_pointer(site.store), store.entries(site.store)
+    entries = store.entries(site.store)
+    pointer: store.Pointer | None = None
+    problem: CalibrationError | None = None
+    try:
+        pointer = store.read_pointer(site.store)
+    except CalibrationError as error:
+        problem = error
+    if not entries and pointer is None:
+        raise problem or store.missing(site.store)
     if args.json:
         say(json.dumps(report.history_json(entries, pointer)))
     else:
         say("\n".join(report.history_lines(entries, pointer)))
+    if problem is not None:
+        raise problem
     return 0
 
 
@@ -127,7 +138,9 @@ def _parser() -> Parser:
     for command in (fit_parser, show_parser, history_parser):
         command.add_argument("--json", action="store_true", help="machine-readable output")
     for command in (fit_parser, rollback_parser):
-        command.add_argument("--by", default=_user(), metavar="NAME", help="who asks (default: %(default)s)")
+        command.add_argument(
+            "--by", type=_person, default=_user(), metavar="NAME", help="who asks (default: %(default)s)"
+        )
     _add_fit(fit_parser)
     rollback_parser.add_argument("--to", type=int, metavar="N", help="default: the one in force before")
     return parser
@@ -183,6 +196,12 @@ def _request(args: argparse.Namespace, site: Site) -> Request:
         why_not=site.why_not,
         by=args.by,
     )
+
+
+def _person(text: str) -> str:
+    if PERSON.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError("must be 1 to 64 characters in UTF-8, none of them a control character")
+    return text
 
 
 def _user() -> str:

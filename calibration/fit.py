@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from calibration import histogram
 from calibration.scores import GoodImage, GoodScores, distinct, held_out, refuse_training_images, score_images
 from calibration.threshold import Fit, check_wish, guarantee, percent
@@ -18,6 +20,8 @@ from edge_ad.config import BackendConfig, RoiConfig
 from edge_ad.errors import CalibrationError
 from edge_ad.images import list_images, refuse_mixed
 from edge_ad.thresholds import CalibrationRecord
+
+HIGHEST = 5  # images that a person is to look at
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class Outcome:
         record: as stored, in force.
         fit: behind it.
         scores: of the good images.
+        highest: the images with the highest scores and these, the highest first; at most HIGHEST.
         copies: how many files were copies of others.
         meanwhile: what somebody else has put in force while the images were scored, and this has replaced.
     """
@@ -65,6 +70,7 @@ class Outcome:
     record: CalibrationRecord
     fit: Fit
     scores: GoodScores
+    highest: tuple[tuple[Path, float], ...]
     copies: int
     meanwhile: Change | None
 
@@ -95,7 +101,8 @@ def calibrate(request: Request) -> Outcome:
         fitted = {"image_threshold": fit.image_threshold, "pixel_threshold": fit.pixel_threshold}
         record = store.add(request.store, draft.model_copy(update=fitted), picture)
     replaced = store.change_before(request.store, record.number)
-    return Outcome(record, fit, scores, len(paths) - len(different), replaced if replaced != seen else None)
+    meanwhile = replaced if replaced != seen else None
+    return Outcome(record, fit, scores, _highest(images, scores), len(paths) - len(different), meanwhile)
 
 
 def _usable(images: list[GoodImage], request: Request) -> list[GoodImage]:
@@ -112,6 +119,11 @@ def _scores(images: list[GoodImage], request: Request) -> GoodScores:
         return score_images(images, backend, request.bundle.manifest, roi)
     finally:
         backend.close()
+
+
+def _highest(images: list[GoodImage], scores: GoodScores) -> tuple[tuple[Path, float], ...]:
+    order = np.argsort(-scores.scores, kind="stable")[:HIGHEST]
+    return tuple((images[i].path, float(scores.scores[i])) for i in order)
 
 
 def _refuse_idle(draft: CalibrationRecord, request: Request) -> None:

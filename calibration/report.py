@@ -9,16 +9,25 @@ from calibration import histogram
 from calibration.fit import Outcome
 from calibration.threshold import expected_rate, percent, reached_confidence
 from edge_ad.calibration_store import Change, Entry, Pointer
+from edge_ad.names import printable
 from edge_ad.thresholds import CalibrationRecord, record_path
 
 Json = dict[str, object]
 
 
 def outcome_lines(outcome: Outcome, store: Path) -> list[str]:
-    """What `fit` says: the histogram, copies if there were any, and the record."""
+    """What `fit` says: the histogram, the images to look at, copies if there were any, and the record."""
     copies = [f"{outcome.copies} files are copies of others: counted once"] if outcome.copies else []
     bars = histogram.text(outcome.scores.scores, outcome.fit.image_threshold)
-    return [*bars, *copies, *_meanwhile(outcome.meanwhile), *record_lines(outcome.record, store)]
+    look = [f"  {score:>10.6g}  {printable(path)}" for path, score in outcome.highest]
+    return [
+        *bars,
+        "highest scores, of images to look at:",
+        *look,
+        *copies,
+        *_meanwhile(outcome.meanwhile),
+        *record_lines(outcome.record, store),
+    ]
 
 
 def outcome_json(outcome: Outcome, store: Path) -> Json:
@@ -28,6 +37,7 @@ def outcome_json(outcome: Outcome, store: Path) -> Json:
         "record": record_json(outcome.record),
         "reached_confidence": outcome.fit.guarantee.reached_confidence,
         "expected_false_alarm_rate": outcome.fit.guarantee.expected_rate,
+        "highest": [{"file": printable(path), "score": score} for path, score in outcome.highest],
         "copies": outcome.copies,
         "replaced_meanwhile": outcome.meanwhile.model_dump() if outcome.meanwhile is not None else None,
         "picture": str(record_path(store, outcome.record.number).with_suffix(".png")),

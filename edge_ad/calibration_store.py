@@ -46,6 +46,7 @@ from edge_ad.thresholds import (
 Action = Literal["fit", "rollback", "threshold"]
 
 LOCK = ".lock"
+FIT_OR_NAME = "run `edge-ad-calibrate fit`, or name the station with --config"
 MAX_ADJUSTMENTS = 100  # of one fit: then somebody should look why
 
 
@@ -180,7 +181,7 @@ def rollback(
         CalibrationError: there is no such record, it does not apply, or the store cannot be written.
     """
     if not _numbers(store):
-        raise CalibrationError(f"there is no calibration store {store}: run `edge-ad-calibrate fit`")
+        raise missing(store)
     with _locked(store):
         record = _previous(store, why_not) if number is None else _chosen(store, number, why_not)
         pointer = _pointer_or_set_aside(store)
@@ -245,6 +246,11 @@ def read_pointer(store: Path) -> Pointer | None:
         raise refused(f"{path} cannot be read", error) from error
     except ValueError as error:  # pydantic's ValidationError is one
         raise DamagedError(damaged(path)) from error
+
+
+def missing(store: Path) -> CalibrationError:
+    """What to say where there is no store."""
+    return CalibrationError(f"there is no calibration store {store}: {FIT_OR_NAME}")
 
 
 def _in_use(store: Path) -> Pointer:

@@ -23,8 +23,8 @@ BAR_CELLS = 30
 
 
 def say(line: str) -> None:
-    """Write one line of results to standard output."""
-    sys.stdout.write(f"{printable(line)}\n")
+    """Write one line of results to standard output; what a terminal's or pipe's encoding cannot carry is escaped."""
+    sys.stdout.write(f"{printable(line, sys.stdout.encoding or 'utf-8')}\n")
     sys.stdout.flush()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,39 @@ def test_json_tells_the_same_as_the_record(bundle: Path, good: Path, capsys: pyt
     assert fields["reached_confidence"] == pytest.approx(1 - 0.95**60)
     assert fields["expected_false_alarm_rate"] == pytest.approx(1 / 61)
     assert Path(fields["picture"]).is_file()
+    assert fields["highest"][0]["score"] == record.image_threshold
+
+
+def test_the_files_with_the_highest_scores_are_named_for_a_person_to_look_at(
+    tmp_path: Path, bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a name is no UTF-8, as a ZIP from Windows brings them."""
+    odd = Path(os.fsdecode(os.fsencode(good) + b"/kratz\xfcr.png"))
+    write_png(good / "dark.png", np.full((40, 40, 3), 20, np.uint8))
+    (good / "dark.png").rename(odd)
+    write_png(good / "darker.png", np.full((40, 40, 3), 10, np.uint8))
+    assert run("fit", bundle, "--good", good, *WISH) == 0
+    lines = capsys.readouterr().out.splitlines()
+    named = lines[lines.index("highest scores, of images to look at:") + 1 :][:5]
+    assert [line.split("  ")[-1] for line in named][:2] == [f"{good}/darker.png", f"{good}/kratz\\udcfcr.png"]
+    scores = [float(line.split()[0]) for line in named]
+    assert scores == sorted(scores, reverse=True)
+    assert run("fit", bundle, "--good", good, *WISH, "--json") == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert [each["file"] for each in fields["highest"]] == [line.split("  ")[-1] for line in named]
+
+
+@pytest.mark.parametrize("by", ["", "anna\n", "\x1b[31manna", os.fsdecode(b"M\xfcller"), "a" * 65])
+def test_who_asks_is_a_name_or_one_line_says_that_it_is_none(
+    bundle: Path, good: Path, capsys: pytest.CaptureFixture[str], by: str
+) -> None:
+    for command in (("fit", bundle, "--good", good), ("rollback", bundle)):
+        with pytest.raises(SystemExit) as stop:
+            run(*command, "--by", by)
+        assert stop.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: argument --by: must be 1 to 64 characters in UTF-8, none of them a control")
+    assert not default_store(bundle).exists()
 
 
 def test_with_a_station_roi_camera_and_store_are_the_stations(tmp_path: Path, bundle: Path, good: Path) -> None:
@@ -474,6 +508,31 @@ def test_a_rollback_stays_with_the_camera_in_force_unless_a_number_is_given(
     assert run("rollback", bundle, *(["--config", config] if with_station else [])) == 0
     assert in_force(default_store(bundle)).number == 1  # type: ignore[union-attr]
     assert run("rollback", bundle, "--to", "2") == 0
+
+
+def test_of_a_damaged_pointer_the_history_lists_the_records_and_says_so_in_the_end(
+    bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its advice is to choose one of them."""
+    for _ in range(2):
+        calibrate(bundle)
+    (default_store(bundle) / "in_force.json").write_text("{")
+    assert run("history", bundle) == 2
+    said = capsys.readouterr()
+    assert [line[:9] for line in said.out.splitlines()[1:3]] == ["        1", "        2"]
+    assert said.err.startswith(f"error: {default_store(bundle) / 'in_force.json'} is damaged: choose a record with ")
+    assert run("history", bundle, "--json") == 2
+    fields = json.loads(capsys.readouterr().out)
+    assert (fields["in_force"], len(fields["records"])) == (None, 2)
+
+
+@pytest.mark.parametrize("command", ["show", "history", "rollback"])
+def test_of_a_store_that_does_not_exist_its_path_is_named_and_that_a_station_may_have_another(
+    bundle: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    line = refused(capsys, command, bundle)
+    assert str(default_store(bundle)) in line
+    assert line.endswith("run `edge-ad-calibrate fit`, or name the station with --config")
 
 
 def test_a_record_in_force_that_is_damaged_can_be_rolled_back(bundle: Path, good: Path) -> None:

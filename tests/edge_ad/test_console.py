@@ -94,6 +94,14 @@ def test_progress_is_at_most_ten_plain_lines_elsewhere(total: int, lines: int) -
     assert "\r" not in stream.getvalue()
 
 
+@pytest.mark.parametrize(("encoding", "written"), [("ascii", r"M\xfcller"), ("latin-1", "Müller"), ("utf-8", "Müller")])
+def test_what_standard_output_cannot_carry_is_escaped(encoding: str, written: str) -> None:
+    """A service or a terminal may have a locale of its own."""
+    program = [sys.executable, "-c", "from edge_ad.console import say; say('M\\xfcller')"]
+    ended = subprocess.run(program, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert (ended.stdout.decode(encoding), ended.stderr) == (f"{written}\n", b"")
+
+
 def test_a_reader_that_went_away_is_no_error() -> None:
     program = (
         "from edge_ad.console import run_command, say\n"
