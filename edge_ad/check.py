@@ -18,7 +18,7 @@ from edge_ad.bundle import Manifest, open_bundle
 from edge_ad.calibration_watch import applicable, why_restart
 from edge_ad.cameras.capture import HUNG_FACTOR, Capture
 from edge_ad.cameras.opencv import videoio
-from edge_ad.collect import next_shot, running
+from edge_ad.collect import next_shot, running, taken
 from edge_ad.config import Camera as CameraConfig
 from edge_ad.config import SparkplugConfig, StationConfig
 from edge_ad.core.payload import MalformedError
@@ -34,7 +34,6 @@ from edge_ad.trigger_sensor import open_sensor
 
 SCHEMA = "edge-ad/check/1"
 EXIT_CODE = 2
-ONE_USER = ("v4l2", "csi")  # cameras that a second program cannot open
 HOST_S = 2.0  # a retained STATE comes with the subscription; so long we wait for it
 
 
@@ -121,7 +120,7 @@ def _calibration(config: StationConfig, digest: str) -> Finding:
 def _camera(config: StationConfig) -> Finding:
     """Open the camera and take one frame, each within its time-out; on a line that stands, there may be none."""
     who = f"{config.camera.name} ({config.camera.kind})"
-    if config.camera.kind in ONE_USER and in_use(config.state_dir, if_unknown=False):
+    if taken(config):
         return Finding("camera", "warning", f"the running daemon has {who}: not tried; stop it, and check again")
     try:
         with running(config.camera) as capture:
