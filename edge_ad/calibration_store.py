@@ -155,15 +155,17 @@ def add(store: Path, draft: CalibrationRecord, picture: NDArray[np.uint8]) -> Ca
 
 
 def change_before(store: Path, number: int) -> Change | None:
-    """The change that came before record `number` was first put in force; None if it was the first.
+    """The change that came before the fit of record `number`; None if that was the first.
 
     Raises:
         CalibrationError: the pointer cannot be read.
     """
     pointer = read_pointer(store)
     changes = pointer.changes if pointer is not None else ()
-    pairs = zip((None, *changes), changes, strict=False)
-    return next((before for before, change in pairs if change.number == number), None)
+    pairs = [*zip((None, *changes), changes, strict=False)]
+    return next(
+        (before for before, change in reversed(pairs) if (change.action, change.number) == ("fit", number)), None
+    )
 
 
 def rollback(
@@ -358,7 +360,7 @@ def _previous(store: Path, why_not: Callable[[CalibrationRecord], str | None]) -
             return record
     raise CalibrationError(
         f"no record before {pointer.number} in {store} applies: `edge-ad-calibrate history` lists them; "
-        "what a station applies is known where --config names it"
+        "on a station give --config"
     )
 
 
