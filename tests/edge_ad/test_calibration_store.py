@@ -469,6 +469,8 @@ def test_a_ctrl_c_while_a_record_is_put_in_force_comes_too_late(
         monkeypatch.setattr(os, "fsync", interrupted)
         assert stores.add(store, draft(0.2), PICTURE) == in_force(store)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    except KeyboardInterrupt:  # which would end all tests
+        pytest.fail("interrupted")
     finally:
         signal.signal(signal.SIGINT, before)
 
