@@ -9,7 +9,6 @@ import pwd
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import get_args
 
@@ -18,8 +17,10 @@ from calibration.fit import Request, calibrate
 from edge_ad import calibration_store as store
 from edge_ad.backends.base import OPENERS
 from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.calibration_watch import why_restart
 from edge_ad.config import BackendConfig, Precision, StationConfig, default_store, load
-from edge_ad.console import Parser, run_command, say
+from edge_ad.console import Parser, complain, run_command, say
+from edge_ad.core.commands import PERSON
 from edge_ad.errors import CalibrationError
 from edge_ad.thresholds import CalibrationRecord, Service, in_force, service_of, why_not
 
@@ -43,6 +44,12 @@ class Site:
         model = record if like is None or like.bundle != digest else like
         return why_not(record, Service(digest, model.precision, model.roi_record(), model.camera))
 
+    def tell_if_restart(self) -> None:
+        """What was put in force may need a restart of the station's daemon: then say so."""
+        restart = why_restart(self.station, self.bundle.digest) if self.station is not None else ""
+        if restart:
+            complain(f"note: {restart}")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the console script; see docs/calibration.md."""
@@ -59,6 +66,7 @@ def fit(args: argparse.Namespace) -> int:
         say(json.dumps(report.outcome_json(outcome, site.store)))
     else:
         say("\n".join(report.outcome_lines(outcome, site.store)))
+    site.tell_if_restart()
     return 0
 
 
@@ -67,7 +75,7 @@ def show(args: argparse.Namespace) -> int:
     site = _site(args)
     record = in_force(site.store)
     if record is None:
-        raise CalibrationError(f"no calibration is in force in {site.store}: run `edge-ad-calibrate fit`")
+        raise CalibrationError(f"no calibration is in force in {site.store}: {store.FIT_OR_NAME}")
     if args.json:
         say(json.dumps(report.record_json(record)))
     else:
@@ -75,17 +83,28 @@ def show(args: argparse.Namespace) -> int:
     reason = site.why_not(record)
     if reason is not None:
         raise CalibrationError(f"record {record.number} is not applied: {reason}; run `edge-ad-calibrate fit`")
+    site.tell_if_restart()
     return 0
 
 
 def history(args: argparse.Namespace) -> int:
-    """List the records and every change of the one in force."""
+    """List the records and every change of the one in force; where that cannot be read, the records all the same."""
     site = _site(args)
-    pointer, entries = store.read_pointer(site.store), store.entries(site.store)
+    entries = store.entries(site.store)
+    pointer: store.Pointer | None = None
+    problem: CalibrationError | None = None
+    try:
+        pointer = store.read_pointer(site.store)
+    except CalibrationError as error:
+        problem = error
+    if not entries and pointer is None:
+        raise problem or store.missing(site.store)
     if args.json:
         say(json.dumps(report.history_json(entries, pointer)))
     else:
         say("\n".join(report.history_lines(entries, pointer)))
+    if problem is not None:
+        raise problem
     return 0
 
 
@@ -93,8 +112,9 @@ def rollback(args: argparse.Namespace) -> int:
     """Put an older record in force."""
     site = _site(args)
     like = store.current(site.store) if args.to is None else None
-    record = store.rollback(site.store, args.to, lambda older: site.why_not(older, like), _now(), args.by)
+    record = store.rollback(site.store, args.to, lambda older: site.why_not(older, like), args.by)
     say("\n".join(report.record_lines(record, site.store)))
+    site.tell_if_restart()
     return 0
 
 
@@ -118,7 +138,9 @@ def _parser() -> Parser:
     for command in (fit_parser, show_parser, history_parser):
         command.add_argument("--json", action="store_true", help="machine-readable output")
     for command in (fit_parser, rollback_parser):
-        command.add_argument("--by", default=_user(), metavar="NAME", help="who asks (default: %(default)s)")
+        command.add_argument(
+            "--by", type=_person, default=_user(), metavar="NAME", help="who asks (default: %(default)s)"
+        )
     _add_fit(fit_parser)
     rollback_parser.add_argument("--to", type=int, metavar="N", help="default: the one in force before")
     return parser
@@ -172,13 +194,14 @@ def _request(args: argparse.Namespace, site: Site) -> Request:
         camera=station.camera.name if station is not None else None,
         roi=station.roi if station is not None else site.bundle.manifest.training.roi,
         why_not=site.why_not,
-        at=_now(),
         by=args.by,
     )
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _person(text: str) -> str:
+    if PERSON.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError("must be 1 to 64 characters in UTF-8, none of them a control character")
+    return text
 
 
 def _user() -> str:

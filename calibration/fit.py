@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from calibration import histogram
 from calibration.scores import GoodImage, GoodScores, distinct, held_out, refuse_training_images, score_images
 from calibration.threshold import Fit, check_wish, guarantee, percent
@@ -13,10 +15,13 @@ from calibration.threshold import fit as fit_thresholds
 from edge_ad import calibration_store as store
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import Bundle
+from edge_ad.calibration_store import Change
 from edge_ad.config import BackendConfig, RoiConfig
 from edge_ad.errors import CalibrationError
 from edge_ad.images import list_images, refuse_mixed
 from edge_ad.thresholds import CalibrationRecord
+
+HIGHEST = 5  # images that a person is to look at
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,6 @@ class Request:
         camera: the camera's name, for the record.
         roi: in pixels of the images, as the daemon will apply it.
         why_not: why the daemon would not apply a record, or None if it would.
-        at: now, ISO 8601, UTC.
         by: who asks.
     """
 
@@ -47,18 +51,28 @@ class Request:
     camera: str | None
     roi: RoiConfig | None
     why_not: Callable[[CalibrationRecord], str | None]
-    at: str
     by: str
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The stored record, the fit behind it, the scores, and how many files were copies of others."""
+    """What a calibration led to.
+
+    Attributes:
+        record: as stored, in force.
+        fit: behind it.
+        scores: of the good images.
+        highest: the images with the highest scores and these, the highest first; at most HIGHEST.
+        copies: how many files were copies of others.
+        meanwhile: what somebody else has put in force while the images were scored, and this has replaced.
+    """
 
     record: CalibrationRecord
     fit: Fit
     scores: GoodScores
+    highest: tuple[tuple[Path, float], ...]
     copies: int
+    meanwhile: Change | None
 
 
 def calibrate(request: Request) -> Outcome:
@@ -79,14 +93,16 @@ def calibrate(request: Request) -> Outcome:
     promise = guarantee(len(images), request.false_alarm_rate, request.confidence)
     draft = _draft(request, images, promise.rank)
     _refuse_idle(draft, request)
-    with store.prepared(request.store, request.camera):
+    with store.prepared(request.store, draft) as seen:
         scores = _scores(images, request)
         fit = fit_thresholds(scores.scores, scores.kth_largest, request.false_alarm_rate, request.confidence)
         title = f"{len(images)} good images, at most {percent(request.false_alarm_rate)} false alarms"
         picture = histogram.picture(scores.scores, fit.image_threshold, title)
         fitted = {"image_threshold": fit.image_threshold, "pixel_threshold": fit.pixel_threshold}
         record = store.add(request.store, draft.model_copy(update=fitted), picture)
-    return Outcome(record, fit, scores, len(paths) - len(different))
+    replaced = store.change_before(request.store, record.number)
+    meanwhile = replaced if replaced != seen else None
+    return Outcome(record, fit, scores, _highest(images, scores), len(paths) - len(different), meanwhile)
 
 
 def _usable(images: list[GoodImage], request: Request) -> list[GoodImage]:
@@ -105,6 +121,11 @@ def _scores(images: list[GoodImage], request: Request) -> GoodScores:
         backend.close()
 
 
+def _highest(images: list[GoodImage], scores: GoodScores) -> tuple[tuple[Path, float], ...]:
+    order = np.argsort(-scores.scores, kind="stable")[:HIGHEST]
+    return tuple((images[i].path, float(scores.scores[i])) for i in order)
+
+
 def _refuse_idle(draft: CalibrationRecord, request: Request) -> None:
     """A record in force that the daemon does not apply would leave the station uncalibrated."""
     reason = request.why_not(draft)
@@ -118,7 +139,7 @@ def _draft(request: Request, images: list[GoodImage], rank: int) -> CalibrationR
     """All of the record that is known before the scores."""
     return CalibrationRecord(
         schema="edge-ad/calibration",
-        number=1,  # the store gives the real one, and the scores give the thresholds
+        number=1,  # the store gives the real one and the time, and the scores give the thresholds
         image_threshold=0.0,
         pixel_threshold=0.0,
         false_alarm_rate=request.false_alarm_rate,
@@ -131,6 +152,6 @@ def _draft(request: Request, images: list[GoodImage], rank: int) -> CalibrationR
         precision=request.backend.precision,
         camera=request.camera,
         roi=request.roi,
-        created_at=request.at,
+        created_at="",
         created_by=request.by,
     )

@@ -8,17 +8,26 @@ from pathlib import Path
 from calibration import histogram
 from calibration.fit import Outcome
 from calibration.threshold import expected_rate, percent, reached_confidence
-from edge_ad.calibration_store import Entry, Pointer
+from edge_ad.calibration_store import Change, Entry, Pointer
+from edge_ad.names import printable
 from edge_ad.thresholds import CalibrationRecord, record_path
 
 Json = dict[str, object]
 
 
 def outcome_lines(outcome: Outcome, store: Path) -> list[str]:
-    """What `fit` says: the histogram, copies if there were any, and the record."""
+    """What `fit` says: the histogram, the images to look at, copies if there were any, and the record."""
     copies = [f"{outcome.copies} files are copies of others: counted once"] if outcome.copies else []
     bars = histogram.text(outcome.scores.scores, outcome.fit.image_threshold)
-    return [*bars, *copies, *record_lines(outcome.record, store)]
+    look = [f"  {score:>10.6g}  {printable(path)}" for path, score in outcome.highest]
+    return [
+        *bars,
+        "highest scores, of images to look at:",
+        *look,
+        *copies,
+        *_meanwhile(outcome.meanwhile),
+        *record_lines(outcome.record, store),
+    ]
 
 
 def outcome_json(outcome: Outcome, store: Path) -> Json:
@@ -28,7 +37,9 @@ def outcome_json(outcome: Outcome, store: Path) -> Json:
         "record": record_json(outcome.record),
         "reached_confidence": outcome.fit.guarantee.reached_confidence,
         "expected_false_alarm_rate": outcome.fit.guarantee.expected_rate,
+        "highest": [{"file": printable(path), "score": score} for path, score in outcome.highest],
         "copies": outcome.copies,
+        "replaced_meanwhile": outcome.meanwhile.model_dump() if outcome.meanwhile is not None else None,
         "picture": str(record_path(store, outcome.record.number).with_suffix(".png")),
     }
 
@@ -45,6 +56,15 @@ def record_lines(record: CalibrationRecord, store: Path) -> list[str]:
         + (f" for camera {record.camera}" if record.camera else ""),
         f"picture          {record_path(store, record.adjusts or record.number).with_suffix('.png')}",
     ]
+
+
+def _meanwhile(change: Change | None) -> list[str]:
+    """What somebody else has put in force while the images were scored is not in force any more."""
+    return [f"replaced         what came while the images were scored: {_told(change)}"] if change is not None else []
+
+
+def _told(change: Change) -> str:
+    return f"{change.at}  {change.action} -> {change.number} by {change.by}"
 
 
 def _origin(record: CalibrationRecord) -> str:
@@ -78,7 +98,7 @@ def history_lines(entries: Sequence[Entry], pointer: Pointer | None) -> list[str
         "   record  images  at most  confidence    threshold  made",
         *(f" {'*' if entry.number == number else ' '} {entry.number:>6}  {_columns(entry)}" for entry in entries),
         "changes of the record in force (*)",
-        *(f"   {change.at}  {change.action} -> {change.number} by {change.by}" for change in changes),
+        *(f"   {_told(change)}" for change in changes),
     ]
 
 

@@ -6,7 +6,8 @@
             .lock                 held while writing
 
 A record and its picture are on the disk before `in_force.json` names them, and that file changes by an atomic rename:
-a reader and a power cut see the old state or the new one, never a mixture. What root writes belongs to the owner of the
+a reader and a power cut see the old state or the new one, never a mixture. What fails before leaves neither of its
+files. Times are taken under the lock, so the history is in their order. What root writes belongs to the owner of the
 folder that it lies in, or the daemon could not read it.
 
 `edge-ad-calibrate` writes it on behalf of a person, and the daemon on behalf of the command `threshold`.
@@ -19,6 +20,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
@@ -29,7 +31,7 @@ from numpy.typing import NDArray
 
 from edge_ad.config import Strict
 from edge_ad.core.commands import OTHER_COMMAND
-from edge_ad.durable import match_folder, sync_folder, write_whole
+from edge_ad.durable import match_folder, sync_folder, uninterrupted, write_whole
 from edge_ad.errors import CalibrationError
 from edge_ad.thresholds import (
     POINTER,
@@ -41,7 +43,10 @@ from edge_ad.thresholds import (
     refused,
 )
 
+Action = Literal["fit", "rollback", "threshold"]
+
 LOCK = ".lock"
+FIT_OR_NAME = "run `edge-ad-calibrate fit`, or name the station with --config"
 MAX_ADJUSTMENTS = 100  # of one fit: then somebody should look why
 
 
@@ -52,7 +57,7 @@ class DamagedError(CalibrationError):
 class Change(Strict):
     """One change of the record in force; `correlation_id` names the command that asked for it, if one did."""
 
-    action: Literal["fit", "rollback", "threshold"]
+    action: Action
     number: int
     at: str
     by: str
@@ -82,7 +87,6 @@ class ThresholdWish:
     Attributes:
         threshold: raw units.
         down, up: how far below and above the fitted one it may be, as shares of that.
-        at: now, ISO 8601, UTC.
         by: who asks.
         correlation_id: names the command.
     """
@@ -90,7 +94,6 @@ class ThresholdWish:
     threshold: float
     down: float
     up: float
-    at: str
     by: str
     correlation_id: str
 
@@ -104,25 +107,29 @@ class Adjusted:
 
 
 @contextmanager
-def prepared(store: Path, camera: str | None) -> Iterator[None]:
+def prepared(store: Path, draft: CalibrationRecord) -> Iterator[Change | None]:
     """Around the long work that leads to `add`: what would keep it from storing is found before.
 
     The directory is made where missing, and taken back if the work ends in an error. Others may write meanwhile.
 
     Args:
         store: the directory.
-        camera: whose calibration it is to be; None: of any.
+        draft: what is to be added, as far as it is known.
+
+    Yields:
+        The last change of the record in force; None where nothing is.
 
     Raises:
-        CalibrationError: the store cannot be written, or is another camera's.
+        CalibrationError: the store cannot be written, or what is in force is not to be replaced by this.
     """
     with _locked(store) as made:
-        _refuse_other_camera(store, camera)
+        _refuse_replacing(store, draft)
+        seen = _last_change(store)
         for folder in (store, store / "records"):
             with TemporaryFile(dir=folder):
                 pass
     try:
-        yield
+        yield seen
     except BaseException:  # Ctrl-C too
         _take_back(store, made)
         raise
@@ -133,27 +140,36 @@ def add(store: Path, draft: CalibrationRecord, picture: NDArray[np.uint8]) -> Ca
 
     Args:
         store: the directory, made where missing.
-        draft: the record; its `number` is replaced by the one that the store gives.
+        draft: the record; its `number` and `created_at` are replaced by what the store gives.
         picture: (H, W, 3) uint8 BGR, kept beside the record as PNG.
 
     Returns:
         The record as stored.
 
     Raises:
-        CalibrationError: the store cannot be written, or is another camera's.
+        CalibrationError: the store cannot be written, or what is in force is not to be replaced by this.
     """
     with _locked(store):
-        _refuse_other_camera(store, draft.camera)
-        pointer = _pointer_or_set_aside(store)
-        record = _write_record(store, draft, picture)
-        _put_in_force(
-            store, pointer, Change(action="fit", number=record.number, at=record.created_at, by=draft.created_by)
-        )
-    return record
+        _refuse_replacing(store, draft)
+        return _add(store, _pointer_or_set_aside(store), draft, picture, "fit")
+
+
+def change_before(store: Path, number: int) -> Change | None:
+    """The change that came before the fit of record `number`; None if that was the first.
+
+    Raises:
+        CalibrationError: the pointer cannot be read.
+    """
+    pointer = read_pointer(store)
+    changes = pointer.changes if pointer is not None else ()
+    pairs = [*zip((None, *changes), changes, strict=False)]
+    return next(
+        (before for before, change in reversed(pairs) if (change.action, change.number) == ("fit", number)), None
+    )
 
 
 def rollback(
-    store: Path, number: int | None, why_not: Callable[[CalibrationRecord], str | None], at: str, by: str
+    store: Path, number: int | None, why_not: Callable[[CalibrationRecord], str | None], by: str
 ) -> CalibrationRecord:
     """Put an older record in force; the records themselves stay as they are.
 
@@ -161,18 +177,17 @@ def rollback(
         store: the directory.
         number: the record to choose; None for the one that was in force before, the last that applies.
         why_not: why a record does not apply, or None if it does.
-        at: now, ISO 8601, UTC.
         by: who asked.
 
     Raises:
         CalibrationError: there is no such record, it does not apply, or the store cannot be written.
     """
     if not _numbers(store):
-        raise CalibrationError(f"there is no calibration store {store}: run `edge-ad-calibrate fit`")
+        raise missing(store)
     with _locked(store):
         record = _previous(store, why_not) if number is None else _chosen(store, number, why_not)
         pointer = _pointer_or_set_aside(store)
-        _put_in_force(store, pointer, Change(action="rollback", number=record.number, at=at, by=by))
+        _put_in_force(store, pointer, Change(action="rollback", number=record.number, at=_now(), by=by))
     return record
 
 
@@ -235,6 +250,11 @@ def read_pointer(store: Path) -> Pointer | None:
         raise DamagedError(damaged(path)) from error
 
 
+def missing(store: Path) -> CalibrationError:
+    """What to say where there is no store."""
+    return CalibrationError(f"there is no calibration store {store}: {FIT_OR_NAME}")
+
+
 def _in_use(store: Path) -> Pointer:
     pointer = read_pointer(store)
     if pointer is None:
@@ -242,12 +262,30 @@ def _in_use(store: Path) -> Pointer:
     return pointer
 
 
-def _refuse_other_camera(store: Path, camera: str | None) -> None:
-    """What is in force for one camera is not replaced by what is for another: two stations share a store by mistake."""
+def _last_change(store: Path) -> Change | None:
+    with suppress(DamagedError):
+        pointer = read_pointer(store)
+        return pointer.changes[-1] if pointer is not None and pointer.changes else None
+    return None
+
+
+def _refuse_replacing(store: Path, draft: CalibrationRecord) -> None:
+    """What a station goes by is not replaced by what it would not apply: that would take it out of service."""
     with suppress(DamagedError):  # of nobody; the next change mends it
         record = current(store)
-        if record is not None and (reason := of_other_camera(record, camera)) is not None:
+        if record is not None and (reason := _of_others(record, draft)) is not None:
             raise CalibrationError(f"record {record.number}, in force in {store}, is not to be replaced: {reason}")
+
+
+def _of_others(record: CalibrationRecord, draft: CalibrationRecord) -> str | None:
+    """Why a record in force serves others than a draft: two stations share a store, or the station was not named."""
+    is_of, would_be_of = ((each.bundle, each.precision, each.roi_record()) for each in (record, draft))
+    if draft.camera is not None or is_of[0] != would_be_of[0] or is_of == would_be_of:
+        return of_other_camera(record, draft.camera)
+    return (
+        f"it is of precision {is_of[1]} and ROI {is_of[2]}, this would be of {would_be_of[1]} and {would_be_of[2]}: "
+        "name the station with --config, or another store with --store"
+    )
 
 
 def _done_before(store: Path, pointer: Pointer, wish: ThresholdWish) -> Adjusted | None:
@@ -265,7 +303,7 @@ def _adjust(
     store: Path, pointer: Pointer, wish: ThresholdWish, why_not: Callable[[CalibrationRecord], str | None]
 ) -> Adjusted:
     current = _with_its_fit(store, read_record(record_path(store, pointer.number)))
-    _refuse_adjustment(current, pointer, wish, why_not(current.record))
+    _refuse_adjustment(store, current, pointer, wish, why_not(current.record))
     fitted = current.fitted
     draft = fitted.model_copy(
         update={
@@ -273,19 +311,15 @@ def _adjust(
             "pixel_threshold": min(fitted.pixel_threshold, wish.threshold),  # a defect has a marked region
             "images_sha256": (),
             "adjusts": fitted.number,
-            "created_at": wish.at,
             "created_by": wish.by,
         }
     )
-    record = _write_record(store, draft, None)
-    change = Change(
-        action="threshold", number=record.number, at=wish.at, by=wish.by, correlation_id=wish.correlation_id
-    )
-    _put_in_force(store, pointer, change)
-    return Adjusted(record, fitted)
+    return Adjusted(_add(store, pointer, draft, None, "threshold", wish.correlation_id), fitted)
 
 
-def _refuse_adjustment(current: Adjusted, pointer: Pointer, wish: ThresholdWish, why_not: str | None) -> None:
+def _refuse_adjustment(
+    store: Path, current: Adjusted, pointer: Pointer, wish: ThresholdWish, why_not: str | None
+) -> None:
     """Raise the reason why a wish is not fulfilled, if there is one."""
     if why_not is not None:
         raise CalibrationError(f"uncalibrated: record {current.record.number} is not applied: {why_not}")
@@ -297,15 +331,17 @@ def _refuse_adjustment(current: Adjusted, pointer: Pointer, wish: ThresholdWish,
         )
     if wish.threshold == current.record.image_threshold:
         raise CalibrationError(f"record {current.record.number}, in force, has this threshold")
-    if _adjustments(pointer) >= MAX_ADJUSTMENTS:
-        raise CalibrationError(f"the threshold was set by hand {MAX_ADJUSTMENTS} times: run `edge-ad-calibrate fit`")
+    if _adjustments(store, pointer, current.fitted.number) >= MAX_ADJUSTMENTS:
+        raise CalibrationError(
+            f"the threshold of record {current.fitted.number} was set by hand {MAX_ADJUSTMENTS} times: "
+            "run `edge-ad-calibrate fit`"
+        )
 
 
-def _adjustments(pointer: Pointer) -> int:
-    """How often the threshold was set by hand since the last fit."""
-    actions = [change.action for change in pointer.changes]
-    last_fit = max((index for index, action in enumerate(actions) if action == "fit"), default=0)
-    return actions[last_fit:].count("threshold")
+def _adjustments(store: Path, pointer: Pointer, fitted: int) -> int:
+    """How often the threshold of a fitted record was set by hand."""
+    set_by_hand = (_entry(store, change.number).record for change in pointer.changes if change.action == "threshold")
+    return sum(record is not None and record.adjusts == fitted for record in set_by_hand)
 
 
 def _with_its_fit(store: Path, record: CalibrationRecord) -> Adjusted:
@@ -323,7 +359,8 @@ def _previous(store: Path, why_not: Callable[[CalibrationRecord], str | None]) -
         if record is not None and why_not(record) is None:
             return record
     raise CalibrationError(
-        f"no record before {pointer.number} in {store} applies: `edge-ad-calibrate history` lists them"
+        f"no record before {pointer.number} in {store} applies: `edge-ad-calibrate history` lists them; "
+        "on a station give --config"
     )
 
 
@@ -374,15 +411,47 @@ def _pointer_or_set_aside(store: Path) -> Pointer | None:
         return None
 
 
-def _write_record(store: Path, draft: CalibrationRecord, picture: NDArray[np.uint8] | None) -> CalibrationRecord:
-    """Store a draft under the next free number."""
-    record = draft.model_copy(update={"number": max(_numbers(store), default=0) + 1})
+def _add(
+    store: Path,
+    before: Pointer | None,
+    draft: CalibrationRecord,
+    picture: NDArray[np.uint8] | None,
+    action: Action,
+    correlation_id: str | None = None,
+) -> CalibrationRecord:
+    """Store a draft under the next free number and put it in force."""
+    number, at = max(_numbers(store), default=0) + 1, _now()
+    record = draft.model_copy(update={"number": number, "created_at": at})
+    change = Change(action=action, number=number, at=at, by=draft.created_by, correlation_id=correlation_id)
+    try:
+        _write_record(store, record, picture)
+        _put_in_force(store, before, change)
+    except BaseException:
+        _take_back_record(store, number)
+        raise
+    return record
+
+
+def _write_record(store: Path, record: CalibrationRecord, picture: NDArray[np.uint8] | None) -> None:
     path = record_path(store, record.number)
     if picture is not None:
         _create(path.with_suffix(".png"), cv2.imencode(".png", picture)[1].tobytes())
     _create(path, record.model_dump_json(by_alias=True, indent=1).encode())
     sync_folder(path.parent)
-    return record
+
+
+def _take_back_record(store: Path, number: int) -> None:
+    """Remove the files of a record that could not be put in force, or it would hold room and a number for nothing."""
+    with suppress(CalibrationError, OSError):  # a pointer that cannot be read may name it
+        pointer = read_pointer(store)
+        if pointer is None or pointer.number != number:
+            for suffix in (".json", ".png"):
+                record_path(store, number).with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _now() -> str:
+    """Now, ISO 8601, UTC."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _put_in_force(store: Path, before: Pointer | None, change: Change) -> None:
@@ -409,7 +478,8 @@ def _locked(store: Path) -> Iterator[list[Path]]:
             _create(store / LOCK, b"")
         with (store / LOCK).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # freed when the file closes, also by a crash
-            yield made
+            with uninterrupted():
+                yield made
     except OSError as error:
         raise refused(f"cannot write the calibration store {store}", error) from error
 
@@ -439,14 +509,8 @@ def _take_back(store: Path, made: Sequence[Path]) -> None:
 
 def _create(path: Path, data: bytes) -> None:
     """Write a new file through to the disk; an existing one is never touched."""
-    try:
-        with path.open("xb") as file:
-            match_folder(file.fileno(), path.parent)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError:
-        raise
-    except OSError:
-        path.unlink(missing_ok=True)  # a full disk must not leave half a record
-        raise
+    with path.open("xb") as file:
+        match_folder(file.fileno(), path.parent)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 from loguru import logger
 
+from edge_ad.config import StationConfig
 from edge_ad.errors import CalibrationError
+from edge_ad.lock import noted
 from edge_ad.records import Thresholds
-from edge_ad.thresholds import POINTER, Service, in_force, why_not
+from edge_ad.thresholds import POINTER, Service, in_force, service_of, why_not
+
+FIT = "run edge-ad-calibrate fit"
+FIT_OR_RESTART = f"{FIT}, or restart edge-ad if its bundle or configuration was exchanged since it started"
 
 
-def applicable(store: Path, service: Service) -> tuple[Thresholds | None, str]:
-    """The thresholds in force if they are for what is in service; else None, and why."""
+def name_in_service(station: StationConfig, bundle: str) -> str:
+    """Names all that decides which calibration applies, as 64 hex digits; `bundle` is the digest of the station's."""
+    what = (service_of(station, bundle), os.path.realpath(station.store_dir()))
+    return hashlib.sha256(repr(what).encode()).hexdigest()
+
+
+def why_restart(station: StationConfig, bundle: str) -> str:
+    """Why a calibration for what the files say now is not applied before a restart; empty where it is.
+
+    A daemon holds bundle and configuration as they were when it started, and has noted what that was.
+    """
+    if noted(station.state_dir) in ("", name_in_service(station, bundle)):
+        return ""
+    return "the running daemon was started with another bundle or configuration: restart edge-ad"
+
+
+def applicable(store: Path, service: Service, todo: str = FIT) -> tuple[Thresholds | None, str]:
+    """The thresholds in force if they are for what is in service; else None, and why and what to do."""
     try:
         record = in_force(store)
     except CalibrationError as error:
         return None, str(error)
     if record is None:
-        return None, f"no calibration in {store}: run edge-ad-calibrate fit"
+        return None, f"no calibration in {store}: {todo}"
     reason = why_not(record, service)
     if reason is not None:
-        return None, f"calibration record {record.number} is not applied: {reason}; run edge-ad-calibrate fit"
+        return None, f"calibration record {record.number} is not applied: {reason}; {todo}"
     return record.thresholds(), ""
 
 
@@ -50,7 +73,7 @@ class CalibrationWatch:
         if stamp == self._seen and not self.problem:
             return False
         self._seen = stamp
-        found = applicable(self._store, self._service)
+        found = applicable(self._store, self._service, FIT_OR_RESTART)
         if found == (self.thresholds, self.problem):
             return False
         self.thresholds, self.problem = found

@@ -15,10 +15,10 @@ from edge_ad.backends.base import open_backend
 from edge_ad.broker_check import examine_broker
 from edge_ad.broker_state import explain_exposure
 from edge_ad.bundle import Manifest, open_bundle
-from edge_ad.calibration_watch import applicable
+from edge_ad.calibration_watch import applicable, why_restart
 from edge_ad.cameras.capture import HUNG_FACTOR, Capture
 from edge_ad.cameras.opencv import videoio
-from edge_ad.collect import next_shot, running
+from edge_ad.collect import next_shot, running, taken
 from edge_ad.config import Camera as CameraConfig
 from edge_ad.config import SparkplugConfig, StationConfig
 from edge_ad.core.payload import MalformedError
@@ -37,7 +37,6 @@ from edge_ad.trigger_sensor import open_sensor
 
 SCHEMA = "edge-ad/check/1"
 EXIT_CODE = 2
-ONE_USER = ("v4l2", "csi")  # cameras that a second program cannot open
 HOST_S = 2.0  # a retained STATE comes with the subscription; so long we wait for it
 
 
@@ -125,13 +124,16 @@ def _calibration(config: StationConfig, digest: str) -> Finding:
     thresholds, problem = applicable(config.store_dir(), service_of(config, digest))
     if thresholds is None:
         return Finding("calibration", "warning", f"every part will be not_inspected: {problem}")
+    restart = why_restart(config, digest)
+    if restart:
+        return Finding("calibration", "warning", f"record {thresholds.record} waits: {restart}")
     return Finding("calibration", "ok", f"record {thresholds.record}: a defect is a score above {thresholds.image:g}")
 
 
 def _camera(config: StationConfig) -> Finding:
     """Open the camera and take one frame, each within its time-out; on a line that stands, there may be none."""
     who = f"{config.camera.name} ({config.camera.kind})"
-    if config.camera.kind in ONE_USER and in_use(config.state_dir, if_unknown=False):
+    if taken(config):
         return Finding("camera", "warning", f"the running daemon has {who}: not tried; stop it, and check again")
     try:
         with running(config.camera) as capture:

@@ -97,7 +97,7 @@ def _capture(arguments: argparse.Namespace) -> int:
     from edge_ad import collect, config, log
 
     log.set_up("WARNING")
-    collect.collect(config.load(arguments.config).camera, arguments.out, arguments.count, arguments.interval_s)
+    collect.collect(config.load(arguments.config), arguments.out, arguments.count, arguments.interval_s)
     return 0
 
 

@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 
 from edge_ad.cameras.capture import HUNG_FACTOR, Capture
 from edge_ad.config import Camera as CameraConfig
+from edge_ad.config import StationConfig
 from edge_ad.console import complain, say, tracked
 from edge_ad.core.preprocess import resize
 from edge_ad.errors import CameraError, UsageError
 from edge_ad.images import write_png
+from edge_ad.lock import in_use
 from edge_ad.pictures import captioned, sheet
 from edge_ad.records import CameraPhase, CameraState, Frame, Scored
 
+ONE_USER = ("v4l2", "csi")  # cameras that a second program cannot open
 SHEET = Path("contact-sheet", "contact-sheet.png")  # in a folder of its own: it is not a picture of a part
 MAX_THUMBNAILS = 200
 THUMBNAIL = (120, 160)  # height, width
@@ -35,20 +38,25 @@ WAITS_FOR: dict[CameraPhase, str] = {
 }
 
 
-def collect(camera: CameraConfig, out: Path, count: int, interval_s: float) -> None:
+def collect(station: StationConfig, out: Path, count: int, interval_s: float) -> None:
     """Write `count` frames as PNG and a contact sheet of them into the empty folder `out`.
 
     Args:
-        camera: the station's camera.
+        station: whose camera it is.
         out: made if it is missing.
         count: number of frames.
         interval_s: pause between two frames of a free-running camera; one frame a part, not thirty.
 
     Raises:
-        UsageError: `out` is not empty.
+        UsageError: `out` is not empty, or the station's daemon runs and has the camera.
         CameraError: the camera is not there or does not come back, or its source ended too early. Then, and on Ctrl-C,
             what was written stays, with its contact sheet.
     """
+    camera = station.camera
+    if taken(station):
+        raise UsageError(
+            f"the running daemon has {camera.name} ({camera.kind}): systemctl stop edge-ad, and start it afterwards"
+        )
     _refuse_filled(out)
     every = math.ceil(count / MAX_THUMBNAILS)
     thumbnails: list[NDArray[np.uint8]] = []
@@ -65,6 +73,11 @@ def collect(camera: CameraConfig, out: Path, count: int, interval_s: float) -> N
                 _skip(capture, interval_s if number < count else 0.0)
     finally:
         _finish(out, thumbnails, written, count)
+
+
+def taken(station: StationConfig) -> bool:
+    """Whether a running daemon has the camera for itself."""
+    return station.camera.kind in ONE_USER and in_use(station.state_dir, if_unknown=False)
 
 
 @contextmanager
@@ -144,9 +157,13 @@ def _finish(out: Path, thumbnails: Sequence[NDArray[np.uint8]], written: int, co
     """Say what there is, also where that is not all."""
     if written == 0:
         return
-    (out / SHEET).parent.mkdir()
-    write_png(out / SHEET, sheet(thumbnails, COLUMNS))
     of_all = "" if written == count else f" of {count}"
+    try:
+        (out / SHEET).parent.mkdir()
+        write_png(out / SHEET, sheet(thumbnails, COLUMNS))
+    except OSError:
+        say(f"{written}{of_all} frames in {out}, without a contact sheet")
+        raise
     say(f"{written}{of_all} frames in {out}; look through {out / SHEET} before you train on them")
 
 

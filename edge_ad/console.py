@@ -20,11 +20,12 @@ Item = TypeVar("Item")
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 BAR_CELLS = 30
+OPENCV_LOG_LEVEL = "OPENCV_LOG_LEVEL"  # OpenCV's own variable
 
 
 def say(line: str) -> None:
-    """Write one line of results to standard output."""
-    sys.stdout.write(f"{printable(line)}\n")
+    """Write one line of results to standard output; what a terminal's or pipe's encoding cannot carry is escaped."""
+    sys.stdout.write(f"{printable(line, sys.stdout.encoding or 'utf-8')}\n")
     sys.stdout.flush()
 
 
@@ -48,6 +49,16 @@ def under_journal(environment: Mapping[str, str], stream: TextIO) -> bool:
     return ("JOURNAL_STREAM" in environment or "INVOCATION_ID" in environment) and not stream.isatty()
 
 
+def _silence_opencv() -> None:
+    """What it says of an image that it cannot read, our own line says; who sets OPENCV_LOG_LEVEL hears it as well."""
+    if os.environ.setdefault(OPENCV_LOG_LEVEL, "SILENT") != "SILENT":
+        return
+    loaded = getattr(sys.modules.get("cv2"), "utils", None)  # else it reads the variable when it is loaded
+    logging = getattr(loaded, "logging", None)  # some builds have none
+    if logging is not None:
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+
+
 def run_command(command: Callable[[], int]) -> int:
     """Run the body of a console script and return its exit code.
 
@@ -56,6 +67,7 @@ def run_command(command: Callable[[], int]) -> int:
     folder should be, no right, no space) is one line and 2; a service keeps the traceback and the code that has it
     restarted. Anything else is a fault of the program and keeps its traceback.
     """
+    _silence_opencv()
     try:
         return command()
     except EdgeAdError as error:

@@ -23,7 +23,7 @@ from edge_ad import __version__
 from edge_ad.backends.base import Backend, open_backend
 from edge_ad.broker_state import explain_exposure
 from edge_ad.bundle import Bundle, open_bundle
-from edge_ad.calibration_watch import CalibrationWatch
+from edge_ad.calibration_watch import CalibrationWatch, name_in_service
 from edge_ad.cameras.base import SIMULATED
 from edge_ad.cameras.capture import Capture
 from edge_ad.config import StationConfig, source_name
@@ -60,8 +60,9 @@ def run(config: StationConfig) -> None:
     stop = _stop_on_signals()
     notifier = Notifier()
     _refuse_short_watchdog(notifier, config)
-    with locked(config.state_dir):
+    with locked(config.state_dir) as note:
         bundle = open_bundle(config.bundle)
+        note(name_in_service(config, bundle.digest))
         backend = open_backend(bundle, config.backend)
         with _EndsTheProcess() as failures:
             while _run_once(config, bundle, backend, notifier, failures, stop):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from edge_ad.calibration_store import ThresholdWish, adjust, bounds
 from edge_ad.config import StationConfig
-from edge_ad.core import messages
 from edge_ad.core.commands import Request
 from edge_ad.core.orders import Done
 from edge_ad.core.replay import MAX_REPLAYS, Replay, ReplayLane, count, gone, refusal
@@ -42,9 +40,9 @@ def set_threshold(request: Request, site: Site) -> Done:
     """Put a record with another image threshold in force; the inference loop finds it within a second."""
     if request.threshold is None or request.by is None:
         raise ValueError("a threshold command without a threshold, or from nobody")
-    limits, at = site.config.commands, messages.iso8601(time.time_ns())
+    limits = site.config.commands
     wish = ThresholdWish(
-        request.threshold, limits.threshold_down, limits.threshold_up, at, request.by, request.correlation_id
+        request.threshold, limits.threshold_down, limits.threshold_up, request.by, request.correlation_id
     )
     try:
         adjusted = adjust(site.config.store_dir(), wish, site.why_not)

@@ -167,6 +167,13 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     """Write an (H, W[, 3]) uint8 BGR image losslessly.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; then there is none.
     """
-    path.write_bytes(encode_png(image))
+    data = encode_png(image)
+    file = path.open("wb")
+    try:
+        with file:
+            file.write(data)
+    except BaseException:  # after Ctrl-C too, half an image would lie among the whole ones
+        path.unlink(missing_ok=True)
+        raise

@@ -1,16 +1,21 @@
-"""One daemon per state directory: two would number the same outbox and share one client id at the broker."""
+"""One daemon per state directory: two would number the same outbox and share one client id at the broker.
+
+The file that it locks says who it is: its process, and what it has noted of itself, each of one length, so that it fits
+over what is there on a full disk as well.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edge_ad.errors import BusyError, ConfigError
 
 LOCK_FILE = "daemon.lock"
+NOTE_CHARACTERS = 64
 
 
 def in_use(state_dir: Path, *, if_unknown: bool = True) -> bool:
@@ -30,9 +35,19 @@ def in_use(state_dir: Path, *, if_unknown: bool = True) -> bool:
     return False
 
 
+def noted(state_dir: Path) -> str:
+    """What the daemon that holds the state directory has noted; empty if none does, or this user may not look."""
+    if not in_use(state_dir, if_unknown=False):
+        return ""
+    return "".join((state_dir / LOCK_FILE).read_text().splitlines()[1:]).strip()
+
+
 @contextmanager
-def locked(state_dir: Path) -> Iterator[None]:
+def locked(state_dir: Path) -> Iterator[Callable[[str], None]]:
     """Hold the state directory; the kernel frees it when the process ends, however it ends.
+
+    Yields:
+        Notes a text of at most NOTE_CHARACTERS ASCII characters, for `noted`.
 
     Raises:
         ConfigError: the directory cannot be made or written.
@@ -47,11 +62,15 @@ def locked(state_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = file.read().strip() or "unknown"
+            holder = file.readline().strip() or "unknown"
             raise BusyError(
                 f"another edge-ad (process {holder}) uses {state_dir}: stop it, or give this station its own state_dir"
             ) from error
-        file.seek(0)
-        file.write(f"{os.getpid():<19}\n")  # always of one length: over what is there, it fits on a full disk as well
-        file.flush()
-        yield
+
+        def note(text: str) -> None:
+            file.seek(0)
+            file.write(f"{os.getpid():<19}\n{text:<{NOTE_CHARACTERS}}\n")
+            file.flush()
+
+        note("")
+        yield note

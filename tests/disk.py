@@ -1,7 +1,8 @@
-"""A file system that is small enough to be filled."""
+"""A file system that is small enough to be filled, and files that must stay small."""
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -24,6 +25,17 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def small_files(most_bytes: int) -> Iterator[None]:
+    """Within this block no file of this process grows beyond that: what writes more gets an OSError half-way."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def fill_up(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from calibration.cli import main
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import MANIFEST, MODEL_FILE, open_bundle
+from edge_ad.cli import main as edge_ad
 from edge_ad.config import BackendConfig, default_store, load
 from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import preprocess
@@ -23,7 +25,8 @@ from edge_ad.records import Roi
 from edge_ad.thresholds import Service, in_force, record_path, service_of, why_not
 from tests.bundles import make_bundle
 from tests.calibration.site import make_good, set_training
-from tests.station import calibrate
+from tests.daemons import running_daemon
+from tests.station import calibrate, write_parts
 
 WISH = ["--false-alarm-rate", "0.05"]  # supported by 59 images
 
@@ -108,6 +111,39 @@ def test_json_tells_the_same_as_the_record(bundle: Path, good: Path, capsys: pyt
     assert fields["reached_confidence"] == pytest.approx(1 - 0.95**60)
     assert fields["expected_false_alarm_rate"] == pytest.approx(1 / 61)
     assert Path(fields["picture"]).is_file()
+    assert fields["highest"][0]["score"] == record.image_threshold
+
+
+def test_the_files_with_the_highest_scores_are_named_for_a_person_to_look_at(
+    tmp_path: Path, bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a name is no UTF-8, as a ZIP from Windows brings them."""
+    odd = Path(os.fsdecode(os.fsencode(good) + b"/kratz\xfcr.png"))
+    write_png(good / "dark.png", np.full((40, 40, 3), 20, np.uint8))
+    (good / "dark.png").rename(odd)
+    write_png(good / "darker.png", np.full((40, 40, 3), 10, np.uint8))
+    assert run("fit", bundle, "--good", good, *WISH) == 0
+    lines = capsys.readouterr().out.splitlines()
+    named = lines[lines.index("highest scores, of images to look at:") + 1 :][:5]
+    assert [line.split("  ")[-1] for line in named][:2] == [f"{good}/darker.png", f"{good}/kratz\\udcfcr.png"]
+    scores = [float(line.split()[0]) for line in named]
+    assert scores == sorted(scores, reverse=True)
+    assert run("fit", bundle, "--good", good, *WISH, "--json") == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert [each["file"] for each in fields["highest"]] == [line.split("  ")[-1] for line in named]
+
+
+@pytest.mark.parametrize("by", ["", "anna\n", "\x1b[31manna", os.fsdecode(b"M\xfcller"), "a" * 65])
+def test_who_asks_is_a_name_or_one_line_says_that_it_is_none(
+    bundle: Path, good: Path, capsys: pytest.CaptureFixture[str], by: str
+) -> None:
+    for command in (("fit", bundle, "--good", good), ("rollback", bundle)):
+        with pytest.raises(SystemExit) as stop:
+            run(*command, "--by", by)
+        assert stop.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: argument --by: must be 1 to 64 characters in UTF-8, none of them a control")
+    assert not default_store(bundle).exists()
 
 
 def test_with_a_station_roi_camera_and_store_are_the_stations(tmp_path: Path, bundle: Path, good: Path) -> None:
@@ -150,6 +186,34 @@ def test_the_default_store_lies_beside_the_bundle_also_where_that_is_the_working
     monkeypatch.chdir(bundle / "deeper" if inside else bundle)
     assert run("fit", ".." if inside else ".", "--good", good, *WISH) == 0
     assert in_force(default_store(bundle)) is not None
+
+
+def test_after_an_exchange_of_the_bundle_a_daemon_that_has_the_old_one_is_to_be_restarted_and_every_command_says_so(
+    tmp_path: Path, bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would say that the record is not applied, and to fit again would lead in a circle."""
+    config = station(tmp_path, bundle, "mqtt: {port: 1}\n")
+    write_parts(tmp_path / "parts", 1)
+    config.write_text(config.read_text().replace(f"path: {tmp_path}", f"path: {tmp_path / 'parts'}, at_end: wait"))
+    fit, note = ("fit", bundle, "--good", good, "--config", config, *WISH), "bundle or configuration: restart edge-ad"
+    with running_daemon(config) as daemon:
+        daemon.wait_for_log("uncalibrated")
+        assert run(*fit) == 0
+        daemon.wait_for_log("calibration 1 in force")
+        assert "restart" not in capsys.readouterr().err
+        shutil.copytree(make_bundle(tmp_path / "new", top_k=5), bundle, dirs_exist_ok=True)
+        for command in (fit, ("show", bundle, "--config", config)):
+            assert run(*command) == 0
+            assert capsys.readouterr().err.splitlines()[-1].endswith(note)
+        daemon.wait_for_log("fit, or restart edge-ad if its bundle or configuration was exchanged")
+        edge_ad(["check", str(config)])
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if " calibration: " in line]
+        assert line.startswith("warning  calibration: record 2 waits: ")
+        assert line.endswith(note)
+    with running_daemon(config) as daemon:
+        daemon.wait_for_log("calibration 2 in force")
+        assert run("show", bundle, "--config", config) == 0
+        assert capsys.readouterr().err == ""
 
 
 def test_held_out_images_among_those_of_the_training_are_picked(tmp_path: Path, bundle: Path) -> None:
@@ -209,7 +273,8 @@ def test_grey_mixed_with_colour_is_refused_with_two_names(
 
 
 def test_an_unreadable_image_is_named(bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (good / "030.png").write_bytes(b"\x89PNG truncated")
+    path = good / "030.png"
+    path.write_bytes(path.read_bytes()[:-100])
     assert f"cannot decode {good / '030.png'}" in refused(capsys, "fit", bundle, "--good", good, *WISH)
 
 
@@ -275,6 +340,34 @@ def test_a_store_in_which_another_cameras_record_is_in_force_is_refused(
     assert "it is of camera top" in refused(capsys, "show", bundle, "--config", side)
     side.write_text(side.read_text() + "store: its-own\n")
     assert run("fit", bundle, "--good", good, "--config", side, *WISH) == 0
+
+
+def test_without_a_station_what_it_would_not_apply_replaces_nothing_of_the_same_bundle(
+    tmp_path: Path, bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = station(tmp_path, bundle)
+    assert run("fit", bundle, "--good", good, "--config", config, *WISH) == 0
+    capsys.readouterr()
+    line = refused_early(capsys, "fit", bundle, "--good", good, *WISH)
+    assert line.startswith(f"error: record 1, in force in {default_store(bundle)}, is not to be replaced: it is of ")
+    assert "name the station with --config" in line
+    assert run("show", bundle, "--config", config) == 0
+
+
+def test_what_somebody_else_puts_in_force_while_images_are_scored_is_told_and_the_time_is_that_of_the_change(
+    bundle: Path, good: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meanwhile = iter([lambda: calibrate(bundle)])
+
+    def read(path: Path) -> np.ndarray:
+        next(meanwhile, lambda: None)()
+        return read_image(path)
+
+    monkeypatch.setattr("calibration.scores.read_image", read)
+    assert run("fit", bundle, "--good", good, *WISH) == 0
+    assert "replaced         what came while the images were scored: " in capsys.readouterr().out
+    assert run("fit", bundle, "--good", good, *WISH, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["replaced_meanwhile"] is None
 
 
 def test_a_store_that_cannot_be_written_is_refused(
@@ -393,9 +486,8 @@ def test_a_rollback_stays_with_the_roi_in_force_unless_a_number_is_given(
 ) -> None:
     """An older record of another ROI would leave the station uncalibrated."""
     config = station(tmp_path, bundle)
-    run("fit", bundle, "--good", good, "--config", config, *WISH)
-    run("fit", bundle, "--good", good, *WISH)
-    run("fit", bundle, "--good", good, "--config", config, *WISH)
+    for roi in (load(config).roi, None, load(config).roi):
+        calibrate(bundle, roi=roi, camera="top")
     assert run("rollback", bundle) == 0
     assert in_force(default_store(bundle)).number == 1  # type: ignore[union-attr]
     assert run("rollback", bundle, "--to", "2") == 0
@@ -417,6 +509,31 @@ def test_a_rollback_stays_with_the_camera_in_force_unless_a_number_is_given(
     assert run("rollback", bundle, *(["--config", config] if with_station else [])) == 0
     assert in_force(default_store(bundle)).number == 1  # type: ignore[union-attr]
     assert run("rollback", bundle, "--to", "2") == 0
+
+
+def test_of_a_damaged_pointer_the_history_lists_the_records_and_says_so_in_the_end(
+    bundle: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its advice is to choose one of them."""
+    for _ in range(2):
+        calibrate(bundle)
+    (default_store(bundle) / "in_force.json").write_text("{")
+    assert run("history", bundle) == 2
+    said = capsys.readouterr()
+    assert [line[:9] for line in said.out.splitlines()[1:3]] == ["        1", "        2"]
+    assert said.err.startswith(f"error: {default_store(bundle) / 'in_force.json'} is damaged: choose a record with ")
+    assert run("history", bundle, "--json") == 2
+    fields = json.loads(capsys.readouterr().out)
+    assert (fields["in_force"], len(fields["records"])) == (None, 2)
+
+
+@pytest.mark.parametrize("command", ["show", "history", "rollback"])
+def test_of_a_store_that_does_not_exist_its_path_is_named_and_that_a_station_may_have_another(
+    bundle: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    line = refused(capsys, command, bundle)
+    assert str(default_store(bundle)) in line
+    assert line.endswith("run `edge-ad-calibrate fit`, or name the station with --config")
 
 
 def test_a_record_in_force_that_is_damaged_can_be_rolled_back(bundle: Path, good: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from subprocess import PIPE
 
@@ -19,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_ad import calibration_store as stores
+from edge_ad.config import RoiConfig
 from edge_ad.errors import CalibrationError
 from edge_ad.thresholds import CalibrationRecord, in_force, record_path, refused
 
@@ -98,7 +101,7 @@ def test_rollback_chooses_the_previous_record_that_applies_and_is_an_entry_of_th
     for threshold, bundle in ((0.1, "b"), (0.2, "c"), (0.3, "b")):
         stores.add(store, draft(threshold, bundle * 64), PICTURE)
     before = contents(store)
-    assert stores.rollback(store, None, applies, "2026-11-23T00:00:00Z", "otto").number == 1
+    assert stores.rollback(store, None, applies, "otto").number == 1
     assert contents(store) == before
     pointer = stores.read_pointer(store)
     assert pointer is not None
@@ -109,12 +112,12 @@ def test_rollback_chooses_the_previous_record_that_applies_and_is_an_entry_of_th
         ("fit", 3, "anna"),
         ("rollback", 1, "otto"),
     ]
-    with pytest.raises(CalibrationError, match="no record before 1"):
-        stores.rollback(store, None, applies, AT, "otto")
+    with pytest.raises(CalibrationError, match=r"no record before 1 .* --config"):
+        stores.rollback(store, None, applies, "otto")
 
 
 def roll_back(store: Path, number: int | None = None) -> int:
-    return stores.rollback(store, number, applies, AT, "otto").number
+    return stores.rollback(store, number, applies, "otto").number
 
 
 def test_a_rollback_takes_back_the_last_change_and_not_what_was_taken_back_before(store: Path) -> None:
@@ -146,13 +149,13 @@ def test_a_record_that_never_was_in_force_is_not_rolled_back_to(store: Path) -> 
 def test_rollback_to_a_number_goes_forward_as_well(store: Path) -> None:
     for threshold in (0.1, 0.2, 0.3):
         stores.add(store, draft(threshold), PICTURE)
-    stores.rollback(store, 1, applies, AT, "otto")
-    assert stores.rollback(store, 3, applies, AT, "otto").image_threshold == 0.3
+    stores.rollback(store, 1, applies, "otto")
+    assert stores.rollback(store, 3, applies, "otto").image_threshold == 0.3
     assert stores.add(store, draft(), PICTURE).number == 4
 
 
 def wish(threshold: float, correlation_id: str = "a-1", down: float = 0.2, up: float = 0.1) -> stores.ThresholdWish:
-    return stores.ThresholdWish(threshold, down, up, AT, "otto", correlation_id)
+    return stores.ThresholdWish(threshold, down, up, "otto", correlation_id)
 
 
 def test_a_threshold_set_by_hand_is_a_record_of_its_own_that_names_the_fit_and_who_asked(store: Path) -> None:
@@ -170,7 +173,7 @@ def test_a_threshold_set_by_hand_is_a_record_of_its_own_that_names_the_fit_and_w
 def test_a_rollback_puts_the_fitted_threshold_back_in_force(store: Path) -> None:
     stores.add(store, draft(0.5), PICTURE)
     stores.adjust(store, wish(0.45), applies)
-    assert stores.rollback(store, None, applies, AT, "anna").image_threshold == 0.5
+    assert stores.rollback(store, None, applies, "anna").image_threshold == 0.5
 
 
 def test_a_defect_keeps_a_marked_region_however_low_the_threshold(store: Path) -> None:
@@ -233,8 +236,26 @@ def test_a_threshold_cannot_be_set_without_end(store: Path, monkeypatch: pytest.
         stores.add(store, draft(0.5), PICTURE)
         for number, threshold in enumerate((0.45, 0.5)):
             stores.adjust(store, wish(threshold, f"{fit}-{number}"), applies)
-        with pytest.raises(CalibrationError, match="set by hand 2 times"):
+        with pytest.raises(CalibrationError, match=rf"threshold of record {3 * fit + 1} was set by hand 2 times"):
             stores.adjust(store, wish(0.48, f"{fit}-x"), applies)
+
+
+def test_it_is_the_fitted_record_that_counts_how_often_its_threshold_was_set_by_hand(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the time since the last fit: a rollback puts another fit in force, with its own count."""
+    monkeypatch.setattr(stores, "MAX_ADJUSTMENTS", 2)
+    stores.add(store, draft(0.5), PICTURE)
+    stores.adjust(store, wish(0.45, "a"), applies)
+    fitted = stores.add(store, draft(0.5), PICTURE)
+    for number, threshold in enumerate((0.45, 0.5)):
+        stores.adjust(store, wish(threshold, f"b-{number}"), applies)
+    roll_back(store, 1)
+    stores.adjust(store, wish(0.46, "c"), applies)
+    for number in (1, fitted.number):
+        roll_back(store, number)
+        with pytest.raises(CalibrationError, match=f"of record {number} was set by hand 2 times"):
+            stores.adjust(store, wish(0.48, "d"), applies)
 
 
 @pytest.mark.parametrize(
@@ -245,13 +266,13 @@ def test_a_rollback_that_is_refused_changes_nothing(store: Path, number: int, me
     stores.add(store, draft(bundle="c" * 64), PICTURE)
     before = (store / "in_force.json").read_bytes()
     with pytest.raises(CalibrationError, match=message):
-        stores.rollback(store, number, applies, AT, "otto")
+        stores.rollback(store, number, applies, "otto")
     assert (store / "in_force.json").read_bytes() == before
 
 
 def test_without_a_store_there_is_nothing_to_roll_back_and_none_is_made(store: Path) -> None:
     with pytest.raises(CalibrationError, match="there is no calibration store"):
-        stores.rollback(store, None, applies, AT, "otto")
+        stores.rollback(store, None, applies, "otto")
     assert not store.exists()
 
 
@@ -261,8 +282,8 @@ def test_a_damaged_pointer_is_mended_by_a_choice_or_a_fit_and_kept_aside(store: 
     stores.add(store, draft(), PICTURE)
     (store / "in_force.json").write_bytes(damage)
     with pytest.raises(CalibrationError, match="is damaged"):
-        stores.rollback(store, None, applies, AT, "otto")
-    mended = stores.add(store, draft(), PICTURE) if mend == "fit" else stores.rollback(store, 1, applies, AT, "otto")
+        stores.rollback(store, None, applies, "otto")
+    mended = stores.add(store, draft(), PICTURE) if mend == "fit" else stores.rollback(store, 1, applies, "otto")
     assert in_force(store) == mended
     assert (store / "in_force.json.damaged").read_bytes() == damage
 
@@ -275,7 +296,7 @@ def test_a_pointer_that_the_system_does_not_let_us_read_is_no_damaged_one(store:
     (store / "in_force.json").rename(intact)
     (store / "in_force.json").mkdir()  # the one that root cannot read either
     with pytest.raises(CalibrationError, match=r"in_force.json cannot be read: Is a directory; mend it"):
-        stores.add(store, draft(), PICTURE) if change == "fit" else stores.rollback(store, 1, applies, AT, "otto")
+        stores.add(store, draft(), PICTURE) if change == "fit" else stores.rollback(store, 1, applies, "otto")
     (store / "in_force.json").rmdir()
     intact.rename(store / "in_force.json")
     assert in_force(store).number == 1  # type: ignore[union-attr]
@@ -285,7 +306,7 @@ def test_a_file_in_place_of_the_store_is_one_clear_line_whatever_is_asked_for(tm
     (tmp_path / "store").write_text("")
     for ask in (
         lambda store: stores.add(store, draft(), PICTURE),
-        lambda store: stores.rollback(store, None, applies, AT, "otto"),
+        lambda store: stores.rollback(store, None, applies, "otto"),
         lambda store: stores.adjust(store, wish(0.5), applies),
         in_force,
         stores.current,
@@ -300,6 +321,19 @@ def test_the_advice_for_a_lack_of_rights_is_to_give_them(tmp_path: Path) -> None
     assert "cannot be read: Permission denied; give the store to the user that runs this (chown -R)" in str(error)
 
 
+def test_what_no_station_was_named_for_replaces_nothing_of_another_roi_or_precision(store: Path) -> None:
+    """Whoever forgets --config would take the station out of service."""
+    stores.add(store, draft(camera="top").model_copy(update={"roi": RoiConfig(x=1, y=2, w=3, h=4)}), PICTURE)
+    for other in (draft(), draft().model_copy(update={"precision": "int8"})):
+        with pytest.raises(CalibrationError, match=r"record 1, in force in .*: name the station with --config"):
+            stores.add(store, other, PICTURE)
+        with pytest.raises(CalibrationError, match="--config"), stores.prepared(store, other):
+            pass
+    assert in_force(store).number == 1  # type: ignore[union-attr]
+    assert stores.add(store, draft(bundle="c" * 64), PICTURE).number == 2  # the station runs uncalibrated as it is
+    assert stores.add(store, draft(camera="top"), PICTURE).number == 3  # the station's own wish
+
+
 def test_what_is_in_force_for_one_camera_is_not_replaced_by_what_is_for_another(store: Path) -> None:
     stores.add(store, draft(0.1, camera="top"), PICTURE)
     with pytest.raises(CalibrationError, match=r"of camera top, this station's is side: .* `store:` in its YAML"):
@@ -312,11 +346,11 @@ def test_what_is_in_force_for_one_camera_is_not_replaced_by_what_is_for_another(
 
 def test_a_store_that_was_made_for_nothing_is_taken_back_and_one_in_use_stays(store: Path) -> None:
     parent = store.parent.parent
-    with pytest.raises(KeyboardInterrupt), stores.prepared(store, None):
+    with pytest.raises(KeyboardInterrupt), stores.prepared(store, draft()):
         assert (store / "records").is_dir()
         raise KeyboardInterrupt
     assert list(parent.iterdir()) == []
-    with pytest.raises(KeyboardInterrupt), stores.prepared(store, None):
+    with pytest.raises(KeyboardInterrupt), stores.prepared(store, draft()):
         stores.add(store, draft(), PICTURE)  # by somebody else meanwhile
         raise KeyboardInterrupt
     assert in_force(store) is not None
@@ -352,7 +386,7 @@ def test_an_unreadable_record_is_listed_with_its_problem_and_skipped_by_a_rollba
         (2, True),
         (3, False),
     ]
-    assert stores.rollback(store, None, applies, AT, "otto").number == 1
+    assert stores.rollback(store, None, applies, "otto").number == 1
 
 
 def test_a_store_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
@@ -374,6 +408,87 @@ def test_a_full_disk_leaves_no_half_record_and_the_old_one_in_force(
         stores.add(store, draft(0.2), PICTURE)
     assert sorted(contents(store)) == ["000001.json", "000001.png"]
     assert in_force(store).image_threshold == 0.1  # type: ignore[union-attr]
+
+
+def test_wherever_the_disk_fills_up_no_file_of_the_record_is_left_and_no_number_is_lost(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the record on the disk there may still be no room for the pointer."""
+    stores.add(store, draft(0.1), PICTURE)
+    real: Callable[[int], None] = os.fsync
+    for room in range(4):  # png, json, folder, pointer
+        left = iter(range(room))
+
+        def full(handle: int, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(handle)
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(CalibrationError, match="No space left on device"):
+            stores.add(store, draft(0.2), PICTURE)
+        monkeypatch.setattr(os, "fsync", real)
+        assert sorted(contents(store)) == ["000001.json", "000001.png"]
+        assert in_force(store).image_threshold == 0.1  # type: ignore[union-attr]
+    assert stores.add(store, draft(0.3), PICTURE).number == 2
+
+
+def test_a_record_that_the_pointer_names_stays_whatever_fails_then(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rename has happened; that its folder cannot be synced is said."""
+    real: Callable[[int], None] = os.fsync
+
+    def fails(handle: int) -> None:
+        if (store / "in_force.json").exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(CalibrationError, match="Input/output error"):
+        stores.add(store, draft(0.2), PICTURE)
+    assert in_force(store).image_threshold == 0.2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_a_ctrl_c_while_a_record_is_put_in_force_comes_too_late(
+    store: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """It would end the command with "interrupted", and the thresholds were in force, or a record without a use."""
+    stores.add(store, draft(0.1), PICTURE)
+    real: Callable[[int], None] = os.fsync
+    calls = iter(range(5))  # png, json, folder, pointer, its folder
+
+    def interrupted(handle: int) -> None:
+        if next(calls) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        real(handle)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        monkeypatch.setattr(os, "fsync", interrupted)
+        assert stores.add(store, draft(0.2), PICTURE) == in_force(store)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    except KeyboardInterrupt:  # which would end all tests
+        pytest.fail("interrupted")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_change_has_the_time_at_which_it_came_into_force(store: Path) -> None:
+    """Scoring takes minutes, and others may change what is in force meanwhile."""
+    with stores.prepared(store, draft()) as seen:
+        assert seen is None
+        before = datetime.now(timezone.utc).replace(microsecond=0)
+        stored = stores.add(store, draft(), PICTURE)  # which says AT
+    assert before <= datetime.fromisoformat(stored.created_at.replace("Z", "+00:00")) <= datetime.now(timezone.utc)
+    roll_back(store, 1)
+    pointer = stores.read_pointer(store)
+    assert pointer is not None
+    assert pointer.changes[0].at == stored.created_at <= pointer.changes[1].at
+    assert stores.change_before(store, 1) is None
+    with stores.prepared(store, draft()) as seen:
+        assert seen == pointer.changes[1] == stores.change_before(store, stores.add(store, draft(), PICTURE).number)
 
 
 def test_a_temporary_file_of_a_killed_writer_is_no_obstacle(store: Path) -> None:

@@ -15,9 +15,11 @@ import pytest
 from edge_ad import check, collect
 from edge_ad.cameras import base
 from edge_ad.cameras.base import Picture
-from edge_ad.errors import CameraError
-from edge_ad.images import list_images
+from edge_ad.errors import CameraError, UsageError
+from edge_ad.images import list_images, write_png
+from edge_ad.lock import locked
 from tests.broker import free_port
+from tests.disk import small_files
 from tests.station import config
 
 READ_TIMEOUT_S = 0.1
@@ -92,7 +94,7 @@ def one_after_the_other(*scripts: Script) -> Script:
 
 def take(tmp_path: Path, camera: dict[str, Any], count: int, interval_s: float = 0.0) -> list[Path]:
     changes = BY_CAMERA if camera is TRIGGERED else {}
-    collect.collect(config(tmp_path, camera, changes).camera, tmp_path / "out", count, interval_s)
+    collect.collect(config(tmp_path, camera, changes), tmp_path / "out", count, interval_s)
     return list_images(tmp_path / "out")
 
 
@@ -145,6 +147,30 @@ def test_a_camera_that_does_not_come_back_ends_it_and_what_was_written_stays_wit
     assert len(list_images(tmp_path / "out")) == 1
     assert (tmp_path / "out" / collect.SHEET).is_file()
     assert capsys.readouterr().out.startswith("1 of 3 frames in")
+
+
+def test_where_the_contact_sheet_finds_no_room_the_frames_are_told_all_the_same(
+    tmp_path: Path, plays: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plays(one_after_the_other(parts(3)))
+    station = config(tmp_path, V4L2)
+    with small_files(200), pytest.raises(OSError, match="File too large"):  # a frame has 71 bytes, the sheet captions
+        collect.collect(station, tmp_path / "out", 3, 0.0)
+    assert len(list_images(tmp_path / "out")) == 3
+    assert not (tmp_path / "out" / collect.SHEET).exists()
+    assert capsys.readouterr().out == f"3 frames in {tmp_path / 'out'}, without a contact sheet\n"
+
+
+def test_a_camera_that_the_running_daemon_has_for_itself_is_not_tried_and_what_to_do_is_said(
+    tmp_path: Path, plays: Callable[..., None]
+) -> None:
+    plays(one_after_the_other(parts(1)))
+    with locked(tmp_path / "state"):
+        with pytest.raises(UsageError, match=r"the running daemon has top \(v4l2\): systemctl stop edge-ad"):
+            take(tmp_path, V4L2, 1)
+        assert not (tmp_path / "out").exists()
+        write_png(tmp_path / "parts.png", np.zeros((8, 8, 3), np.uint8))
+        assert len(take(tmp_path, {"kind": "folder", "path": str(tmp_path)}, 1)) == 1  # which two may read
 
 
 def test_a_camera_that_never_was_there_is_not_waited_for(tmp_path: Path, plays: Callable[..., None]) -> None:

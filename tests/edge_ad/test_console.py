@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-from edge_ad.console import BROKEN_PIPE, INTERRUPTED, Parser, run_command, tracked
+from edge_ad.console import BROKEN_PIPE, INTERRUPTED, OPENCV_LOG_LEVEL, Parser, run_command, tracked
 from edge_ad.errors import BackendError, CalibrationError
+from tests.daemons import clean_environment
 
 
 class Terminal(io.StringIO):
@@ -92,6 +95,44 @@ def test_progress_is_at_most_ten_plain_lines_elsewhere(total: int, lines: int) -
     assert list(tracked(range(total), "work", stream)) == list(range(total))
     assert len(stream.getvalue().splitlines()) == lines
     assert "\r" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(("encoding", "written"), [("ascii", r"M\xfcller"), ("latin-1", "Müller"), ("utf-8", "Müller")])
+def test_what_standard_output_cannot_carry_is_escaped(encoding: str, written: str) -> None:
+    """A service or a terminal may have a locale of its own."""
+    program = [sys.executable, "-c", "from edge_ad.console import say; say('M\\xfcller')"]
+    ended = subprocess.run(program, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert (ended.stdout.decode(encoding), ended.stderr) == (f"{written}\n", b"")
+
+
+def read_truncated(path: Path, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own that reads an image of which half is missing."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    data = cv2.imencode(path.suffix, image)[1].tobytes()
+    path.write_bytes(data[: len(data) // 2])
+    program = (
+        f"{before}\nfrom pathlib import Path\nfrom edge_ad.console import run_command\ndef command():\n"
+        f"  from edge_ad.images import read_image\n  read_image(Path({str(path)!r}))\n"
+        "raise SystemExit(run_command(command))"
+    )
+    without = {name: value for name, value in clean_environment().items() if name != OPENCV_LOG_LEVEL}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, env={**without, **environment})
+
+
+@pytest.mark.parametrize("before", ["", "import cv2"])
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_of_a_truncated_image_the_only_line_is_our_own(tmp_path: Path, suffix: str, before: str) -> None:
+    """But for libpng, which writes to standard error by itself."""
+    path = tmp_path / f"part{suffix}"
+    ended = read_truncated(path, before)
+    assert ended.returncode == 2
+    lines = [line for line in ended.stderr.splitlines() if not line.startswith("libpng ")]
+    assert lines == [f"error: cannot decode {path}: not an image, or damaged; remove it or save it again"]
+
+
+def test_opencvs_log_is_there_for_whoever_asks_for_it(tmp_path: Path) -> None:
+    assert "[ERROR" in read_truncated(tmp_path / "part.tif", OPENCV_LOG_LEVEL="WARNING").stderr
 
 
 def test_a_reader_that_went_away_is_no_error() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from edge_ad.errors import DataError
 from edge_ad.images import is_turned, list_images, read_image, refuse_mixed, write_png
+from tests.disk import small_files
 from tests.exif import jpeg
 
 
@@ -38,6 +39,19 @@ def test_png_keeps_every_pixel(tmp_path: Path) -> None:
     image = np.random.default_rng(1).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     write_png(tmp_path / "part.png", image)
     assert np.array_equal(read_image(tmp_path / "part.png"), image)
+
+
+def test_an_image_that_finds_no_room_leaves_no_half_one_and_what_could_not_be_opened_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (90, 90, 3), dtype=np.uint8)
+    with small_files(9000), pytest.raises(OSError, match="File too large"):
+        write_png(tmp_path / "part.png", noise)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_png(tmp_path / "folder.png", noise)
+    assert (tmp_path / "folder.png").is_dir()
 
 
 def test_16_bit_is_scaled_by_its_type_not_by_its_pixels(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_ad.errors import BusyError, ConfigError
-from edge_ad.lock import in_use, locked
+from edge_ad.lock import in_use, locked, noted
 
 HOLD = """
 import sys, time
@@ -64,3 +64,17 @@ def test_a_directory_that_cannot_be_made_is_the_configurations_fault(tmp_path: P
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="state_dir"), locked(tmp_path / "file" / "state"):
         pass
+
+
+def test_what_the_holder_has_noted_can_be_read_from_outside_while_it_holds(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    assert noted(state) == ""
+    with locked(state) as note:
+        assert noted(state) == ""
+        note("a" * 64)
+        assert noted(state) == "a" * 64
+        with pytest.raises(BusyError, match=f"process {os.getpid()}\\)"), locked(state):
+            pass
+    assert noted(state) == ""
+    with locked(state):  # what the last one has noted is not its own
+        assert noted(state) == ""
