@@ -61,11 +61,11 @@ def plan_for(bundle: Bundle, key: EngineKey) -> bytes:
     """
     folder = store.engines_dir()
     try:
-        return store.read_plan(folder, store.in_service(folder, key))
+        return store.read_plan(folder, store.in_service(folder, key, to_run=True))
     except NoEngineError as error:
         logger.warning("{}: building it now, which can take minutes", error)
     build_apart(bundle, key)
-    return store.read_plan(folder, store.in_service(folder, key))
+    return store.read_plan(folder, store.in_service(folder, key, to_run=True))
 
 
 def build_apart(bundle: Bundle, key: EngineKey) -> None:

@@ -83,8 +83,8 @@ def records(folder: Path) -> list[EngineRecord]:
     return found
 
 
-def in_service(folder: Path, key: EngineKey) -> EngineRecord:
-    """The record of the engine for `key`.
+def in_service(folder: Path, key: EngineKey, *, to_run: bool = False) -> EngineRecord:
+    """The record of the engine for `key`; `to_run` as `differences` has it.
 
     Raises:
         NoEngineError: there is none, or the one there was built for something else; saying for what.
@@ -96,7 +96,7 @@ def in_service(folder: Path, key: EngineKey) -> EngineRecord:
         raise NoEngineError(f"no engine of bundle {key.bundle[:12]} in {key.precision} has been built yet") from error
     except (OSError, ValidationError) as error:
         raise NoEngineError(f"{slot / RECORD} cannot be read") from error
-    changed = differences(record.key, key)
+    changed = differences(record.key, key, to_run=to_run)
     if changed:
         raise NoEngineError(f"the engine in {slot} was built for something else ({changed})")
     return record

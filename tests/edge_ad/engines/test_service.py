@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from edge_ad import demo
 from edge_ad.bundle import open_bundle
 from edge_ad.core.layout import Layout
 from edge_ad.cuda.resize import cubin_path
-from edge_ad.engines import kernel, service
+from edge_ad.engines import kernel, service, store
 from edge_ad.engines.kernel import write_kernel
 from edge_ad.errors import BackendError, BundleError
 from tests.edge_ad.cuda.test_device import ORIN
 from tests.edge_ad.engines.test_key import KEY
+from tests.edge_ad.engines.test_store import put
 
+DEMO = Path(demo.__file__).parent / "bundle"
 Build = Callable[[str], None]
 
 
@@ -29,7 +32,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
         python.write_text(f"#!/bin/sh\n{script}\n")
         python.chmod(0o755)
         monkeypatch.setattr(service.sys, "executable", str(python))
-        service.build_apart(open_bundle(Path(demo.__file__).parent / "bundle"), KEY)
+        service.build_apart(open_bundle(DEMO), KEY)
 
     return run
 
@@ -52,6 +55,15 @@ def test_a_build_that_failed_is_its_last_line_in_its_own_class(build: Build) -> 
         build("echo '<3>error: misses the golden outputs' >&2; exit 2")
     with pytest.raises(BackendError, match="it ended with 3 and said nothing"):
         build("exit 3")
+
+
+def test_an_engine_that_torch_built_runs_where_torch_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    monkeypatch.delattr(service, "build_apart")
+    put(store.engines_dir(), b"engine", KEY)
+    assert service.plan_for(open_bundle(DEMO), replace(KEY, torch=None, torch_tensorrt=None)) == b"engine"
 
 
 def test_a_station_takes_the_kernel_that_is_there_and_compiles_none_where_there_is_none(
