@@ -154,6 +154,7 @@ def _build(bundle: Bundle, key: EngineKey, folder: Path, limits: Limits, say: Ca
     started_s = time.monotonic()
     plan = _plan(bundle, key, limits)
     build_s = time.monotonic() - started_s
+    store.give_to_owner(limits.timing_cache)
     say(f"built by {key.builder} in {build_s:.0f} s, {len(plan) / 1e6:.1f} MB")
     errors = prove(bundle, key, plan)
     say("golden images: " + ", ".join(f"{name} off by {error:.2g}" for name, error in errors.items()))

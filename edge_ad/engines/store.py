@@ -8,7 +8,8 @@
 
 `engine.json` names an engine that has been proved and lies on the disk; it changes by an atomic rename. So a reader and
 a power cut see the old engine or the new one, and a build that fails changes nothing. The hash protects against damage;
-whoever may write here may run code in the daemon, so only the owner may.
+whoever may write here may run code in the daemon, so only the owner may. What root builds belongs to the state
+directory's owner, for the daemon to find it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from edge_ad.config import Strict
-from edge_ad.durable import TEMPORARY, write_whole
+from edge_ad.durable import TEMPORARY, make_folders, match_folder, write_whole
 from edge_ad.engines.key import EngineKey, differences
 from edge_ad.errors import BackendError
 
@@ -66,7 +67,7 @@ def engines_dir(state_dir: Path | None = None) -> Path:
     """
     folder = engines_path(state_dir)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(folder, private=True)
     except OSError as error:
         raise BackendError(
             f"cannot make {folder} ({error.strerror}): give --state-dir, or set $STATE_DIRECTORY"
@@ -88,12 +89,15 @@ def in_service(folder: Path, key: EngineKey, *, to_run: bool = False) -> EngineR
 
     Raises:
         NoEngineError: there is none, or the one there was built for something else; saying for what.
+        BackendError: this user may not read it.
     """
     slot = folder / key.slot
     try:
         record = EngineRecord.model_validate_json((slot / RECORD).read_bytes())
     except FileNotFoundError as error:
         raise NoEngineError(f"no engine of bundle {key.bundle[:12]} in {key.precision} has been built yet") from error
+    except PermissionError as error:
+        raise _refused("read", slot / RECORD, error, folder) from error
     except (OSError, ValidationError) as error:
         raise NoEngineError(f"{slot / RECORD} cannot be read") from error
     changed = differences(record.key, key, to_run=to_run)
@@ -107,10 +111,13 @@ def read_plan(folder: Path, record: EngineRecord) -> bytes:
 
     Raises:
         NoEngineError: its file is gone or damaged.
+        BackendError: this user may not read it.
     """
     path = folder / record.key.slot / record.plan
     try:
         plan = path.read_bytes()
+    except PermissionError as error:
+        raise _refused("read", path, error, folder) from error
     except OSError as error:
         raise NoEngineError(f"{path} cannot be read ({error.strerror})") from error
     if hashlib.sha256(plan).hexdigest() != record.sha256:
@@ -129,9 +136,9 @@ def write_plan(folder: Path, key: EngineKey, plan: bytes) -> Path:
     """
     path = folder / key.slot / f"{hashlib.sha256(plan).hexdigest()[:12]}.plan"
     try:
-        write_whole(path, plan)
+        write_whole(path, plan, as_its_folder=True)
     except OSError as error:
-        raise BackendError(f"cannot write {path}: {error.strerror}") from error
+        raise _refused("write", path, error, folder) from error
     return path
 
 
@@ -143,9 +150,9 @@ def switch(folder: Path, record: EngineRecord) -> None:
     """
     slot = folder / record.key.slot
     try:
-        write_whole(slot / RECORD, record.model_dump_json(by_alias=True, indent=1).encode())
+        write_whole(slot / RECORD, record.model_dump_json(by_alias=True, indent=1).encode(), as_its_folder=True)
     except OSError as error:
-        raise BackendError(f"cannot write {slot / RECORD}: {error.strerror}") from error
+        raise _refused("write", slot / RECORD, error, folder) from error
     for file in (*slot.glob("*.plan"), *slot.glob(f"*{TEMPORARY}")):  # the latter of builds that were killed
         if file.name != record.plan:
             file.unlink()
@@ -160,15 +167,30 @@ def building(folder: Path, key: EngineKey) -> Iterator[None]:
     """
     slot = folder / key.slot
     try:
-        slot.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(slot / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        make_folders(slot, private=True)
+        descriptor = os.open(slot / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        match_folder(descriptor, slot)
     except OSError as error:
-        raise BackendError(f"cannot use {slot}: {error.strerror}") from error
+        raise _refused("use", slot, error, folder) from error
     with os.fdopen(descriptor):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
 
 
+def _refused(do: str, path: Path, error: OSError, folder: Path) -> BackendError:
+    """What cannot be done, and, where the engines are another user's, how they become this one's."""
+    remedy = ""
+    if isinstance(error, PermissionError):
+        remedy = f"; it is another user's: sudo chown -R {os.geteuid()}:{os.getegid()} {folder}"
+    return BackendError(f"cannot {do} {path}: {error.strerror}{remedy}")
+
+
 def timing_cache(folder: Path, key: EngineKey) -> Path:
     """The file of kernel timings for this GPU and TensorRT; any engine of any bundle profits from it."""
     return folder / f"timing-{key.sm}x{key.multiprocessors}-{key.memory_gib}gib-{key.tensorrt}.bin"
+
+
+def give_to_owner(path: Path) -> None:
+    """Give a file that a library may have written here as root to the folder's owner."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        match_folder(file.fileno(), path.parent)

@@ -6,6 +6,7 @@ On a pretended GPU (tests/fake_gpu): the driver's and TensorRT's part is played,
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -189,6 +190,20 @@ def test_an_engine_takes_the_tiles_of_a_frame_at_a_time(
     backend = open_backend(bundle, BackendConfig(name="tensorrt"))
     assert_same_as_on_the_cpu(bundle, backend, (90, 200))
     backend.close()
+
+
+def test_all_that_root_builds_is_for_the_owner_of_the_state_directory(
+    run: Build, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    monkeypatch.setattr(kernel, "compile_kernel", lambda sm: b"\x7fELF")
+    state.mkdir()
+    os.chown(state, 65534, 65533)
+    run("--backend", "tensorrt")
+    made = [state / "engines", *(state / "engines").rglob("*")]
+    assert {".lock", ".bin", ".json", ".plan", ".cubin"} <= {path.suffix or path.name for path in made}
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(65534, 65533)}
 
 
 def test_an_engine_that_fits_is_not_built_again_unless_asked(run: Build, state: Path) -> None:
