@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from threading import Event
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -58,32 +59,32 @@ class TakesFrames(Protocol):
         """
 
 
-def _open_onnxruntime(bundle: Bundle, config: BackendConfig) -> Backend:
+def _open_onnxruntime(bundle: Bundle, config: BackendConfig, _stop: Event) -> Backend:
     from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(bundle, config)
 
 
-def _open_openvino(bundle: Bundle, config: BackendConfig) -> Backend:
+def _open_openvino(bundle: Bundle, config: BackendConfig, _stop: Event) -> Backend:
     from edge_ad.backends.openvino import OpenVinoBackend
 
     return OpenVinoBackend(bundle, config)
 
 
-def _open_torch(bundle: Bundle, config: BackendConfig) -> Backend:
+def _open_torch(bundle: Bundle, config: BackendConfig, _stop: Event) -> Backend:
     from edge_ad.backends.torch import TorchBackend
 
     return TorchBackend(bundle, config)
 
 
-def _open_engine(bundle: Bundle, config: BackendConfig) -> Backend:
+def _open_engine(bundle: Bundle, config: BackendConfig, stop: Event) -> Backend:
     from edge_ad.engines.service import open_engine
 
-    return open_engine(bundle, config)
+    return open_engine(bundle, config, stop)
 
 
 # Imported on opening, so that a station loads only the vendor library it uses.
-OPENERS: dict[str, Callable[[Bundle, BackendConfig], Backend]] = {
+OPENERS: dict[str, Callable[[Bundle, BackendConfig, Event], Backend]] = {
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
     "torch": _open_torch,
@@ -102,10 +103,16 @@ PRECISIONS: dict[str, tuple[Precision, ...]] = {
 }
 
 
-def open_backend(bundle: Bundle, config: BackendConfig) -> Backend:
+def open_backend(bundle: Bundle, config: BackendConfig, stop: Event | None = None) -> Backend:
     """Load a bundle's graph in the configured engine and prove it on the golden images.
 
+    Args:
+        bundle: whose graph.
+        config: which engine.
+        stop: ends what may take minutes, the building of an engine.
+
     Raises:
+        StoppedError: it was told to stop.
         ConfigError: the engine has no such precision, or does not run on such a device.
         BackendError: the engine is not installed, or refused the graph or the device.
         BundleError: the golden outputs are missed by more than the manifest's tolerance.
@@ -113,7 +120,7 @@ def open_backend(bundle: Bundle, config: BackendConfig) -> Backend:
     has = PRECISIONS[config.name]
     if config.precision not in has:
         raise ConfigError(f"{config.name} runs {' or '.join(has)}, not {config.precision}: set precision")
-    backend = OPENERS[config.name](bundle, config)
+    backend = OPENERS[config.name](bundle, config, stop or Event())
     prove_golden(bundle, backend)
     return backend
 

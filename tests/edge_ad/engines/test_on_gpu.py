@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_ad import demo
-from edge_ad.backends.base import OPENERS, max_errors, open_backend
+from edge_ad.backends.base import max_errors, open_backend
 from edge_ad.bench.figures import quantiles
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig, Precision, RegionConfig
@@ -72,7 +72,7 @@ def test_the_engine_agrees_with_onnxruntime_beyond_the_golden_images(request: py
     size = bundle.manifest.input
     images = np.random.default_rng(3).integers(0, 256, (8, size.height, size.width, 3), dtype=np.uint8)
     engine = open_backend(bundle, BackendConfig(name="tensorrt"))
-    errors = max_errors(engine.run(images), OPENERS["onnxruntime"](bundle, BackendConfig()).run(images))
+    errors = max_errors(engine.run(images), open_backend(bundle, BackendConfig()).run(images))
     allowed = bundle.manifest.tolerances["tensorrt/fp32"].model_dump()
     engine.close()
     assert all(errors[name] <= allowed[name] for name in errors), errors
