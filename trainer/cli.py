@@ -20,8 +20,6 @@ from trainer.methods.diffusionad.variants import KINDS
 if TYPE_CHECKING:
     import torch
 
-    from edge_ad.bundle import Bundle, QuantisationSummary
-
     _Commands = argparse._SubParsersAction[Parser]
 
 # Of the extra "train": this console script is on devices as well.
@@ -355,12 +353,19 @@ def _keep(arguments: argparse.Namespace, evaluation: Mapping[str, Any]) -> Path:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from trainer.evaluate import list_any
     from trainer.export import export
+    from trainer.int8_report import summary_lines, test_lines
 
-    int8_data = _int8_data(arguments)
+    int8_data, test_data = _int8_data(arguments), arguments.test_data
+    images = list_any(test_data) if test_data is not None else []  # what is wrong with them is told before
     bundle = export(arguments.run, arguments.out, arguments.program, arguments.data_licence, int8_data)
     if bundle.manifest.int8 is not None:
-        _say_int8(bundle, bundle.manifest.int8, arguments.test_data)
+        for line in summary_lines(bundle.manifest.int8):
+            say(line)
+    if test_data is not None:
+        for line in test_lines(bundle.path, test_data, images):
+            say(line)
     say(f"bundle: {bundle.path}   digest {bundle.digest[:12]}   {bundle.manifest.frame_macs / 1e9:.2f} GMACs a frame")
     held_out = _held_out(arguments.run)
     good = held_out or "DIR, a folder of good images from the station: this run has held none out"
@@ -394,16 +399,6 @@ def _int8_data(arguments: argparse.Namespace) -> Path | None:
     if not int8 and (data is not None or arguments.test_data is not None):
         raise ConfigError("--calibration-data and --test-data are for --precision int8")
     return Path(data) if int8 else None
-
-
-def _say_int8(bundle: Bundle, summary: QuantisationSummary, test_data: Path | None) -> None:
-    from trainer.int8_report import summary_lines, test_lines
-
-    for line in summary_lines(summary):
-        say(line)
-    if test_data is not None:
-        for line in test_lines(bundle.path, test_data):
-            say(line)
 
 
 def _ablation(arguments: argparse.Namespace) -> int:
