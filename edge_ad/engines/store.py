@@ -190,6 +190,19 @@ def timing_cache(folder: Path, key: EngineKey) -> Path:
     return folder / f"timing-{key.sm}x{key.multiprocessors}-{key.memory_gib}gib-{key.tensorrt}.bin"
 
 
+def forget_timings(folder: Path, key: EngineKey) -> None:
+    """Have the next build measure kernels anew: the clocks, or the board under this disk, may be others now.
+
+    Raises:
+        BackendError: the file cannot be removed.
+    """
+    path = timing_cache(folder, key)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _refused("remove", path, error, folder) from error
+
+
 def give_to_owner(path: Path) -> None:
     """Give a file that a library may have written here as root to the folder's owner."""
     with suppress(FileNotFoundError), path.open("rb") as file:

@@ -216,6 +216,23 @@ def test_an_engine_that_fits_is_not_built_again_unless_asked(run: Build, state: 
     assert len(served(state)) == len(before) == 1
 
 
+def test_again_means_kernels_are_measured_again(run: Build, state: Path) -> None:
+    run("--backend", "tensorrt")
+    (timings,) = (state / "engines").glob("timing-*.bin")
+    timings.write_bytes(b"of another board")  # the pretended TensorRT fails if it is handed these
+    run("--backend", "tensorrt", "--again")
+    assert timings.read_bytes() == b"timings"
+
+
+def test_where_the_record_goes_is_made_before_the_build(run: Build, state: Path, tmp_path: Path) -> None:
+    assert run("--backend", "tensorrt", "--json", str(tmp_path), code=2) == [
+        f"error: --json {tmp_path} is a folder: name a file"
+    ]
+    assert served(state) == []
+    run("--backend", "tensorrt", "--json", str(tmp_path / "new" / "engine.json"))
+    assert json.loads((tmp_path / "new" / "engine.json").read_text())["schema"] == "edge-ad/engine/1"
+
+
 def test_another_tensorrt_means_a_new_engine_and_one_line_says_so(
     run: Build, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
