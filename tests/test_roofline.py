@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks.roofline import BOARDS, REACHED, Board, predict, read, summary, table
+from benchmarks.roofline import BOARDS, REACHED, Board, main, predict, read, summary, table
 from tests.bundles import with_tiles
 from trainer.macs import Layer
 
@@ -47,6 +47,13 @@ def test_the_tiles_of_a_frame_share_the_weights_and_nothing_else(tmp_path: Path)
     for one, six in zip(read(str(DEMO)).layers, read(str(tiled)).layers, strict=True):
         assert six.macs == 6 * one.macs
         assert one.elements < six.elements < 6 * one.elements
+
+
+def test_a_graph_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nosuch"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: no profile 'nosuch': choose from ")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.slow
