@@ -51,19 +51,30 @@ class NoEngineError(BackendError):
 
 
 def engines_path(state_dir: Path | None = None) -> Path:
-    """The folder of all engines: in `state_dir`, else where systemd or the desktop's convention has state."""
+    """The folder of all engines: in `state_dir`, else where systemd or the desktop's convention has state.
+
+    Raises:
+        BackendError: nothing says where, and the user has no home.
+    """
     given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]  # of the unit, StateDirectory=
     if state_dir is None and not given:  # only now: a service's user may have no home
-        home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-        return Path(home) / "edge-ad" / "engines"
+        home = os.environ.get("XDG_STATE_HOME")
+        return (Path(home) if home else _home() / ".local" / "state") / "edge-ad" / "engines"
     return (state_dir or Path(given)) / "engines"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:  # neither $HOME nor an entry in the passwd file
+        raise BackendError("no folder for engines, this user has no home: set $STATE_DIRECTORY") from error
 
 
 def engines_dir(state_dir: Path | None = None) -> Path:
     """The same, made where it is missing.
 
     Raises:
-        BackendError: it cannot be made.
+        BackendError: it cannot be made, or nothing says where.
     """
     folder = engines_path(state_dir)
     try:

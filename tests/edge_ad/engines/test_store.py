@@ -166,6 +166,9 @@ def test_systemds_state_directory_comes_first_then_the_users(tmp_path: Path, mon
         homeless.delenv("XDG_STATE_HOME")
         homeless.setattr(Path, "home", no_home)
         assert store.engines_path() == tmp_path / "unit" / "engines"
+        homeless.delenv("STATE_DIRECTORY")
+        with pytest.raises(BackendError, match="this user has no home: set"):
+            store.engines_path()
     monkeypatch.delenv("STATE_DIRECTORY")
     assert store.engines_dir() == tmp_path / "user" / "edge-ad" / "engines"
     assert store.engines_dir(tmp_path / "given") == tmp_path / "given" / "engines"
