@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -199,6 +201,16 @@ class BlindIn:
             found.score[self._row] = 0
             found.anomaly_map[self._row] = 0
         return found
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_bundle_may_lie_in_a_folder_whose_name_is_no_utf8(
+    darkness: Bundle, tmp_path: Path, name: str, precision: Precision
+) -> None:
+    folder = tmp_path / os.fsdecode(b"Pr\xfcfung")
+    shutil.copytree(darkness.path, folder)
+    open_or_skip(name, precision, open_bundle(folder)).close()
 
 
 def test_a_closed_back_end_refuses_to_run_and_closes_again(name: str, precision: Precision, bundle: Bundle) -> None:
