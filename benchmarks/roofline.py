@@ -15,7 +15,6 @@ it on a board.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Collection, Sequence
@@ -26,6 +25,7 @@ import onnx
 from onnx import ModelProto
 
 from edge_ad.bundle import QuantisationSummary, open_bundle
+from edge_ad.console import Parser, run_command
 from trainer.config import profile
 from trainer.export import export_graph
 from trainer.macs import Layer, layers
@@ -148,19 +148,23 @@ def _left_in_fp16(model: ModelProto, found: Sequence[Layer], int8: QuantisationS
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("graph", metavar="BUNDLE|PROFILE")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
-    subject = read(given.graph)
+    return run_command(lambda: _run(given.graph, given.json))
+
+
+def _run(graph: str, json_path: Path | None) -> int:
+    subject = read(graph)
     found, left_out = subject.layers, subject.left_in_fp16
     predictions = [predict(found, board, precision, left_out) for board in BOARDS for precision in BYTES]
     print(summary(found), *table(predictions), sep="\n")
     if left_out:
         print(f"INT8: {len(left_out)} of {len(found)} layers stay in FP16")
-    if given.json is not None:
+    if json_path is not None:
         rows = [{name: getattr(row, name) for name in Prediction.__slots__} for row in predictions]
-        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        json_path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from edge_ad.config import Strict
 from edge_ad.core.commands import OTHER_COMMAND
-from edge_ad.durable import match_folder, sync_folder, uninterrupted, write_whole
+from edge_ad.durable import make_folders, match_folder, sync_folder, uninterrupted, write_whole
 from edge_ad.errors import CalibrationError
 from edge_ad.thresholds import (
     POINTER,
@@ -473,7 +473,7 @@ def _locked(store: Path) -> Iterator[list[Path]]:
         CalibrationError: for every OSError inside.
     """
     try:
-        made = _make(store / "records")
+        made = make_folders(store / "records")
         with suppress(FileExistsError):
             _create(store / LOCK, b"")
         with (store / LOCK).open("a") as lock:
@@ -482,20 +482,6 @@ def _locked(store: Path) -> Iterator[list[Path]]:
                 yield made
     except OSError as error:
         raise refused(f"cannot write the calibration store {store}", error) from error
-
-
-def _make(folder: Path) -> list[Path]:
-    """Make a folder and those that lead to it, where missing; which, the innermost first."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    for each in reversed(missing):
-        each.mkdir(exist_ok=True)  # two may do so at once
-        descriptor = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            match_folder(descriptor, each.parent)
-        finally:
-            os.close(descriptor)
-        sync_folder(each.parent)
-    return missing
 
 
 def _take_back(store: Path, made: Sequence[Path]) -> None:

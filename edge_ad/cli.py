@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_ad import __version__
-from edge_ad.console import Parser, add_frame_size, run_command, say
+from edge_ad.console import Parser, add_frame_size, make_folder_of, run_command, say, write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +165,11 @@ def _build(arguments: argparse.Namespace) -> int:
         arguments.workspace_mib,
         arguments.again,
     )
+    if arguments.json is not None:
+        make_folder_of("--json", arguments.json)
     record = build.run_build(request, say)
     if arguments.json is not None:
-        build.write_json(arguments.json, record)
+        write_json(arguments.json, record.model_dump(mode="json", by_alias=True))
     return 0
 
 

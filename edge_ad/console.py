@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO, TypeVar
 
-from edge_ad.errors import EdgeAdError, UsageError
+from edge_ad.errors import ConfigError, EdgeAdError, UsageError
 from edge_ad.names import printable
 
 Item = TypeVar("Item")
@@ -33,6 +33,18 @@ def complain(line: str) -> None:
     """Write one line of notes or errors to standard error, apart from the results."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
+
+def make_folder_of(option: str, file: Path) -> None:
+    """Make the folder of a file that an option names: before the work whose outcome it is to hold.
+
+    Raises:
+        ConfigError: a folder where the file should be.
+        OSError: the folder cannot be made.
+    """
+    if file.is_dir():
+        raise ConfigError(f"{option} {file} is a folder: name a file")
+    file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def write_json(path: Path, body: Mapping[str, object]) -> None:

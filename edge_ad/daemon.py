@@ -29,7 +29,7 @@ from edge_ad.cameras.capture import Capture
 from edge_ad.config import StationConfig, source_name
 from edge_ad.core.health import Health
 from edge_ad.core.messages import StationContext
-from edge_ad.errors import ConfigError, EdgeAdError
+from edge_ad.errors import ConfigError, EdgeAdError, StoppedError
 from edge_ad.frames import frame_graph
 from edge_ad.lock import locked
 from edge_ad.loop import InspectionLoop, Station
@@ -63,7 +63,11 @@ def run(config: StationConfig) -> None:
     with locked(config.state_dir) as note:
         bundle = open_bundle(config.bundle)
         note(name_in_service(config, bundle.digest))
-        backend = open_backend(bundle, config.backend)
+        try:
+            backend = open_backend(bundle, config.backend, stop)
+        except StoppedError as stopped:
+            logger.info("{}", stopped)
+            return
         with _EndsTheProcess() as failures:
             while _run_once(config, bundle, backend, notifier, failures, stop):
                 pass

@@ -22,7 +22,7 @@ from edge_ad.cuda.device import describe
 from edge_ad.cuda.resize import find_nvcc
 from edge_ad.engines import store
 from edge_ad.engines.store import EngineRecord
-from edge_ad.errors import BundleError
+from edge_ad.errors import BackendError, BundleError
 
 Facts = list[tuple[str, str]]
 
@@ -71,7 +71,7 @@ def libraries() -> Facts:
         ("onnxruntime", onnxruntime.describe()),
         *((name, version) for name, version in versions if version is not None),
         ("nvcc", find_nvcc() or "no: frames are prepared on the CPU"),
-        *(("engine", said) for said in _engines()),
+        *(("engine", engine) for engine in _engines()),
     ]
 
 
@@ -91,11 +91,12 @@ SECTIONS: Sequence[tuple[str, Callable[[], Facts]]] = (("system", system), ("lib
 
 
 def _engines() -> list[str]:
-    folder = store.engines_path()
     try:
-        return [_engine(record) for record in store.records(folder)]
+        return [_engine(record) for record in store.records(store.engines_path())]
+    except BackendError as error:
+        return [str(error)]
     except OSError as error:
-        return [f"{folder} cannot be read: {error.strerror}"]
+        return [f"{error.filename} cannot be read: {error.strerror}"]
 
 
 def _engine(record: EngineRecord) -> str:

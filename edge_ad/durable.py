@@ -56,6 +56,33 @@ def match_folder(descriptor: int, folder: Path) -> None:
     os.fchmod(descriptor, like.st_mode & (0o755 if stat.S_ISDIR(mine.st_mode) else 0o644))
 
 
+def make_folders(folder: Path, *, private: bool = False) -> list[Path]:
+    """Make a folder and those that lead to it, where missing, with owner and mode as `match_folder` says.
+
+    Args:
+        folder: the innermost.
+        private: its owner alone is to read it.
+
+    Returns:
+        Those that were made, the innermost first.
+
+    Raises:
+        OSError: one cannot be made.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(mode=0o700 if private and each == folder else 0o777, exist_ok=True)  # two may do so at once
+        descriptor = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            match_folder(descriptor, each.parent)
+            if private and each == folder:
+                os.fchmod(descriptor, 0o700)
+        finally:
+            os.close(descriptor)
+        sync_folder(each.parent)
+    return missing
+
+
 def write_whole(path: Path, data: bytes, *, as_its_folder: bool = False) -> None:
     """Write a file so that whoever reads it, also after a power cut, finds what was there before or all of `data`.
 

@@ -9,6 +9,7 @@
     +-- CameraError        the camera did not open, or did not deliver in time
     +-- TriggerError       the sensor that announces parts cannot be read any more
     +-- BackendError       the engine refused the graph, the input or the device
+    +-- StoppedError       told to stop before there was anything to stop
     +-- PublishError       the broker refused us or cannot be reached
     +-- OutboxError        the outbox cannot store or read a row
 
@@ -59,6 +60,10 @@ class TriggerError(EdgeAdError):
 
 class BackendError(EdgeAdError):
     """The inference engine refused the graph, the input or the device."""
+
+
+class StoppedError(EdgeAdError):
+    """Told to stop while what is needed to start was still being made: no failure of a daemon."""
 
 
 class PublishError(EdgeAdError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,15 @@ def _write_manifest(path: Path, size: int, top_k: int, layout: Layout | None) ->
         fields["int8"] = int8_summary()
     fields["digest"] = manifest_digest(fields)
     (path / MANIFEST).write_text(json.dumps(fields), encoding="utf-8")
+
+
+def with_tiles(source: Path, out: Path, rows: int, columns: int, overlap: int = 8) -> Path:
+    """A copy of a bundle whose frames are so many tiles."""
+    shutil.copytree(source, out)
+    fields = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    fields["input"]["tiles"] = {"rows": rows, "columns": columns, "overlap": overlap}
+    (out / MANIFEST).write_text(json.dumps(fields | {"digest": manifest_digest(fields)}), encoding="utf-8")
+    return out
 
 
 def int8_summary() -> dict[str, object]:

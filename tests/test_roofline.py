@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks.roofline import BOARDS, REACHED, Board, predict, read, summary, table
-from edge_ad.bundle import MANIFEST, manifest_digest
+from benchmarks.roofline import BOARDS, REACHED, Board, main, predict, read, summary, table
+from tests.bundles import with_tiles
 from trainer.macs import Layer
 
 ROOT = Path(__file__).parents[1]
@@ -45,14 +43,17 @@ def test_nothing_is_expected_to_pass_its_bound_and_a_larger_board_is_never_slowe
 
 
 def test_the_tiles_of_a_frame_share_the_weights_and_nothing_else(tmp_path: Path) -> None:
-    tiled = Path(shutil.copytree(DEMO, tmp_path / "tiled"))
-    fields = json.loads((tiled / MANIFEST).read_text())
-    fields["input"]["tiles"] = {"rows": 2, "columns": 3, "overlap": 8}
-    fields["digest"] = manifest_digest(fields)
-    (tiled / MANIFEST).write_text(json.dumps(fields))
+    tiled = with_tiles(DEMO, tmp_path / "tiled", rows=2, columns=3)
     for one, six in zip(read(str(DEMO)).layers, read(str(tiled)).layers, strict=True):
         assert six.macs == 6 * one.macs
         assert one.elements < six.elements < 6 * one.elements
+
+
+def test_a_graph_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nosuch"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: no profile 'nosuch': choose from ")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from edge_ad.config import Precision
-from edge_ad.console import Parser, run_command, say, write_json
+from edge_ad.console import Parser, make_folder_of, run_command, say, write_json
 from edge_ad.errors import ConfigError, DataError, first_line
 from trainer import config as configs
 from trainer.config import METHOD_NAMES, SEEDS, TrainConfig
@@ -19,8 +19,6 @@ from trainer.methods.diffusionad.variants import KINDS
 
 if TYPE_CHECKING:
     import torch
-
-    from edge_ad.bundle import Bundle, QuantisationSummary
 
     _Commands = argparse._SubParsersAction[Parser]
 
@@ -269,7 +267,7 @@ def _preview(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
     if round(config.optim.anomalous * config.optim.batch) == 0:
         raise ConfigError("this configuration has no synthetic defects: optim.anomalous x optim.batch rounds to 0")
-    _make_folder("--out", arguments.out)
+    make_folder_of("--out", arguments.out)
     for picture in preview(arguments.data, config, arguments.seed, arguments.count, arguments.out):
         say(f"look at {picture}")
     return 0
@@ -322,22 +320,10 @@ def _make_room(arguments: argparse.Namespace) -> None:
     """
     for option, file in (("--json", arguments.json), ("--scores", arguments.scores)):
         if file is not None:
-            _make_folder(option, file)
+            make_folder_of(option, file)
     for folder in (arguments.results, arguments.report):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-
-
-def _make_folder(option: str, file: Path) -> None:
-    """Make the folder of a file that an option names.
-
-    Raises:
-        ConfigError: a folder where the file should be.
-        OSError: the folder cannot be made.
-    """
-    if file.is_dir():
-        raise ConfigError(f"{option} {file} is a folder: name a file")
-    file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _keep(arguments: argparse.Namespace, evaluation: Mapping[str, Any]) -> Path:
@@ -355,12 +341,19 @@ def _keep(arguments: argparse.Namespace, evaluation: Mapping[str, Any]) -> Path:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from trainer.evaluate import list_any
     from trainer.export import export
+    from trainer.int8_report import summary_lines, test_lines
 
-    int8_data = _int8_data(arguments)
+    int8_data, test_data = _int8_data(arguments), arguments.test_data
+    images = list_any(test_data) if test_data is not None else []  # what is wrong with them is told before
     bundle = export(arguments.run, arguments.out, arguments.program, arguments.data_licence, int8_data)
     if bundle.manifest.int8 is not None:
-        _say_int8(bundle, bundle.manifest.int8, arguments.test_data)
+        for line in summary_lines(bundle.manifest.int8):
+            say(line)
+    if test_data is not None:
+        for line in test_lines(bundle.path, test_data, images):
+            say(line)
     say(f"bundle: {bundle.path}   digest {bundle.digest[:12]}   {bundle.manifest.frame_macs / 1e9:.2f} GMACs a frame")
     held_out = _held_out(arguments.run)
     good = held_out or "DIR, a folder of good images from the station: this run has held none out"
@@ -394,16 +387,6 @@ def _int8_data(arguments: argparse.Namespace) -> Path | None:
     if not int8 and (data is not None or arguments.test_data is not None):
         raise ConfigError("--calibration-data and --test-data are for --precision int8")
     return Path(data) if int8 else None
-
-
-def _say_int8(bundle: Bundle, summary: QuantisationSummary, test_data: Path | None) -> None:
-    from trainer.int8_report import summary_lines, test_lines
-
-    for line in summary_lines(summary):
-        say(line)
-    if test_data is not None:
-        for line in test_lines(bundle.path, test_data):
-            say(line)
 
 
 def _ablation(arguments: argparse.Namespace) -> int:

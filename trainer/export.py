@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import io
 import json
 import logging
 import shutil
@@ -224,9 +225,15 @@ def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def save_program(path: Path, graph: nn.Module, config: TrainConfig) -> None:
-    """Write the graph as a torch.export program, N free."""
+    """Write the graph as a torch.export program, N free.
+
+    Raises:
+        OSError: as of a full disk.
+    """
     image = torch.from_numpy(golden_images(2, config.input.height, config.input.width))
-    torch.export.save(torch.export.export(graph, (image,), dynamic_shapes=(_DYNAMIC,)), path)
+    program = io.BytesIO()  # torch's own writer of files aborts the process on a full disk
+    torch.export.save(torch.export.export(graph, (image,), dynamic_shapes=(_DYNAMIC,)), program)
+    path.write_bytes(program.getbuffer())
 
 
 def run_torch(graph: nn.Module, images: torch.Tensor) -> RawOutput:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from edge_ad.bundle import QuantisationSummary
-from trainer.evaluate import PIXEL_NAMES, Scored, list_any, metrics, open_subject, score_images
+from trainer.data.folder import TestImage
+from trainer.evaluate import PIXEL_NAMES, Scored, metrics, open_subject, score_images
 from trainer.quantise import score_correlation
 
 FIGURES = ("image_auroc", "image_ap", *PIXEL_NAMES)
@@ -27,13 +28,8 @@ def summary_lines(summary: QuantisationSummary) -> Iterator[str]:
     )
 
 
-def test_lines(bundle: Path, data: Path) -> Iterator[str]:
-    """The figures of FP32 and INT8 on test images, through the station's path; scores only where nothing is labelled.
-
-    Raises:
-        DataError: no images, or an unreadable one.
-    """
-    images = list_any(data)
+def test_lines(bundle: Path, data: Path, images: Sequence[TestImage]) -> Iterator[str]:
+    """The figures of FP32 and INT8 on the images of `data`, through the station's path; scores only without labels."""
     scored: dict[str, list[Scored]] = {}
     figures = {}
     for precision in ("fp32", "int8"):

@@ -51,9 +51,11 @@ class OnnxRuntimeBackend:
         options.enable_mem_pattern = config.device != "cpu"
         if config.device != "cpu":  # else nodes that the provider does not take run on the CPU without a word
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        path = str(bundle.model_path(config.precision))
+        path = bundle.model_path(config.precision)
         try:  # enable_fallback: older onnxruntimes ignore it, fall back here and are caught below
-            session = ort.InferenceSession(path, options, providers=list(providers.items()), enable_fallback=0)
+            with path.open("rb") as file:  # by its number: onnxruntime takes no name that is not UTF-8
+                name = f"/proc/self/fd/{file.fileno()}"
+                session = ort.InferenceSession(name, options, providers=list(providers.items()), enable_fallback=0)
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
             raise BackendError(f"onnxruntime refused {bundle.path} on {config.device}: {first_line(error)}") from error
         if session.get_providers()[0] != first:  # onnxruntime falls back to the CPU with a warning only

@@ -22,7 +22,7 @@ from edge_ad.engines.onnx_graph import typed_graph
 from edge_ad.engines.store import EngineRecord, NoEngineError
 from edge_ad.engines.tensorrt import Limits, build_from_onnx, load_tensorrt
 from edge_ad.engines.torch_tensorrt import build_from_program, installed_version, refuse_unfit
-from edge_ad.errors import BackendError, BundleError, ConfigError
+from edge_ad.errors import BackendError, BundleError
 
 Wanted = Literal["auto", "torch_tensorrt", "tensorrt"]
 
@@ -37,7 +37,7 @@ class Request:
         builder: "auto" takes Torch-TensorRT where it can build from the bundle's program, else TensorRT's own builder.
         state_dir: where engines are kept; None for the default.
         workspace_mib: scratch memory of one kernel; None for a share of what is free.
-        again: build also where an engine is in service, and the kernel for frames with it.
+        again: build also where an engine is in service, measuring kernels anew, and the kernel for frames with it.
     """
 
     bundle: Path
@@ -67,6 +67,8 @@ def run_build(request: Request, say: Callable[[str], None]) -> EngineRecord:
     provide_kernel(folder, facts, bundle.manifest.input.frame_layout(), say, again=request.again)
     key = current_key(bundle, builder, request.precision, facts)
     with store.building(folder, key):
+        if request.again:
+            store.forget_timings(folder, key)
         found = _in_service(folder, key, say, again=request.again)
         return found or _build(bundle, key, folder, _limits(request, key, folder, facts, say), say)
 
@@ -112,18 +114,6 @@ def current_key(bundle: Bundle, builder: Builder, precision: Precision, facts: D
     )
 
 
-def write_json(path: Path, record: EngineRecord) -> None:
-    """Write the record for programs.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    try:
-        path.write_text(record.model_dump_json(by_alias=True) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"the engine is in service, but {path} cannot be written: {error.strerror}") from error
-
-
 def _in_service(folder: Path, key: EngineKey, say: Callable[[str], None], *, again: bool) -> EngineRecord | None:
     """The engine that is already there, unless another is wanted or needed."""
     try:
@@ -154,6 +144,7 @@ def _build(bundle: Bundle, key: EngineKey, folder: Path, limits: Limits, say: Ca
     started_s = time.monotonic()
     plan = _plan(bundle, key, limits)
     build_s = time.monotonic() - started_s
+    store.give_to_owner(limits.timing_cache)
     say(f"built by {key.builder} in {build_s:.0f} s, {len(plan) / 1e6:.1f} MB")
     errors = prove(bundle, key, plan)
     say("golden images: " + ", ".join(f"{name} off by {error:.2g}" for name, error in errors.items()))

@@ -75,7 +75,7 @@ def write_kernel(path: Path, cubin: bytes) -> None:
     Raises:
         OSError: as of a full disk.
     """
-    write_whole(path, cubin + hashlib.sha256(cubin).digest())
+    write_whole(path, cubin + hashlib.sha256(cubin).digest(), as_its_folder=True)
 
 
 def read_kernel(path: Path) -> bytes:

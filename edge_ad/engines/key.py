@@ -27,6 +27,7 @@ _NAMES = {
     "torch": "torch",
     "torch_tensorrt": "Torch-TensorRT",
 }
+_ONLY_BUILDS = ("torch", "torch_tensorrt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class EngineKey:
         memory_gib: its memory, as `DeviceFacts.memory_gib`.
         cuda: newest CUDA version of the driver, "12.6".
         tensorrt: version.
-        torch, torch_tensorrt: versions; None where TensorRT's own builder needs neither.
+        torch, torch_tensorrt: versions; None where they are not installed, or TensorRT's own builder needs neither.
         recipe: `RECIPE` at the time.
     """
 
@@ -68,9 +69,15 @@ class EngineKey:
         return f"{self.bundle[:12]}-{self.builder}-{self.precision}"
 
 
-def differences(built: EngineKey, here: EngineKey) -> str:
-    """What differs, "TensorRT 10.3.0 -> 10.7.0, CUDA 12.6 -> 12.8"; empty if the engine is for here."""
+def differences(built: EngineKey, here: EngineKey, *, to_run: bool = False) -> str:
+    """What differs, "TensorRT 10.3.0 -> 10.7.0, CUDA 12.6 -> 12.8"; empty if the engine is for here.
+
+    Args:
+        built: the engine's.
+        here: one that would be built here and now.
+        to_run: the engine need only run here, so what only builders use may be missing.
+    """
     was, now = asdict(built), asdict(here)
-    return ", ".join(
-        f"{name} {was[field]} -> {now[field]}" for field, name in _NAMES.items() if was[field] != now[field]
-    )
+    missing = {field for field in _ONLY_BUILDS if to_run and now[field] is None}
+    differ = [field for field in _NAMES if was[field] != now[field] and field not in missing]
+    return ", ".join(f"{_NAMES[field]} {was[field]} -> {now[field]}" for field in differ)

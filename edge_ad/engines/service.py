@@ -5,7 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from threading import Event
 
 from loguru import logger
 
@@ -21,13 +24,16 @@ from edge_ad.engines.build import current_key
 from edge_ad.engines.kernel import provide_kernel
 from edge_ad.engines.key import Builder, EngineKey
 from edge_ad.engines.store import NoEngineError
-from edge_ad.errors import BackendError, BundleError, UsageError
+from edge_ad.errors import BackendError, BundleError, StoppedError, UsageError
+
+LISTEN_S = 0.2  # between two looks at whether to stop
 
 
-def open_engine(bundle: Bundle, config: BackendConfig) -> TensorRTBackend:
+def open_engine(bundle: Bundle, config: BackendConfig, stop: Event) -> TensorRTBackend:
     """Open the engine for a bundle on this device, built first where there is none that fits.
 
     Raises:
+        StoppedError: it was told to stop while it built.
         BundleError: the bundle cannot be built in this precision, or the engine misses its golden outputs.
         BackendError: TensorRT, pycuda or CUDA is missing, or the build failed.
     """
@@ -35,7 +41,7 @@ def open_engine(bundle: Bundle, config: BackendConfig) -> TensorRTBackend:
     tolerance(bundle, f"{builder}/{config.precision}")  # before minutes of building
     facts = device_facts()
     folder = store.engines_dir()
-    plan = plan_for(bundle, current_key(bundle, builder, config.precision, facts))
+    plan = plan_for(bundle, current_key(bundle, builder, config.precision, facts), stop)
     cubin = kernel_for(folder, facts, bundle.manifest.input.frame_layout())
     return TensorRTBackend(bundle, builder, config.precision, plan, cubin)
 
@@ -53,37 +59,56 @@ def kernel_for(folder: Path, facts: DeviceFacts, layout: Layout) -> bytes | None
     return provide_kernel(folder, facts, layout, logger.info)
 
 
-def plan_for(bundle: Bundle, key: EngineKey) -> bytes:
+def plan_for(bundle: Bundle, key: EngineKey, stop: Event) -> bytes:
     """The bytes of the engine for a key, built first where there is none.
 
     Raises:
+        StoppedError: it was told to stop while it built.
         BundleError, BackendError: the build failed; what it said.
     """
     folder = store.engines_dir()
     try:
-        return store.read_plan(folder, store.in_service(folder, key))
+        return store.read_plan(folder, store.in_service(folder, key, to_run=True))
     except NoEngineError as error:
         logger.warning("{}: building it now, which can take minutes", error)
-    build_apart(bundle, key)
-    return store.read_plan(folder, store.in_service(folder, key))
+    build_apart(bundle, key, stop)
+    return store.read_plan(folder, store.in_service(folder, key, to_run=True))
 
 
-def build_apart(bundle: Bundle, key: EngineKey) -> None:
+def build_apart(bundle: Bundle, key: EngineKey, stop: Event) -> None:
     """Build in a process of its own: the memory that a builder takes, torch's most of all, must not stay with us.
 
     Raises:
+        StoppedError: it was told to stop; so was the build, perhaps by the same who told us.
         BundleError, BackendError: the build failed; what it said, on one line.
     """
     command = [sys.executable, "-m", "edge_ad.cli", "build", str(bundle.path)]
     command += ["--precision", key.precision, "--backend", key.builder]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
-    if ended.returncode == 0:
+    code, complaints = _ended(command, stop)
+    if code == 0:
         return
-    if ended.returncode < 0:
-        raise BackendError(f"edge-ad build {bundle.path}: {_killed_by(-ended.returncode)}")
-    said = (ended.stderr.strip().splitlines() or [f"it ended with {ended.returncode} and said nothing"])[-1]
-    kind = BundleError if ended.returncode == UsageError.exit_code else BackendError
+    if stop.is_set():
+        raise StoppedError("stopped while an engine was being built")
+    if code < 0:
+        raise BackendError(f"edge-ad build {bundle.path}: {_killed_by(-code)}")
+    said = (complaints.strip().splitlines() or [f"it ended with {code} and said nothing"])[-1]
+    kind = BundleError if code == UsageError.exit_code else BackendError
     raise kind(f"edge-ad build {bundle.path}: {said.removeprefix('<3>').removeprefix('error: ')}")
+
+
+def _ended(command: Sequence[str], stop: Event) -> tuple[int, str]:
+    """Run a command to its end, or until it is told to stop: its exit code and what it wrote to standard error."""
+    with subprocess.Popen(  # noqa: S603 - our own arguments
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            while not stop.is_set():
+                with suppress(subprocess.TimeoutExpired):
+                    _, complaints = child.communicate(timeout=LISTEN_S)
+                    return child.returncode, complaints
+        finally:
+            child.terminate()  # it has ended, but for a stop or Ctrl-C
+    return child.returncode, ""
 
 
 def _killed_by(number: int) -> str:

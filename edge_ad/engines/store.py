@@ -8,7 +8,8 @@
 
 `engine.json` names an engine that has been proved and lies on the disk; it changes by an atomic rename. So a reader and
 a power cut see the old engine or the new one, and a build that fails changes nothing. The hash protects against damage;
-whoever may write here may run code in the daemon, so only the owner may.
+whoever may write here may run code in the daemon, so only the owner may. What root builds belongs to the state
+directory's owner, for the daemon to find it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from edge_ad.config import Strict
-from edge_ad.durable import TEMPORARY, write_whole
+from edge_ad.durable import TEMPORARY, make_folders, match_folder, write_whole
 from edge_ad.engines.key import EngineKey, differences
 from edge_ad.errors import BackendError
 
@@ -50,23 +51,34 @@ class NoEngineError(BackendError):
 
 
 def engines_path(state_dir: Path | None = None) -> Path:
-    """The folder of all engines: in `state_dir`, else where systemd or the desktop's convention has state."""
+    """The folder of all engines: in `state_dir`, else where systemd or the desktop's convention has state.
+
+    Raises:
+        BackendError: nothing says where, and the user has no home.
+    """
     given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]  # of the unit, StateDirectory=
     if state_dir is None and not given:  # only now: a service's user may have no home
-        home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-        return Path(home) / "edge-ad" / "engines"
+        home = os.environ.get("XDG_STATE_HOME")
+        return (Path(home) if home else _home() / ".local" / "state") / "edge-ad" / "engines"
     return (state_dir or Path(given)) / "engines"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:  # neither $HOME nor an entry in the passwd file
+        raise BackendError("no folder for engines, this user has no home: set $STATE_DIRECTORY") from error
 
 
 def engines_dir(state_dir: Path | None = None) -> Path:
     """The same, made where it is missing.
 
     Raises:
-        BackendError: it cannot be made.
+        BackendError: it cannot be made, or nothing says where.
     """
     folder = engines_path(state_dir)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(folder, private=True)
     except OSError as error:
         raise BackendError(
             f"cannot make {folder} ({error.strerror}): give --state-dir, or set $STATE_DIRECTORY"
@@ -83,20 +95,23 @@ def records(folder: Path) -> list[EngineRecord]:
     return found
 
 
-def in_service(folder: Path, key: EngineKey) -> EngineRecord:
-    """The record of the engine for `key`.
+def in_service(folder: Path, key: EngineKey, *, to_run: bool = False) -> EngineRecord:
+    """The record of the engine for `key`; `to_run` as `differences` has it.
 
     Raises:
         NoEngineError: there is none, or the one there was built for something else; saying for what.
+        BackendError: this user may not read it.
     """
     slot = folder / key.slot
     try:
         record = EngineRecord.model_validate_json((slot / RECORD).read_bytes())
     except FileNotFoundError as error:
         raise NoEngineError(f"no engine of bundle {key.bundle[:12]} in {key.precision} has been built yet") from error
+    except PermissionError as error:
+        raise _refused("read", slot / RECORD, error, folder) from error
     except (OSError, ValidationError) as error:
         raise NoEngineError(f"{slot / RECORD} cannot be read") from error
-    changed = differences(record.key, key)
+    changed = differences(record.key, key, to_run=to_run)
     if changed:
         raise NoEngineError(f"the engine in {slot} was built for something else ({changed})")
     return record
@@ -107,10 +122,13 @@ def read_plan(folder: Path, record: EngineRecord) -> bytes:
 
     Raises:
         NoEngineError: its file is gone or damaged.
+        BackendError: this user may not read it.
     """
     path = folder / record.key.slot / record.plan
     try:
         plan = path.read_bytes()
+    except PermissionError as error:
+        raise _refused("read", path, error, folder) from error
     except OSError as error:
         raise NoEngineError(f"{path} cannot be read ({error.strerror})") from error
     if hashlib.sha256(plan).hexdigest() != record.sha256:
@@ -129,9 +147,9 @@ def write_plan(folder: Path, key: EngineKey, plan: bytes) -> Path:
     """
     path = folder / key.slot / f"{hashlib.sha256(plan).hexdigest()[:12]}.plan"
     try:
-        write_whole(path, plan)
+        write_whole(path, plan, as_its_folder=True)
     except OSError as error:
-        raise BackendError(f"cannot write {path}: {error.strerror}") from error
+        raise _refused("write", path, error, folder) from error
     return path
 
 
@@ -143,9 +161,9 @@ def switch(folder: Path, record: EngineRecord) -> None:
     """
     slot = folder / record.key.slot
     try:
-        write_whole(slot / RECORD, record.model_dump_json(by_alias=True, indent=1).encode())
+        write_whole(slot / RECORD, record.model_dump_json(by_alias=True, indent=1).encode(), as_its_folder=True)
     except OSError as error:
-        raise BackendError(f"cannot write {slot / RECORD}: {error.strerror}") from error
+        raise _refused("write", slot / RECORD, error, folder) from error
     for file in (*slot.glob("*.plan"), *slot.glob(f"*{TEMPORARY}")):  # the latter of builds that were killed
         if file.name != record.plan:
             file.unlink()
@@ -160,15 +178,43 @@ def building(folder: Path, key: EngineKey) -> Iterator[None]:
     """
     slot = folder / key.slot
     try:
-        slot.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(slot / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        make_folders(slot, private=True)
+        descriptor = os.open(slot / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        match_folder(descriptor, slot)
     except OSError as error:
-        raise BackendError(f"cannot use {slot}: {error.strerror}") from error
+        raise _refused("use", slot, error, folder) from error
     with os.fdopen(descriptor):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
 
 
+def _refused(do: str, path: Path, error: OSError, folder: Path) -> BackendError:
+    """What cannot be done, and, where the engines are another user's, how they become this one's."""
+    remedy = ""
+    if isinstance(error, PermissionError):
+        remedy = f"; it is another user's: sudo chown -R {os.geteuid()}:{os.getegid()} {folder}"
+    return BackendError(f"cannot {do} {path}: {error.strerror}{remedy}")
+
+
 def timing_cache(folder: Path, key: EngineKey) -> Path:
     """The file of kernel timings for this GPU and TensorRT; any engine of any bundle profits from it."""
     return folder / f"timing-{key.sm}x{key.multiprocessors}-{key.memory_gib}gib-{key.tensorrt}.bin"
+
+
+def forget_timings(folder: Path, key: EngineKey) -> None:
+    """Have the next build measure kernels anew: the clocks, or the board under this disk, may be others now.
+
+    Raises:
+        BackendError: the file cannot be removed.
+    """
+    path = timing_cache(folder, key)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _refused("remove", path, error, folder) from error
+
+
+def give_to_owner(path: Path) -> None:
+    """Give a file that a library may have written here as root to the folder's owner."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        match_folder(file.fileno(), path.parent)

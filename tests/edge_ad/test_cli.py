@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Callable
@@ -240,6 +241,17 @@ def test_doctor_says_which_cv2_runs_and_what_the_configuration_refers_to(
     assert any(line.startswith("  cv2: ") and "GStreamer" in line for line in lines)
     assert "  station: cell-7" in lines
     assert any(line.startswith("  bundle: ") and "darkness/test" in line for line in lines)
+
+
+def test_doctor_goes_on_where_the_user_has_no_home(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a container: no $HOME, and a number that the passwd file does not know."""
+    for name in ("HOME", "XDG_STATE_HOME", "STATE_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    assert main(["doctor"]) == 0
+    assert "  engine: no folder for engines, this user has no home: set $STATE_DIRECTORY" in capsys.readouterr().out
 
 
 def test_doctor_shows_no_password(

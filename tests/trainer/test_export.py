@@ -15,7 +15,7 @@ from edge_ad.config import BackendConfig
 from edge_ad.errors import BundleError, DataError
 from tests.trainer.tiny import make_dataset, one_process, tiny_config
 from trainer.data.folder import split_good
-from trainer.export import export, load_method, run_torch
+from trainer.export import export, load_method, run_torch, save_program
 from trainer.golden import golden_images
 from trainer.macs import count_macs
 from trainer.methods.diffusionad.graph import fixed_noise
@@ -117,6 +117,11 @@ def test_the_saved_program_computes_the_same(run: Run, bundle: Bundle) -> None:
     images = torch.from_numpy(golden_images(3, 32, 32))
     expected = run_torch(load_method(run).graph().eval(), images)
     assert max(max_errors(run_torch(program, images), expected).values()) <= 1e-5
+
+
+def test_a_program_on_a_full_disk_is_an_error_like_any_other(run: Run) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        save_program(Path("/dev/full"), load_method(run).graph().eval(), run.config)
 
 
 def test_a_bundle_is_never_overwritten(run: Run, bundle: Bundle) -> None:

@@ -314,6 +314,10 @@ def test_the_command_tells_the_change_on_test_images(
         (["--calibration-data", "x"], "--calibration-data and --test-data are for --precision int8"),
         (["--precision", "int8", "--calibration-data", "TRAINED"], "the network was trained on all 1 images of"),
         (["--precision", "int8", "--calibration-data", "nowhere"], "no such folder: nowhere"),
+        (
+            ["--precision", "int8", "--calibration-data", "HELD_OUT", "--test-data", "nowhere"],
+            "no such folder: nowhere",
+        ),
     ],
 )
 def test_what_cannot_be_quantised_is_one_line(
@@ -324,7 +328,8 @@ def test_what_cannot_be_quantised_is_one_line(
     data = run.path.parent / "data" / "train" / "good"
     seen = next(path for path in sorted(data.iterdir()) if sha256_file(path) in run.train_sha256)
     (trained / seen.name).symlink_to(seen)
-    more = [str(trained) if argument == "TRAINED" else argument for argument in arguments]
+    folders = {"TRAINED": str(trained), "HELD_OUT": str(run.path / "calibration_split")}
+    more = [folders.get(argument, argument) for argument in arguments]
     assert main(["export", str(run.path), "--out", str(tmp_path / "bundle"), *more]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +22,7 @@ from edge_ad.bundle import GOLDEN, GOLDEN_PREFIX, Bundle, open_bundle
 from edge_ad.config import BackendConfig, Precision
 from edge_ad.errors import BackendError, BundleError, ConfigError
 from edge_ad.records import RawOutput
-from tests.bundles import NOT_HERE, make_bundle
+from tests.bundles import NOT_HERE, make_bundle, with_tiles
 from tests.trainer.tiny import tiny_bundle
 
 ON_A_PROGRAM = ("torch", "torch_tensorrt")  # they run model.pt2, which only an exported run has
@@ -164,10 +166,51 @@ def test_outputs_beyond_the_tolerance_are_not_served(backend: Backend, bundle: B
     golden = bundle.golden(backend.precision)
     golden.expected.anomaly_map[0, 0, 0] += 0.05
     prefix = GOLDEN_PREFIX[backend.precision]
-    arrays = {f"{prefix}{name}": values for name, values in asdict(golden.expected).items()}
-    np.savez(tmp_path / GOLDEN, image=golden.image, **arrays)
+    with np.load(bundle.path / GOLDEN) as kept:
+        arrays = {**kept, **{f"{prefix}{name}": values for name, values in asdict(golden.expected).items()}}
+    np.savez(tmp_path / GOLDEN, **arrays)
     with pytest.raises(BundleError, match=r"misses the golden outputs .*anomaly_map 0\.0\d+ > .* not served"):
         prove_golden(Bundle(tmp_path, bundle.manifest), backend)
+
+
+@pytest.mark.parametrize("row", [0, 1, 5])
+@pytest.mark.parametrize("golden", [0, 1])
+def test_every_tile_of_a_frame_is_proved_on_every_golden_image(
+    bundle: Bundle, backend: Backend, tmp_path: Path, row: int, golden: int
+) -> None:
+    """As a kernel with a fault in one row of a batch would do it: there, nothing is seen in one of the images."""
+    tiled = open_bundle(with_tiles(bundle.path, tmp_path / "tiled", rows=2, columns=3))
+    blind = BlindIn(backend, row, tiled.golden().image[golden])
+    with pytest.raises(BundleError, match="misses the golden outputs"):
+        prove_golden(tiled, blind)
+    assert blind.at_once == {6}
+
+
+class BlindIn:
+    """A back-end that does not see one image in one row of a batch; it notes how many images it was given at once."""
+
+    def __init__(self, backend: Backend, row: int, image: NDArray[np.uint8]) -> None:
+        self.name, self.precision, self.close = backend.name, backend.precision, backend.close
+        self.at_once: set[int] = set()
+        self._backend, self._row, self._image = backend, row, image
+
+    def run(self, image: NDArray[np.uint8]) -> RawOutput:
+        self.at_once.add(len(image))
+        found = self._backend.run(image)
+        if np.array_equal(image[self._row], self._image):
+            found.score[self._row] = 0
+            found.anomaly_map[self._row] = 0
+        return found
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_bundle_may_lie_in_a_folder_whose_name_is_no_utf8(
+    darkness: Bundle, tmp_path: Path, name: str, precision: Precision
+) -> None:
+    folder = tmp_path / os.fsdecode(b"Pr\xfcfung")
+    shutil.copytree(darkness.path, folder)
+    open_or_skip(name, precision, open_bundle(folder)).close()
 
 
 def test_a_closed_back_end_refuses_to_run_and_closes_again(name: str, precision: Precision, bundle: Bundle) -> None:

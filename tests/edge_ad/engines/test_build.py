@@ -6,6 +6,8 @@ On a pretended GPU (tests/fake_gpu): the driver's and TensorRT's part is played,
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +23,7 @@ from edge_ad.bundle import GOLDEN, MODEL_FILE, Bundle, open_bundle
 from edge_ad.cli import main
 from edge_ad.config import BackendConfig
 from edge_ad.core.layout import Fit, Layout
+from edge_ad.cuda.device import device_facts
 from edge_ad.cuda.resize import find_nvcc
 from edge_ad.engines import build, kernel, store
 from edge_ad.engines import torch_tensorrt as torch_builder
@@ -30,8 +33,10 @@ from edge_ad.engines.store import EngineRecord
 from edge_ad.errors import BackendError, BundleError
 from edge_ad.frames import frame_graph
 from tests.bundles import make_bundle
+from tests.daemons import running_daemon, wait_until
 from tests.fake_gpu import FakeGpu
 from tests.quantising import with_int8
+from tests.station import write_config
 
 Build = Callable[..., list[str]]
 
@@ -95,8 +100,6 @@ def test_asked_for_by_name_torch_tensorrt_is_not_replaced(bundle: Bundle) -> Non
 def test_the_versions_of_torch_count_only_for_the_builder_that_uses_them(
     fake_gpu: FakeGpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edge_ad.cuda.device import device_facts
-
     monkeypatch.setattr(build, "installed_version", {"torch": "2.8.0", "torch-tensorrt": "2.8.1"}.get)
     facts = device_facts()
     own = current_key(bundle, "tensorrt", "fp16", facts)
@@ -191,12 +194,43 @@ def test_an_engine_takes_the_tiles_of_a_frame_at_a_time(
     backend.close()
 
 
+def test_all_that_root_builds_is_for_the_owner_of_the_state_directory(
+    run: Build, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    monkeypatch.setattr(kernel, "compile_kernel", lambda sm: b"\x7fELF")
+    state.mkdir()
+    os.chown(state, 65534, 65533)
+    run("--backend", "tensorrt")
+    made = [state / "engines", *(state / "engines").rglob("*")]
+    assert {".lock", ".bin", ".json", ".plan", ".cubin"} <= {path.suffix or path.name for path in made}
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(65534, 65533)}
+
+
 def test_an_engine_that_fits_is_not_built_again_unless_asked(run: Build, state: Path) -> None:
     run("--backend", "tensorrt")
     before = served(state)
     assert run("--backend", "tensorrt")[-1].startswith("nothing to do: built at ")
     assert run("--backend", "tensorrt", "--again")[-1].startswith("in service: ")
     assert len(served(state)) == len(before) == 1
+
+
+def test_again_means_kernels_are_measured_again(run: Build, state: Path) -> None:
+    run("--backend", "tensorrt")
+    (timings,) = (state / "engines").glob("timing-*.bin")
+    timings.write_bytes(b"of another board")  # the pretended TensorRT fails if it is handed these
+    run("--backend", "tensorrt", "--again")
+    assert timings.read_bytes() == b"timings"
+
+
+def test_where_the_record_goes_is_made_before_the_build(run: Build, state: Path, tmp_path: Path) -> None:
+    assert run("--backend", "tensorrt", "--json", str(tmp_path), code=2) == [
+        f"error: --json {tmp_path} is a folder: name a file"
+    ]
+    assert served(state) == []
+    run("--backend", "tensorrt", "--json", str(tmp_path / "new" / "engine.json"))
+    assert json.loads((tmp_path / "new" / "engine.json").read_text())["schema"] == "edge-ad/engine/1"
 
 
 def test_another_tensorrt_means_a_new_engine_and_one_line_says_so(
@@ -307,6 +341,27 @@ def test_a_station_finds_the_engine_and_builds_it_in_a_process_of_its_own_where_
     (record,) = served(state)
     open_backend(bundle, config).close()
     assert served(state) == [record]
+
+
+@pytest.mark.parametrize("whom", [os.kill, os.killpg])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_daemon_that_is_told_to_stop_while_it_builds_ends_at_once_with_0(
+    fake_gpu: FakeGpu, bundle: Bundle, state: Path, tmp_path: Path, whom: Callable[[int, int], None], number: int
+) -> None:
+    """Alone, or with its build as systemd and a terminal do; the build waits here for another one."""
+    camera = {"kind": "folder", "path": str(tmp_path)}
+    config = write_config(tmp_path / "station.yaml", bundle.path, camera, {"backend": {"name": "tensorrt"}})
+    environment = {**fake_gpu.environment(), "STATE_DIRECTORY": str(state)}
+    folder, key = store.engines_dir(), current_key(bundle, "tensorrt", "fp32", device_facts())
+    with store.building(folder, key), running_daemon(config, environment, ["setsid"]) as daemon:
+        children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children")
+        wait_until(lambda: children.read_text().strip() != "")
+        build = Path("/proc") / children.read_text().split()[0]
+        wait_until(lambda: b"build" in (build / "cmdline").read_bytes())
+        whom(daemon.process.pid, number)
+        assert daemon.wait() == 0
+        assert daemon.logged().splitlines()[-1].endswith("stopped while an engine was being built")
+        assert not build.exists()
 
 
 def test_a_build_that_fails_in_its_own_process_is_one_line_here(

@@ -204,7 +204,7 @@ def test_a_kernel_that_fails_its_proof_is_not_there_at_the_next_start(tmp_path: 
 def test_a_full_disk_costs_only_the_next_start_some_time(
     tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, *, as_its_folder: bool) -> None:
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(kernel, "write_whole", full)

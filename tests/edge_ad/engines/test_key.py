@@ -58,6 +58,15 @@ def test_each_single_fact_that_differs_is_named_with_both_values(field: str) -> 
     assert said.count("->") == 1
 
 
+@pytest.mark.parametrize("field", ["torch", "torch_tensorrt"])
+def test_what_only_builds_may_be_missing_where_an_engine_runs_but_not_be_another(field: str) -> None:
+    missing, other = replace(KEY, **{field: None}), replace(KEY, **{field: "2.13.0"})  # type: ignore[arg-type]
+    assert differences(KEY, missing, to_run=True) == ""
+    assert differences(KEY, missing).endswith("2.8.0 -> None")
+    assert differences(KEY, other, to_run=True).endswith("2.8.0 -> 2.13.0")
+    assert differences(KEY, replace(missing, cuda="12.8"), to_run=True) == "CUDA 12.6 -> 12.8"
+
+
 def test_all_that_differs_is_on_one_line() -> None:
     other = replace(KEY, tensorrt="10.7.0", cuda="12.8")
     assert differences(KEY, other) == "CUDA 12.6 -> 12.8, TensorRT 10.3.0 -> 10.7.0"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_ad import demo
-from edge_ad.backends.base import OPENERS, max_errors, open_backend
+from edge_ad.backends.base import max_errors, open_backend
 from edge_ad.bench.figures import quantiles
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig, Precision, RegionConfig
@@ -24,6 +24,7 @@ from edge_ad.engines.kernel import prove_kernel
 from edge_ad.frames import frame_graph
 from edge_ad.pipeline import Pipeline
 from edge_ad.records import Frame
+from tests.bundles import with_tiles
 from tests.quantising import with_int8
 
 pytestmark = pytest.mark.gpu
@@ -47,18 +48,31 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return open_bundle(with_int8(DEMO, tmp_path_factory.mktemp("demo") / "bundle"))
 
 
+@pytest.fixture(scope="module")
+def tiled(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same graph for frames of six tiles."""
+    return open_bundle(with_tiles(bundle.path, tmp_path_factory.mktemp("tiled") / "bundle", rows=2, columns=3))
+
+
+@pytest.mark.parametrize("laid", ["bundle", "tiled"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_an_engine_is_built_proved_and_in_service(bundle: Bundle, state: Path, precision: Precision) -> None:
+def test_an_engine_is_built_proved_and_in_service(
+    request: pytest.FixtureRequest, state: Path, laid: str, precision: Precision
+) -> None:
+    bundle: Bundle = request.getfixturevalue(laid)
     record = run_build(Request(bundle.path, precision, "tensorrt"), say)
+    assert record.key.shape[0] == bundle.manifest.input.frame_layout().tiles
     assert store.in_service(state / "engines", record.key) == record
     open_backend(bundle, BackendConfig(name="tensorrt", precision=precision)).close()
 
 
-def test_the_engine_agrees_with_onnxruntime_beyond_the_golden_images(bundle: Bundle) -> None:
+@pytest.mark.parametrize("laid", ["bundle", "tiled"])
+def test_the_engine_agrees_with_onnxruntime_beyond_the_golden_images(request: pytest.FixtureRequest, laid: str) -> None:
+    bundle: Bundle = request.getfixturevalue(laid)
     size = bundle.manifest.input
     images = np.random.default_rng(3).integers(0, 256, (8, size.height, size.width, 3), dtype=np.uint8)
     engine = open_backend(bundle, BackendConfig(name="tensorrt"))
-    errors = max_errors(engine.run(images), OPENERS["onnxruntime"](bundle, BackendConfig()).run(images))
+    errors = max_errors(engine.run(images), open_backend(bundle, BackendConfig()).run(images))
     allowed = bundle.manifest.tolerances["tensorrt/fp32"].model_dump()
     engine.close()
     assert all(errors[name] <= allowed[name] for name in errors), errors

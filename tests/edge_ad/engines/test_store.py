@@ -121,6 +121,39 @@ def test_the_folders_are_private(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in (folder, folder / KEY.slot)} == {0o700}
 
 
+def test_a_station_may_read_what_root_built_for_it(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    state = tmp_path / "state"
+    state.mkdir(mode=0o750)
+    os.chown(state, 65534, 65533)
+    folder = store.engines_dir(state)
+    put(folder, b"engine")
+    made = [folder, *folder.rglob("*")]
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(65534, 65533)}
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o700, 0o600}
+    assert {path.name for path in made} >= {KEY.slot, store.RECORD, store.LOCK_FILE}
+
+
+def test_an_engine_of_another_user_is_one_line_with_the_remedy_and_is_not_built_again(tmp_path: Path) -> None:
+    folder = store.engines_dir(tmp_path / "state")
+    put(folder, b"engine")
+    (folder / KEY.slot).chmod(0)
+    me = os.geteuid()
+    if me == 0:
+        os.seteuid(65534)  # root reads everything
+    try:
+        said = rf"cannot read .*engine\.json: Permission denied; .*: sudo chown -R {os.geteuid()}:\d+ {folder}$"
+        with pytest.raises(BackendError, match=said) as refused:
+            store.in_service(folder, KEY)
+        with pytest.raises(BackendError, match=r"cannot use .*: Permission denied; .*: sudo chown -R"):
+            put(folder, b"other")
+    finally:
+        os.seteuid(me)
+        (folder / KEY.slot).chmod(0o700)
+    assert not isinstance(refused.value, NoEngineError)
+
+
 def no_home() -> Path:
     raise RuntimeError("Could not determine home directory.")
 
@@ -133,6 +166,9 @@ def test_systemds_state_directory_comes_first_then_the_users(tmp_path: Path, mon
         homeless.delenv("XDG_STATE_HOME")
         homeless.setattr(Path, "home", no_home)
         assert store.engines_path() == tmp_path / "unit" / "engines"
+        homeless.delenv("STATE_DIRECTORY")
+        with pytest.raises(BackendError, match="this user has no home: set"):
+            store.engines_path()
     monkeypatch.delenv("STATE_DIRECTORY")
     assert store.engines_dir() == tmp_path / "user" / "edge-ad" / "engines"
     assert store.engines_dir(tmp_path / "given") == tmp_path / "given" / "engines"
