@@ -408,7 +408,7 @@ def _say_int8(bundle: Bundle, summary: QuantisationSummary, test_data: Path | No
 
 def _ablation(arguments: argparse.Namespace) -> int:
     from trainer.ablation import draw, measure
-    from trainer.results import read_results
+    from trainer.results import on_set, read_results
     from trainer.results_page import write_page
     from trainer.run import open_run
 
@@ -417,7 +417,7 @@ def _ablation(arguments: argparse.Namespace) -> int:
         measure(run, arguments.data, arguments.results, arguments.only, device)
     for run in runs:
         draw(run, arguments.data, arguments.out, arguments.only, device)
-    measured = [r for r in read_results(arguments.results) if r.set == arguments.data.resolve().name]
+    measured = on_set(read_results(arguments.results), arguments.data)
     say(f"table and plots: {write_page(measured, arguments.out)}")
     return 0
 
