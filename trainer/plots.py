@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from trainer.drawn import drawn
 from trainer.methods.diffusionad.variants import NormGuided, OneStep, guided
 from trainer.results import Result
 from trainer.tables import FIGURES, by_seed, by_variant, figure, images_per_second, own_scales
@@ -21,7 +22,7 @@ def draw_seeds(path: Path, results: Sequence[Result]) -> None:
     """A panel for each figure, a line for each thing compared, a dot for each seed and engine; results oldest first."""
     groups: dict[str, list[Result]] = {}
     for ((_, config, _), training), group in by_seed(results).items():
-        groups.setdefault(f"{group[0].profile} {config}, {training}", []).extend(group)
+        groups.setdefault(drawn(f"{group[0].profile} {config}, {training}"), []).extend(group)
     panels = _panels(path, 1.2 + 0.35 * len(groups))
     for axes, name in zip(panels.axes, FIGURES, strict=True):
         for place, group in enumerate(reversed(groups.values())):
