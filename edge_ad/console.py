@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO, TypeVar
 
-from edge_ad.errors import EdgeAdError, UsageError
+from edge_ad.errors import ConfigError, EdgeAdError, UsageError
 from edge_ad.names import printable
 
 Item = TypeVar("Item")
@@ -38,6 +38,18 @@ def write_json(path: Path, body: Mapping[str, object]) -> None:
     """Write what `--json` asks for, into a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+
+
+def make_room(option: str, file: Path) -> None:
+    """Make the folder of a file that an option names, before the work whose outcome goes there.
+
+    Raises:
+        ConfigError: a folder where the file should be.
+        OSError: the folder cannot be made.
+    """
+    if file.is_dir():
+        raise ConfigError(f"{option} {file} is a folder: name a file")
+    file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def under_journal(environment: Mapping[str, str], stream: TextIO) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from edge_ad.config import Precision
-from edge_ad.console import Parser, run_command, say, write_json
+from edge_ad.console import Parser, make_room, run_command, say, write_json
 from edge_ad.errors import ConfigError, DataError, first_line
 from trainer import config as configs
 from trainer.config import METHOD_NAMES, SEEDS, TrainConfig
@@ -269,7 +269,7 @@ def _preview(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
     if round(config.optim.anomalous * config.optim.batch) == 0:
         raise ConfigError("this configuration has no synthetic defects: optim.anomalous x optim.batch rounds to 0")
-    _make_folder("--out", arguments.out)
+    make_room("--out", arguments.out)
     for picture in preview(arguments.data, config, arguments.seed, arguments.count, arguments.out):
         say(f"look at {picture}")
     return 0
@@ -322,22 +322,10 @@ def _make_room(arguments: argparse.Namespace) -> None:
     """
     for option, file in (("--json", arguments.json), ("--scores", arguments.scores)):
         if file is not None:
-            _make_folder(option, file)
+            make_room(option, file)
     for folder in (arguments.results, arguments.report):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-
-
-def _make_folder(option: str, file: Path) -> None:
-    """Make the folder of a file that an option names.
-
-    Raises:
-        ConfigError: a folder where the file should be.
-        OSError: the folder cannot be made.
-    """
-    if file.is_dir():
-        raise ConfigError(f"{option} {file} is a folder: name a file")
-    file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _keep(arguments: argparse.Namespace, evaluation: Mapping[str, Any]) -> Path:
