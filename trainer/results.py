@@ -150,7 +150,8 @@ def _config_of_bundle(manifest: Manifest) -> dict[str, Any]:
     training = manifest.training
     config = manifest.model_dump(mode="json", include={"input", "diffusion", "top_k"})
     if training.config_sha256 is not None:
-        return {**config, "optim": {"steps": training.max_steps}, BUNDLED: training.config_sha256}
+        asked = {} if training.max_steps is None else {"optim": {"steps": training.max_steps}}
+        return {**config, **asked, BUNDLED: training.config_sha256}
     roi = training.roi.model_dump(mode="json") if training.roi else None
     besides = {"roi": roi, "pretrained": manifest.pretrained}
     return config | {name: value for name, value in besides.items() if value is not None}

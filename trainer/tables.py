@@ -148,7 +148,7 @@ def _budget(result: Result, ends: Sequence[float]) -> str:
     training = result.training
     if training.steps == 0:  # fitted, in the time that it takes
         return "-"
-    if training.steps >= result.config.get("optim", {}).get("steps", math.inf):
+    if _did_all_steps(result):
         return f"{training.images} images, {training.steps:,} steps"
     minutes = _asked(result) or min(ends, key=lambda end: abs(end - training.minutes))
     return f"{training.images} images, {minutes:g} min"
@@ -156,12 +156,16 @@ def _budget(result: Result, ends: Sequence[float]) -> str:
 
 def _ends(results: Iterable[Result]) -> list[float]:
     """Minutes after which trainings ended: those asked for; where nobody noted them, the most of those near."""
-    listed = list(results)
+    listed = [result for result in results if not _did_all_steps(result)]
     ends = list({minutes for result in listed if (minutes := _asked(result)) is not None})
     for minutes in sorted((result.training.minutes for result in listed), reverse=True):
         if all(abs(end - minutes) > NEAR * end for end in ends):
             ends.append(round(minutes, 0 if minutes >= 10 else 2))
     return ends
+
+
+def _did_all_steps(result: Result) -> bool:
+    return bool(result.training.steps >= result.config.get("optim", {}).get("steps", math.inf))
 
 
 def _asked(result: Result) -> float | None:
