@@ -14,14 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import psutil
 
+from edge_ad.bundle import open_bundle
+from edge_ad.console import Parser, run_command
+from edge_ad.errors import BackendError
 from edge_ad.images import write_png
 from tests.broker import Broker, Subscriber, mqtt_config
-from tests.daemons import clean_environment, running_daemon
+from tests.daemons import DEADLINE_S, Daemon, clean_environment, running_daemon
 from tests.station import write_config
 
 DEMO = Path(__file__).parent.parent / "edge_ad" / "demo" / "bundle"
@@ -51,8 +55,7 @@ def daemon(folder: Path, bundle: Path) -> tuple[float, float]:
     try:
         started = time.perf_counter()
         with running_daemon(config, clean_environment()) as process:
-            while not subscriber.received("/result"):
-                time.sleep(POLL_S)
+            wait_for_result(process, lambda: bool(subscriber.received("/result")))
             seconds = time.perf_counter() - started
             subscriber.wait_for(lambda messages: len(messages) == 10, "/result")
             megabytes = psutil.Process(process.process.pid).memory_info().rss / 1e6
@@ -64,17 +67,40 @@ def daemon(folder: Path, bundle: Path) -> tuple[float, float]:
     return seconds, megabytes
 
 
-def main() -> None:
+def wait_for_result(daemon: Daemon, is_there: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
+    """Wait for a daemon's first result.
+
+    Raises:
+        BackendError: the daemon has ended, or the time is up; it quotes the log's last line.
+    """
+    deadline = time.perf_counter() + deadline_s
+    while not is_there():
+        ended = daemon.process.poll()
+        if ended is not None or time.perf_counter() > deadline:
+            what = f"no result within {deadline_s:.0f} s" if ended is None else f"the daemon ended with {ended}"
+            last = daemon.logged().strip().rpartition("\n")[2]
+            raise BackendError(f"{what}; the last line of its log: {last}")
+        time.sleep(POLL_S)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure both sides in turn and print medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="benchmarks.startup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bundle", type=Path, default=DEMO)
     parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
+    return run_command(lambda: _run(arguments.bundle.absolute(), arguments.repeats))
+
+
+def _run(bundle: Path, repeats: int) -> int:
+    open_bundle(bundle)  # what is no bundle is told here, not by a daemon that does not start
     rows: dict[str, list[tuple[float, float]]] = {"bare imports": [], "daemon": []}
     with tempfile.TemporaryDirectory() as folder:
-        for turn in range(arguments.repeats):
+        for turn in range(repeats):
             rows["bare imports"].append(bare())
-            rows["daemon"].append(daemon(Path(folder) / str(turn), arguments.bundle.absolute()))
+            rows["daemon"].append(daemon(Path(folder) / str(turn), bundle))
     medians = {
         name: [statistics.median(column) for column in zip(*values, strict=True)] for name, values in rows.items()
     }
@@ -82,7 +108,8 @@ def main() -> None:
         print(f"{name:14} {seconds:6.2f} s  {megabytes:6.0f} MB")
     ratios = [mine / base for mine, base in zip(medians["daemon"], medians["bare imports"], strict=True)]
     print(f"{'ratio':14} {ratios[0]:6.2f}    {ratios[1]:6.2f}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -108,6 +108,9 @@ class TrainingSummary(_Strict):
     calibration_sha256: tuple[str, ...]
     roi: RoiConfig | None = Field(None, description="what of the training images was used; None: all of each")
     data_licence: str | None = None
+    config_sha256: str | None = Field(None, description="of the training's configuration, resolved")
+    max_steps: int | None = Field(None, description="asked for")
+    max_minutes: float | None = Field(None, description="asked for, where a time was")
 
 
 class Drift(_Strict):

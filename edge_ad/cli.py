@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_ad import __version__
-from edge_ad.console import Parser, add_frame_size, make_folder_of, run_command, say, write_json
+from edge_ad.console import Parser, add_frame_size, make_room, run_command, say, write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +165,7 @@ def _build(arguments: argparse.Namespace) -> int:
         arguments.workspace_mib,
         arguments.again,
     )
-    if arguments.json is not None:
-        make_folder_of("--json", arguments.json)
+    _make_room(arguments.json)
     record = build.run_build(request, say)
     if arguments.json is not None:
         write_json(arguments.json, record.model_dump(mode="json", by_alias=True))
@@ -183,6 +182,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     from edge_ad.demo.show import run_demo
 
     log.set_up("WARNING")
+    _make_room(arguments.json)
     return run_demo(arguments.out, arguments.json)
 
 
@@ -249,7 +249,14 @@ def _plc_sim(arguments: argparse.Namespace) -> int:
         arguments.trigger_interval_s,
         arguments.replay,
     )
+    _make_room(arguments.json)
     return plc_sim.run_plc_sim(options)
+
+
+def _make_room(json_path: Path | None) -> None:
+    """Find out before the work whether its outcome can be written."""
+    if json_path is not None:
+        make_room("--json", json_path)
 
 
 COMMANDS = (

@@ -35,22 +35,36 @@ def complain(line: str) -> None:
     sys.stderr.flush()
 
 
-def make_folder_of(option: str, file: Path) -> None:
-    """Make the folder of a file that an option names: before the work whose outcome it is to hold.
-
-    Raises:
-        ConfigError: a folder where the file should be.
-        OSError: the folder cannot be made.
-    """
-    if file.is_dir():
-        raise ConfigError(f"{option} {file} is a folder: name a file")
-    file.parent.mkdir(parents=True, exist_ok=True)
-
-
 def write_json(path: Path, body: Mapping[str, object]) -> None:
     """Write what `--json` asks for, into a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+
+
+def make_room(option: str, file: Path) -> None:
+    """Make the folder of a file that an option names, before the work whose outcome goes there.
+
+    Raises:
+        ConfigError: a folder where the file should be, or one that this user may not write.
+        OSError: the folder cannot be made.
+    """
+    if file.is_dir():
+        raise ConfigError(f"{option} {file} is a folder: name a file")
+    make_folder(option, file.parent)
+    if file.exists() and not os.access(file, os.W_OK):
+        raise ConfigError(f"{option} {file}: this user may not write it")
+
+
+def make_folder(option: str, folder: Path) -> None:
+    """Make a folder that an option names, before the work whose outcome goes there.
+
+    Raises:
+        ConfigError: this user may not write into it.
+        OSError: it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option}: this user may not write into {folder}")
 
 
 def under_journal(environment: Mapping[str, str], stream: TextIO) -> bool:

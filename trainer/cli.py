@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from edge_ad.config import Precision
-from edge_ad.console import Parser, make_folder_of, run_command, say, write_json
+from edge_ad.console import Parser, make_folder, make_room, run_command, say, write_json
 from edge_ad.errors import ConfigError, DataError, first_line
 from trainer import config as configs
 from trainer.config import METHOD_NAMES, SEEDS, TrainConfig
@@ -93,7 +93,7 @@ def _add_evaluate(commands: _Commands) -> None:
     evaluate.add_argument("--note", default="", help="a remark that the result keeps")
     evaluate.add_argument("--scores", type=Path, help="write a CSV row an image here")
     evaluate.add_argument("--report", type=Path, help="write a page with plots and the images to look at here")
-    evaluate.add_argument("--backend", default="onnxruntime", help="engine for a bundle")
+    evaluate.add_argument("--backend", help="engine for a bundle (default: onnxruntime); a run is measured in torch")
     evaluate.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of a bundle")
     evaluate.add_argument("--store", type=Path, help="calibration store for the verdicts; default: beside the bundle")
 
@@ -267,7 +267,7 @@ def _preview(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
     if round(config.optim.anomalous * config.optim.batch) == 0:
         raise ConfigError("this configuration has no synthetic defects: optim.anomalous x optim.batch rounds to 0")
-    make_folder_of("--out", arguments.out)
+    make_room("--out", arguments.out)
     for picture in preview(arguments.data, config, arguments.seed, arguments.count, arguments.out):
         say(f"look at {picture}")
     return 0
@@ -320,10 +320,10 @@ def _make_room(arguments: argparse.Namespace) -> None:
     """
     for option, file in (("--json", arguments.json), ("--scores", arguments.scores)):
         if file is not None:
-            make_folder_of(option, file)
-    for folder in (arguments.results, arguments.report):
+            make_room(option, file)
+    for option, folder in (("--results", arguments.results), ("--report", arguments.report)):
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(option, folder)
 
 
 def _keep(arguments: argparse.Namespace, evaluation: Mapping[str, Any]) -> Path:
@@ -391,7 +391,7 @@ def _int8_data(arguments: argparse.Namespace) -> Path | None:
 
 def _ablation(arguments: argparse.Namespace) -> int:
     from trainer.ablation import draw, measure
-    from trainer.results import read_results
+    from trainer.results import on_set, read_results
     from trainer.results_page import write_page
     from trainer.run import open_run
 
@@ -400,7 +400,7 @@ def _ablation(arguments: argparse.Namespace) -> int:
         measure(run, arguments.data, arguments.results, arguments.only, device)
     for run in runs:
         draw(run, arguments.data, arguments.out, arguments.only, device)
-    measured = [r for r in read_results(arguments.results) if r.set == arguments.data.resolve().name]
+    measured = on_set(read_results(arguments.results), arguments.data)
     say(f"table and plots: {write_page(measured, arguments.out)}")
     return 0
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -417,6 +419,19 @@ def _first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
         elif mine != yours:
             return key
     return None
+
+
+def told(config: TrainConfig) -> dict[str, Any]:
+    """As results have it: resolved, with the name of a textures folder for its path, which says nothing elsewhere."""
+    values = config.model_dump(mode="json")
+    textures = config.synthesis.textures
+    values["synthesis"]["textures"] = None if textures is None else textures.name
+    return values
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 of a configuration that is told, hex: the same for the same values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def dump(config: TrainConfig) -> str:

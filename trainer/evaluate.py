@@ -91,14 +91,18 @@ class TorchBackend:
         """See `Backend.close`."""
 
 
-def open_subject(path: Path, backend: str, precision: str, store: Path | None) -> Subject:
-    """Open a bundle, or a run, which has FP32 only.
+def open_subject(path: Path, backend: str | None, precision: str, store: Path | None) -> Subject:
+    """Open a bundle, or a run, which has FP32 only and no calibration.
 
     Raises:
-        EdgeAdError: neither; or it cannot be used.
+        EdgeAdError: neither; or it cannot be used; or the store that is given has no record in force.
     """
     if (path / MANIFEST).exists():
-        return _open_bundle(path, backend, precision, store)
+        return _open_bundle(path, backend or "onnxruntime", precision, store)
+    if backend not in (None, "torch"):
+        raise ConfigError(f"{path} is a run, which is measured in torch: export it, evaluate the bundle on {backend}")
+    if store is not None:
+        raise ConfigError(f"--store is for bundles, {path} is none: export the run, calibrate and evaluate its bundle")
     subject = _open_run(path)
     if precision != subject.graph.backend.precision:
         raise DataError(
@@ -153,18 +157,30 @@ def _open_bundle(path: Path, backend: str, precision: str, store: Path | None) -
         "macs": manifest.frame_macs,
         "params": manifest.params,
     }
-    record = _applicable(in_force(store or default_store(path)), bundle.digest, config.precision)
+    record = _record(path, store, bundle.digest, config.precision)
     trained_roi = manifest.training.roi.record() if manifest.training.roi else None
     roi = record.roi_record() if record else trained_roi
     thresholds = record.thresholds() if record else None
     return Subject(frame_graph(open_backend(bundle, config), manifest), facts, roi, thresholds)
 
 
-def _applicable(record: CalibrationRecord | None, digest: str, precision: str) -> CalibrationRecord | None:
+def _record(bundle: Path, store: Path | None, digest: str, precision: str) -> CalibrationRecord | None:
+    """The calibration in force; None where there is none beside the bundle, or where it does not apply, which is noted.
+
+    Raises:
+        ConfigError: the store that is given has none.
+        CalibrationError: it cannot be read.
+    """
+    record = in_force(store or default_store(bundle))
     if record is None:
+        if store is not None:
+            raise ConfigError(f"--store {store} holds no calibration in force: edge-ad-calibrate fit makes one")
         return None
-    own = Service(digest, precision, record.roi_record(), camera=None)
-    return record if why_not(record, own) is None else None
+    reason = why_not(record, Service(digest, precision, record.roi_record(), camera=None))
+    if reason is not None:
+        complain(f"note: calibration {record.number} in {store or default_store(bundle)} does not apply: {reason}")
+        return None
+    return record
 
 
 def list_any(data: Path) -> list[TestImage]:

@@ -41,6 +41,7 @@ from edge_ad.config import BackendConfig, Precision
 from edge_ad.errors import BundleError, DataError
 from edge_ad.images import sha256_file
 from edge_ad.records import RawOutput
+from trainer import config as configs
 from trainer.config import TrainConfig, pretrained_weights
 from trainer.data.folder import load_tiles, unseen_good
 from trainer.golden import golden_images
@@ -48,7 +49,7 @@ from trainer.macs import count_macs
 from trainer.methods.base import Method, build_method
 from trainer.model_card import model_card
 from trainer.quantise import RANGE_IMAGES, Bounds, Quantised, make_tuning, open_session, quantise
-from trainer.run import Run, load_checkpoint, open_run, put_weights, require_at_rest
+from trainer.run import Run, load_checkpoint, max_minutes, open_run, put_weights, require_at_rest
 
 OPSET = 18  # what TensorRT 10.3 (JetPack 6) reads
 TOLERANCE = {"anomaly_map": 1e-4, "reconstruction": 1e-4, "score_relative": 1e-4}
@@ -147,7 +148,13 @@ def export(
     try:
         if program:
             save_program(work / PROGRAM, exported.graph, run.config)
-        _write(work, run, exported, int8, {"steps": state["step"], "minutes": state["seconds"] / 60}, data_licence)
+        spent = {
+            "steps": state["step"],
+            "minutes": round(state["seconds"] / 60, 2),
+            "max_steps": run.config.optim.steps,
+            "max_minutes": max_minutes(state),
+        }
+        _write(work, run, exported, int8, spent, data_licence)
         for precision in ("fp32", "int8") if int8 else ("fp32",):  # as the station will: nothing unproved leaves here
             open_backend(open_bundle(work), BackendConfig(precision=precision)).close()
         work.chmod(0o755)
@@ -343,11 +350,11 @@ def _manifest(run: Run, exported: Exported, spent: dict[str, Any], data_licence:
         "tolerances": TOLERANCES,
         "training": {
             "seed": run.seed,
-            "steps": spent["steps"],
-            "minutes": round(spent["minutes"], 2),
+            **spent,
             "images_sha256": list(run.train_sha256),
             "calibration_sha256": list(run.calibration_sha256),
             "roi": config.data.roi.model_dump() if config.data.roi else None,
             "data_licence": data_licence,
+            "config_sha256": configs.digest(configs.told(config)),
         },
     }

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from trainer.drawn import drawn
 from trainer.methods.diffusionad.variants import NormGuided, OneStep, guided
 from trainer.results import Result
-from trainer.tables import FIGURES, by_seed, by_variant, figure, grouped, images_per_second, own_scales
+from trainer.tables import FIGURES, by_seed, by_variant, figure, images_per_second, own_scales
 
 Point = tuple[float, list[Result]]  # place on the x axis, and what was measured there
 
 
-def draw_seeds(path: Path, results: Sequence[Result], label: Callable[[Result], str]) -> None:
+def draw_seeds(path: Path, results: Sequence[Result]) -> None:
     """A panel for each figure, a line for each thing compared, a dot for each seed and engine; results oldest first."""
-    groups = grouped((r for group in by_seed(results).values() for r in group), label)
+    groups: dict[str, list[Result]] = {}
+    for ((_, config, _), training), group in by_seed(results).items():
+        groups.setdefault(drawn(f"{group[0].profile} {config}, {training}"), []).extend(group)
     panels = _panels(path, 1.2 + 0.35 * len(groups))
     for axes, name in zip(panels.axes, FIGURES, strict=True):
         for place, group in enumerate(reversed(groups.values())):

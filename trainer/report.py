@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.container import Container
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -24,6 +26,7 @@ from edge_ad.images import read_image, write_png
 from edge_ad.names import printable
 from edge_ad.pictures import panel
 from trainer.data.folder import GOOD
+from trainer.drawn import drawn
 from trainer.evaluate import Scored, Subject, is_labelled, masks_of, verdict
 from trainer.metrics import Ranking, Region, rank, regions
 
@@ -166,21 +169,25 @@ def _draw_precision_recall(axes: Axes, rankings: Mapping[str, Ranking]) -> None:
 def _draw_scores(axes: Axes, subject: Subject, labelled: Sequence[Scored]) -> None:
     kinds = sorted({s.image.label for s in labelled}, key=lambda label: (label != GOOD, label))
     scores = [[s.score for s in labelled if s.image.label == kind] for kind in kinds]
-    axes.hist(scores, bins=30, stacked=True, label=kinds)
+    axes.hist(scores, bins=30, stacked=True)
+    handles: list[Artist | Container] = [*axes.containers]
+    labels = [drawn(kind) for kind in kinds]
     if subject.thresholds is not None:
-        axes.axvline(subject.thresholds.image, color="black", linestyle="--", label="threshold")
+        handles.append(axes.axvline(subject.thresholds.image, color="black", linestyle="--"))
+        labels.append("threshold")
     axes.set(xlabel="score", ylabel="images", title="Scores")
-    axes.legend()
+    axes.legend(handles, labels)
 
 
 def _draw_sizes(axes: Axes, labelled: Sequence[Scored], found: Sequence[Region]) -> None:
     """Each defect: how large it is, and how much of it is found."""
-    for kind in sorted({labelled[r.image].image.label for r in found}):
+    kinds = sorted({labelled[r.image].image.label for r in found})
+    for kind in kinds:
         own = [r for r in found if labelled[r.image].image.label == kind]
-        axes.plot([r.area for r in own], [r.overlap for r in own], "o", alpha=0.6, markersize=4, label=kind)
+        axes.plot([r.area for r in own], [r.overlap for r in own], "o", alpha=0.6, markersize=4)
     axes.set(xlabel="size, pixels of the map", ylabel="overlap, FPR to 0.3", title="Defects", xscale="log")
     axes.set_ylim(-0.02, 1.02)
-    axes.legend()
+    axes.legend(axes.lines, [drawn(kind) for kind in kinds])
     axes.grid(alpha=0.3)
 
 

@@ -1,6 +1,7 @@
 """How results are kept: one JSON for each evaluation on test images; tables and plots are built from nothing else.
 
-<folder>/<set>/<profile>-<variant>-seed<seed>-<digest>.json, the digest being of the weights and the configuration
+<folder>/<set>/<profile>-<variant>-seed<seed>-<digest>.json, the digest being of the weights, the configuration and the
+test images. What is measured again lies beside it, as ...-<digest>-2.json: no result ever takes another's place.
 
 Seeds may come from different days and machines. A result says what was measured (`figures`), on what (`set`), with
 which weights (`config`, `seed`, `training`, `weights`) and by which code (`commit`).
@@ -11,21 +12,25 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from edge_ad.bundle import Manifest
 from edge_ad.config import Strict, first_problem
 from edge_ad.console import write_json
 from edge_ad.errors import DataError
-from edge_ad.images import sha256_file
+from edge_ad.images import list_images, sha256_file
+from edge_ad.names import printable
+from trainer import config as configs
+from trainer.data.folder import list_test
 from trainer.methods.diffusionad.variants import Variant, in_one_step, own_variant
-from trainer.run import CHECKPOINT, Run, load_checkpoint
+from trainer.run import CHECKPOINT, Run, load_checkpoint, max_minutes
 
 SCHEMA: Literal["edge-ad/benchmark"] = "edge-ad/benchmark"
+BUNDLED = "sha256"  # key of a bundle's configuration: the digest of the one that was trained
 FACTS = ("method", "profile", "backend", "precision", "seed")  # of the evaluation JSON: no figures
 
 
@@ -35,6 +40,7 @@ class Training(Strict):
     images: int = Field(description="good images trained on")
     steps: int
     minutes: float = Field(description="all resumptions together")
+    max_minutes: float | None = Field(None, description="asked for, where a time was")
     waited: float | None = Field(None, description="share of the time that the cores waited for samples")
     processes: int = 1
     computed: str | None = Field(None, description="processor or GPU, threads and precision, of the last resumption")
@@ -67,7 +73,8 @@ class Result(Strict):
 
     schema_: Literal["edge-ad/benchmark"] = Field(SCHEMA, alias="schema")
     schema_version: Literal[1] = 1
-    set: str = Field(description="name of the data set's folder")
+    set: Annotated[str, AfterValidator(printable)] = Field(description="name of the data set's folder")
+    images_sha256: str | None = Field(None, description="of the test images, their classes and masks; None before that")
     method: str
     profile: str
     variant: Variant | None = Field(description="way to reconstruct; None for methods that do not")
@@ -85,13 +92,13 @@ class Result(Strict):
     def file_name(self) -> str:
         """Where it belongs in a folder of results.
 
-        The same weights under the same configuration, measured again, have the same place; a key of the score that was
-        changed after the training has another.
+        The same weights under the same configuration on the same images, measured again, have the same place, which
+        `write_result` numbers; a key of the score that was changed after the training has another.
         """
         engine = "" if (self.backend, self.precision) == ("torch", "fp32") else f"-{self.backend}-{self.precision}"
         variant = "-".join(str(self.variant).replace(",", "").split()) if self.variant is not None else self.method
-        measured = json.dumps([self.weights, self.config], sort_keys=True)
-        digest = hashlib.sha256(measured.encode()).hexdigest()[:8]
+        measured = [self.weights, self.config, *([self.images_sha256] if self.images_sha256 else [])]
+        digest = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.set}/{self.profile}-{variant}{engine}-seed{self.seed}-{digest}.json"
 
 
@@ -106,13 +113,14 @@ def result_of_run(run: Run, data: Path, evaluation: Mapping[str, Any], variant: 
         images=len(run.train_sha256),
         steps=state["step"],
         minutes=round(state["seconds"] / 60, 2),
+        max_minutes=max_minutes(state),
         waited=round(state["waited_s"] / state["seconds"], 4) if state.get("waited_s") is not None else None,
         processes=state.get("processes", 1),
         computed=state.get("computed"),
     )
     facts = {
         "variant": variant or own_variant(run.config.diffusion),
-        "config": config_of(run),
+        "config": configs.told(run.config),
         "weights": sha256_file(run.path / CHECKPOINT),
         "commit": run.commit,
         "training": training,
@@ -120,27 +128,33 @@ def result_of_run(run: Run, data: Path, evaluation: Mapping[str, Any], variant: 
     return _result(data, evaluation, facts)
 
 
-def config_of(run: Run) -> dict[str, Any]:
-    """As it was resolved, with the name of a textures folder for its path: where it lies is no part of a result."""
-    config = run.config.model_dump(mode="json")
-    textures = run.config.synthesis.textures
-    config["synthesis"]["textures"] = None if textures is None else textures.name
-    return config
-
-
 def result_of_bundle(manifest: Manifest, data: Path, evaluation: Mapping[str, Any]) -> Result:
     """The result of an evaluation of a bundle."""
     told = manifest.training
-    training = Training(images=len(told.images_sha256), steps=told.steps, minutes=told.minutes)
+    training = Training(
+        images=len(told.images_sha256), steps=told.steps, minutes=told.minutes, max_minutes=told.max_minutes
+    )
     d = manifest.diffusion
     facts = {
         "variant": in_one_step(d.t_s, d.t_b, d.w),
-        "config": manifest.model_dump(mode="json", include={"input", "diffusion", "top_k"}),
+        "config": _config_of_bundle(manifest),
         "weights": manifest.digest,
         "commit": None,
         "training": training,
     }
     return _result(data, evaluation, facts)
+
+
+def _config_of_bundle(manifest: Manifest) -> dict[str, Any]:
+    """What a manifest tells of the configuration; of old, it does not tell its digest."""
+    training = manifest.training
+    config = manifest.model_dump(mode="json", include={"input", "diffusion", "top_k"})
+    if training.config_sha256 is not None:
+        asked = {} if training.max_steps is None else {"optim": {"steps": training.max_steps}}
+        return {**config, **asked, BUNDLED: training.config_sha256}
+    roi = training.roi.model_dump(mode="json") if training.roi else None
+    besides = {"roi": roi, "pretrained": manifest.pretrained}
+    return config | {name: value for name, value in besides.items() if value is not None}
 
 
 def _result(data: Path, evaluation: Mapping[str, Any], facts: Mapping[str, Any]) -> Result:
@@ -150,16 +164,45 @@ def _result(data: Path, evaluation: Mapping[str, Any], facts: Mapping[str, Any])
         {
             **{name: evaluation[name] for name in FACTS},
             **facts,
-            "set": data.resolve().name,
+            **set_facts(data),
             "made_at": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "figures": figures,
         }
     )
 
 
+def set_facts(data: Path) -> dict[str, Any]:
+    """What a result says of the data set that it was measured on: `set` and `images_sha256`.
+
+    Raises:
+        DataError: there are no images.
+    """
+    if (data / "test").is_dir():
+        listed = [(image.label, image.path, image.mask) for image in list_test(data)]
+    else:
+        listed = [("", path, None) for path in list_images(data)]
+    contents = sorted([label, sha256_file(path), sha256_file(mask) if mask else ""] for label, path, mask in listed)
+    digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+    return {"set": printable(data.resolve().name), "images_sha256": digest}
+
+
+def on_set(results: Iterable[Result], data: Path) -> list[Result]:
+    """Those measured on a data set; where a result does not say on which images, on one of its name.
+
+    Raises:
+        DataError: as `set_facts`.
+    """
+    facts = set_facts(data)
+    return [r for r in results if r.set == facts["set"] and r.images_sha256 in (None, facts["images_sha256"])]
+
+
 def write_result(folder: Path, result: Result) -> Path:
-    """Put a result into a folder of results; returns its path."""
-    path = folder / result.file_name()
+    """Put a result into a folder of results, beside those that are there; returns its path."""
+    first = folder / result.file_name()
+    path, number = first, 1
+    while path.exists():
+        number += 1
+        path = first.with_stem(f"{first.stem}-{number}")
     write_json(path, result.model_dump(mode="json", by_alias=True))
     return path
 
@@ -170,8 +213,10 @@ def read_results(folder: Path) -> list[Result]:
     Raises:
         DataError: a file is not a result; it names the file.
     """
-    found = [_read(path) for path in sorted(folder.rglob("*.json"))]
-    return sorted(found, key=lambda result: (result.made_at, result.file_name()))
+    paths = sorted(
+        folder.rglob("*.json"), key=lambda path: (len(path.name), path)
+    )  # -2 behind the first, -10 behind -9
+    return sorted(map(_read, paths), key=lambda result: (result.made_at, result.file_name()))
 
 
 def _read(path: Path) -> Result:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+from edge_ad.names import printable
+from trainer import config as configs
 from trainer import tables
 from trainer.methods.diffusionad.variants import NormGuided, OneStep, guided
 from trainer.plots import draw_scales, draw_seeds, draw_speed, draw_weights
@@ -21,11 +25,32 @@ def write_page(results: Sequence[Result], out: Path) -> Path:
     """Write results.md and its plots; returns the page's path."""
     out.mkdir(parents=True, exist_ok=True)
     sections = ["# Results", NOTE]
-    for name, group in tables.grouped(results, lambda r: r.set).items():
+    for name, group in _sets(results).items():
         sections += _set(name, group, out)
     page = out / "results.md"
-    page.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    page.write_text(printable("\n\n".join(sections)) + "\n", encoding="utf-8")
     return page
+
+
+def _sets(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Results by their data set; of one name, the set that came first has it alone, the others their digest besides.
+
+    Results that do not say which images they were measured on are of the one that came first.
+    """
+    found: dict[str, list[Result]] = {}
+    first: dict[str, str] = {}
+    for result in results:
+        name = " ".join(result.set.splitlines())
+        digest = result.images_sha256
+        if digest is not None and first.setdefault(name, digest) != digest:
+            name = f"{name}-{digest[:6]}"
+        found.setdefault(name, []).append(result)
+    return found
+
+
+def _picture(title: str, name: str) -> str:
+    """A picture that lies beside the page, shown in it."""
+    return f"![{title}]({quote(name)})"
 
 
 def _set(name: str, results: Sequence[Result], out: Path) -> list[str]:
@@ -33,12 +58,13 @@ def _set(name: str, results: Sequence[Result], out: Path) -> list[str]:
     trained = [result for result in results if tables.as_trained(result)]
     sections = [f"## {name}"]
     if trained:
-        draw_seeds(out / f"{name}.png", trained, _label)
-        sections += [tables.summary(trained), f"![{name}]({name}.png)"]
+        draw_seeds(out / f"{name}.png", trained)
+        sections += [tables.summary(trained), _picture(name, f"{name}.png")]
         sections += [f"Image AUROC of each class of defect:\n\n{tables.per_defect(trained, 'image_auroc')}"]
         sections += [f"Pixel AP of each class of defect:\n\n{tables.per_defect(trained, 'pixel_ap')}"]
-    for family, group in tables.grouped(results, _family).items():
+    for (_, training), group in tables.by_budget(results, lambda r: configs.digest(_family(r))).items():
         if len({result.variant for result in group}) > 1:
+            family = configs.digest({**_family(group[0]), "training": training})[:6]
             sections += _ablation(f"{name}-{family}", group, out)
     differences = tables.differences(results)
     if differences:
@@ -46,15 +72,11 @@ def _set(name: str, results: Sequence[Result], out: Path) -> list[str]:
     return [*sections, f"### {name}: every evaluation on test images, in order", tables.log(results)]
 
 
-def _label(result: Result) -> str:
-    return f"{result.profile} {tables.digest(tables.resolved(result))}, {tables.budget(result)}"
-
-
-def _family(result: Result) -> str:
+def _family(result: Result) -> dict[str, Any]:
     """What was trained as long, and differs only in being an auto-encoder, belongs to one ablation."""
     config = tables.resolved(result)
     diffusion = {key: value for key, value in config.get("diffusion", {}).items() if key != "diffuse"}
-    return tables.digest({**config, "diffusion": diffusion, "training": tables.budget(result)})
+    return {**config, "diffusion": diffusion}
 
 
 def _ablation(name: str, results: Sequence[Result], out: Path) -> list[str]:
@@ -67,11 +89,11 @@ def _ablation(name: str, results: Sequence[Result], out: Path) -> list[str]:
     return [
         f"### {name}: ways to reconstruct",
         tables.ways(own, cost=True),
-        f"![ways]({name}-ways.png)",
+        _picture("ways", f"{name}-ways.png"),
         f"### {name}: noise scales and guidance weights",
         tables.ways(scales, cost=False),
-        f"![scales]({name}-scales.png)",
-        f"![weights]({name}-weights.png)",
+        _picture("scales", f"{name}-scales.png"),
+        _picture("weights", f"{name}-weights.png"),
     ]
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,6 +211,12 @@ def load_checkpoint(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{run} has no {CHECKPOINT} yet: train it first")
     return load_weights(path)
+
+
+def max_minutes(state: Mapping[str, Any]) -> float | None:
+    """The time that a training was given, by its checkpoint; None where it had no end, or nobody noted it."""
+    given: float | None = state.get("max_minutes")
+    return given if given is not None and math.isfinite(given) else None
 
 
 def put_weights(networks: nn.Module, weights: dict[str, Any], run: Run) -> None:

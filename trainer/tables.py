@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
@@ -11,9 +10,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from trainer import config as configs
 from trainer.config import TrainConfig
 from trainer.methods.diffusionad.variants import KINDS, AutoEncoder, NormGuided, OneStep, Variant, in_one_step
-from trainer.results import Result
+from trainer.results import BUNDLED, Result
 
 Key = TypeVar("Key")
 
@@ -24,6 +24,7 @@ MORE = {
     "pixel_f1_max": "pixel F1-max",
     "aupro_005": "AUPRO 0.05",
 }
+NEAR = 0.1  # trainings whose minutes differ by less, of the longer one's, had the same
 
 
 def grouped(results: Iterable[Result], key: Callable[[Result], Key]) -> dict[Key, list[Result]]:
@@ -38,17 +39,19 @@ def resolved(result: Result) -> Mapping[str, Any]:
     """The configuration as today's code reads it, so that seeds of different days stay together.
 
     A key that has come since has its default, which is what was done before. What today's code does not read (another
-    method's, a key that has gone) stays as it is.
+    method's, a key that has gone) stays as it is. A bundle does not tell all: the size of its networks is added, which
+    only results of bundles have.
     """
     try:
         return TrainConfig.model_validate(result.config).model_dump(mode="json")
     except ValidationError:
-        return result.config
+        size = {"macs": result.figures.macs, "params": result.figures.params}
+        return result.config if result.figures.macs is None else {**result.config, **size}
 
 
-def digest(config: Mapping[str, Any]) -> str:
-    """A short name for a configuration: the same for the same values."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:6]
+def config_name(result: Result) -> str:
+    """A short name for the configuration: the same for the same values, of a run and of its bundle."""
+    return str(result.config.get(BUNDLED) or configs.digest(resolved(result)))[:6]
 
 
 def figure(result: Result, name: str) -> float | None:
@@ -68,8 +71,14 @@ def spread(values: Sequence[float | None]) -> str:
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table."""
-    lines = [header, ["---"] * len(header), *rows]
+    lines = [[_cell(text) for text in line] for line in (header, *rows)]
+    lines.insert(1, ["---"] * len(header))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text that ends neither its cell nor its row."""
+    return " ".join(text.splitlines()).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def own_scales(result: Result) -> Mapping[str, Any]:
@@ -91,20 +100,18 @@ def summary(results: Sequence[Result]) -> str:
     costs = ["minutes", "waited", "ms", "MB"]
     header = ["method", "config", "engine", "seeds", *costs, *FIGURES.values(), *MORE.values()]
     rows = []
-    for (method, config, engine, _), group in by_seed(results).items():
+    for ((method, config, engine), _), group in by_seed(results).items():
         figures = [spread([figure(r, name) for r in group]) for name in (*FIGURES, *MORE)]
         rows.append([method, config, engine, str(len(group)), *_costs(group), *figures])
     return markdown(header, rows)
 
 
-def by_seed(results: Iterable[Result]) -> dict[tuple[str, str, str, str], list[Result]]:
-    """For each thing compared on each engine, by what its training had, one result a seed, the last."""
-    return {what: last_of_each_seed(group) for what, group in grouped(results, _compared).items()}
+def by_seed(results: Iterable[Result]) -> dict[tuple[tuple[str, str, str], str], list[Result]]:
+    """For each thing compared on each engine, by what its training had, one result a seed, the last.
 
-
-def last_of_each_seed(results: Iterable[Result]) -> list[Result]:
-    """Of each configuration one result a seed, the last: a spread is over seeds, the log has them all."""
-    return list({(digest(resolved(r)), r.seed): r for r in results}.values())
+    A spread is over seeds, the log has them all.
+    """
+    return {what: list({r.seed: r for r in group}.values()) for what, group in by_budget(results, _compared).items()}
 
 
 def _costs(results: Sequence[Result]) -> list[str]:
@@ -122,28 +129,56 @@ def _mean(values: Sequence[float | None], form: str) -> str:
     return form.format(statistics.fmean(known)) if known else "-"
 
 
-def _compared(result: Result) -> tuple[str, str, str, str]:
+def _compared(result: Result) -> tuple[str, str, str]:
     method = f"{result.method} `{result.profile}`"
     if result.variant is not None and result.variant.kind == "auto_encoder":
         method += ", auto-encoder"
-    return method, digest(resolved(result)), f"{result.backend} {result.precision}", budget(result)
+    return method, config_name(result), f"{result.backend} {result.precision}"
 
 
-def budget(result: Result) -> str:
-    """What a training had, its minutes to ten: one that had less, or went on, is no seed of the others.
+def by_budget(results: Iterable[Result], key: Callable[[Result], Key]) -> dict[tuple[Key, str], list[Result]]:
+    """Results by a key and by what their trainings had, in words: one that had less, or went on, is apart."""
+    listed = list(results)
+    ends = {what: _ends(group) for what, group in grouped(listed, key).items()}
+    return grouped(listed, lambda r: (key(r), _budget(r, ends[key(r)])))
 
-    A training ends within a step after its minutes, so what lies halfway goes up: never apart from its like.
-    """
-    if result.training.steps == 0:  # fitted, in the time that it takes
+
+def _budget(result: Result, ends: Sequence[float]) -> str:
+    """The images of a training and its steps, if it did all that were asked for, else its minutes, one of `ends`."""
+    training = result.training
+    if training.steps == 0:  # fitted, in the time that it takes
         return "-"
-    return f"{result.training.images} images, {max(10, 10 * math.floor(result.training.minutes / 10 + 0.5))} min"
+    if _did_all_steps(result):
+        return f"{training.images} images, {training.steps:,} steps"
+    minutes = _asked(result) or min(ends, key=lambda end: abs(end - training.minutes))
+    return f"{training.images} images, {minutes:g} min"
+
+
+def _ends(results: Iterable[Result]) -> list[float]:
+    """Minutes after which trainings ended: those asked for; where nobody noted them, the most of those near."""
+    listed = [result for result in results if not _did_all_steps(result)]
+    ends = list({minutes for result in listed if (minutes := _asked(result)) is not None})
+    for minutes in sorted((result.training.minutes for result in listed), reverse=True):
+        if all(abs(end - minutes) > NEAR * end for end in ends):
+            ends.append(round(minutes, 0 if minutes >= 10 else 2))
+    return ends
+
+
+def _did_all_steps(result: Result) -> bool:
+    return bool(result.training.steps >= result.config.get("optim", {}).get("steps", math.inf))
+
+
+def _asked(result: Result) -> float | None:
+    """The minutes that a training was given, and has used up; a peer that has any has them in its configuration."""
+    asked: float | None = result.training.max_minutes or result.config.get("minutes")
+    return asked if asked is not None and result.training.minutes >= round(asked, 2) else None
 
 
 def per_defect(results: Sequence[Result], name: str) -> str:
     """One figure of each class of defect."""
     classes = sorted({kind for result in results for kind in result.figures.per_defect})
     rows = []
-    for (method, config, engine, training), group in by_seed(results).items():
+    for ((method, config, engine), training), group in by_seed(results).items():
         cells = [spread([r.figures.per_defect.get(kind, {}).get(name) for r in group]) for kind in classes]
         rows.append([method, config, engine, training, *cells])
     return markdown(["method", "config", "engine", "training", *classes], rows)
@@ -154,7 +189,7 @@ def log(results: Sequence[Result]) -> str:
     header = ["evaluated", "commit", "method", "config", "way", "seed", "minutes", "steps", *FIGURES.values(), "note"]
     rows = []
     for result in results:
-        method, config, engine, _ = _compared(result)
+        method, config, engine = _compared(result)
         way = "-" if result.variant is None else str(result.variant)
         figures = [spread([figure(result, name)]) for name in FIGURES]
         training = result.training
@@ -165,14 +200,16 @@ def log(results: Sequence[Result]) -> str:
 
 def differences(results: Sequence[Result]) -> str:
     """What the configurations of a set differ in, key by key; empty where there is one."""
-    configs = {digest(resolved(r)): _flat(resolved(r)) for r in results}
-    keys = sorted({key for config in configs.values() for key in config})
+    told: dict[str, dict[str, Any]] = {}
+    for result in results:  # a run tells more than its bundle
+        told[config_name(result)] = max(told.get(config_name(result), {}), _flat(resolved(result)), key=len)
+    keys = sorted({key for config in told.values() for key in config} - {BUNDLED})
     rows = []
     for key in keys:
-        cells = [json.dumps(config[key]) if key in config else "-" for config in configs.values()]
+        cells = [json.dumps(config[key]) if key in config else "-" for config in told.values()]
         if len(set(cells)) > 1:
             rows.append([key, *cells])
-    return markdown(["key", *configs], rows) if rows else ""
+    return markdown(["key", *told], rows) if rows else ""
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -194,13 +231,30 @@ def ways(results: Sequence[Result], cost: bool) -> str:
 
 
 def by_variant(results: Iterable[Result]) -> list[tuple[Variant, list[Result]]]:
-    """Results by their way to reconstruct, of each seed the last; ways in the order of `KINDS` and of their numbers."""
-    found = [
-        (variant, last_of_each_seed(group))
-        for variant, group in grouped(results, lambda r: r.variant).items()
-        if variant is not None
-    ]
+    """Results by their way to reconstruct, on the same trainings; ways in the order of `KINDS` and of their numbers."""
+    found = [(v, group) for v, group in grouped(comparable(results), lambda r: r.variant).items() if v is not None]
     return sorted(found, key=lambda item: (KINDS.index(item[0].kind), *item[0].model_dump(exclude={"kind"}).values()))
+
+
+def comparable(results: Iterable[Result]) -> list[Result]:
+    """Of each seed that was measured in every way the last result of each, all but the auto-encoder's on one training.
+
+    Every way is what the seed that was measured in most ways has, so that an ablation under way shows what it can.
+    """
+    seeds = [_in_most_ways(group) for group in grouped(results, lambda r: r.seed).values()]
+    shown = max(seeds, key=len, default={})
+    return [seed[variant] for seed in seeds if shown.keys() <= seed.keys() for variant in shown]
+
+
+def _in_most_ways(results: Sequence[Result]) -> dict[Variant | None, Result]:
+    """Way -> the last result of one seed, on the weights that were measured in most ways, the last of these."""
+    trainings = grouped(reversed(results), lambda r: (isinstance(r.variant, AutoEncoder), r.weights))
+    found: dict[Variant | None, Result] = {}
+    for auto_encoder in (True, False):
+        own = [group for (is_one, _), group in trainings.items() if is_one is auto_encoder]
+        most: list[Result] = max(own, key=lambda group: len({r.variant for r in group}), default=[])
+        found |= {r.variant: r for r in reversed(most)}
+    return found
 
 
 def images_per_second(results: Sequence[Result]) -> float:

@@ -21,7 +21,7 @@ from benchmarks.peers.methods import LAYERS, PATCHCORE_STRIDES, PEERS, Settings
 from edge_ad.console import Parser, run_command, say
 from edge_ad.errors import ConfigError
 from trainer.config import DataConfig
-from trainer.results import Result, read_results, write_result
+from trainer.results import Result, on_set, read_results, write_result
 from trainer.tables import as_trained, summary
 
 
@@ -64,8 +64,8 @@ def _run(arguments: argparse.Namespace) -> int:
     for path in arguments.ours:
         result = apart(measure_ours, path, arguments.data, arguments.backend, arguments.note)
         say(f"{path}: {write_result(arguments.results, result)}")
-    measured = [r for r in read_results(arguments.results) if r.set == arguments.data.resolve().name and as_trained(r)]
-    say(summary(measured))
+    measured = on_set(read_results(arguments.results), arguments.data)
+    say(summary([result for result in measured if as_trained(result)]))
     return 0
 
 

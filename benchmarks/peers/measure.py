@@ -27,7 +27,7 @@ from edge_ad.frames import FrameGraph
 from trainer.data.folder import list_test, load_tiles, split_good
 from trainer.evaluate import Subject, TorchBackend, evaluate, open_subject, score_images
 from trainer.provenance import source_version
-from trainer.results import FACTS, Result, result_of_bundle, result_of_run
+from trainer.results import FACTS, Result, result_of_bundle, result_of_run, set_facts
 from trainer.run import open_run
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ def measure(task: Task, training: Training, note: str) -> Result:
     return Result.model_validate(
         {
             **{name: evaluation[name] for name in FACTS},
-            "set": task.data.resolve().name,
+            **set_facts(task.data),
             "variant": None,
             "config": training.config,
             "weights": digest(graph),

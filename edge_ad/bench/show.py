@@ -10,8 +10,7 @@ from edge_ad.bench.figures import Workload
 from edge_ad.bench.report import as_json, as_lines, bars, report
 from edge_ad.bench.rounds import choose, run_rounds
 from edge_ad.bundle import open_bundle
-from edge_ad.console import say, write_json
-from edge_ad.errors import DataError
+from edge_ad.console import make_room, say, write_json
 from edge_ad.images import list_images, read_image, write_png
 
 FRAMES = 50  # a round
@@ -30,14 +29,17 @@ def run_bench(
     """Measure a bundle on frames of a (width, height) or on a folder's images, print, write what was asked for.
 
     Raises:
-        EdgeAdError: not a bundle, no such back-end, none could be measured, no images, or a place that cannot be
-            written.
+        EdgeAdError: not a bundle, no such back-end, none could be measured, no images, or a folder where the JSON
+            should be.
+        OSError: a place that cannot be written.
     """
     bundle = open_bundle(path.absolute())
     engines = choose(bundle, backend)
     workload = images_of(frames) if isinstance(frames, Path) else Workload(FRAMES, *frames)
-    for folder in (out, json_path.parent if json_path is not None else None):
-        _make(folder)  # before the minutes of measuring
+    if json_path is not None:
+        make_room("--json", json_path)  # before the minutes of measuring
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     facts = machine()
     found = report(bundle, run_rounds(bundle, engines, rounds, workload), rounds, workload, facts)
     for line in as_lines(found):
@@ -65,12 +67,3 @@ def machine() -> dict[str, dict[str, str]]:
     facts = {title: dict(section()) for title, section in doctor.SECTIONS}
     set_ = {name: os.environ[name] for name in STEERING if name in os.environ}
     return {**facts, "at the start": {"load average, 1 min": f"{os.getloadavg()[0]:.2f}", **set_}}
-
-
-def _make(folder: Path | None) -> None:
-    if folder is None:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make the folder {folder}: {error.strerror}") from error

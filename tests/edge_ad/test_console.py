@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_ad.console import BROKEN_PIPE, INTERRUPTED, OPENCV_LOG_LEVEL, Parser, run_command, tracked
-from edge_ad.errors import BackendError, CalibrationError
+from edge_ad.console import BROKEN_PIPE, INTERRUPTED, OPENCV_LOG_LEVEL, Parser, make_room, run_command, tracked
+from edge_ad.errors import BackendError, CalibrationError, ConfigError
 from tests.daemons import clean_environment
 
 
@@ -143,3 +143,16 @@ def test_a_reader_that_went_away_is_no_error() -> None:
     command = f'{sys.executable} -c "{program}" | head -1; exit ${{PIPESTATUS[0]}}'
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (ended.stdout, ended.stderr, ended.returncode) == ("line\n", "", BROKEN_PIPE)
+
+
+@pytest.mark.parametrize("name", ["kept.json", "new/kept.json"])
+def test_what_this_user_may_not_write_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "kept.json").touch()
+    make_room("--json", tmp_path / name)
+    refused = tmp_path / ("kept.json" if name == "kept.json" else "new")
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != refused and real(path, mode))
+    with pytest.raises(ConfigError, match=r"--json.*this user may not write"):
+        make_room("--json", tmp_path / name)

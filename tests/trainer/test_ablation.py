@@ -1,5 +1,6 @@
 """The ablation: one command, every way to reconstruct, nothing measured twice."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def test_what_was_measured_is_not_measured_again(root: Path, tmp_path: Path) -> 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.json")}
     assert _ablation(root, tmp_path / "again", tmp_path / "results", ["one_step"]) == first
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.json")} == before
+
+
+def test_what_was_measured_before_a_key_came_is_not_measured_again(root: Path, tmp_path: Path) -> None:
+    _ablation(root, tmp_path / "out", tmp_path / "results", ["one_step"])
+    for path in (tmp_path / "results").rglob("*.json"):
+        body = json.loads(path.read_text())
+        del body["config"]["prototypes"], body["images_sha256"]
+        path.write_text(json.dumps(body))
+    before = read_results(tmp_path / "results")
+    _ablation(root, tmp_path / "again", tmp_path / "results", ["one_step"])
+    assert read_results(tmp_path / "results") == before
 
 
 def test_what_was_measured_with_another_score_is_measured(root: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.cli import main as calibration_main
 from edge_ad.backends.base import open_backend
 from edge_ad.bundle import open_bundle
 from edge_ad.config import BackendConfig
@@ -214,6 +215,26 @@ def test_test_images_of_another_kind_than_trained_on_are_noted(
     assert all("the training images are colour" in note and "000.png is grey" in note for note in notes)
 
 
+def test_a_calibration_that_does_not_apply_is_noted(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, good = tmp_path / "other", root / "run/calibration_split"
+    export(root / "run", other, data_licence="another digest")
+    calibrate = ["fit", str(other), "--good", str(good), "--false-alarm-rate", "0.8", "--confidence", "0.5"]
+    assert calibration_main(calibrate) == 0
+    store = other.with_name("other.calibration")
+    capsys.readouterr()
+    scores = tmp_path / "s.csv"
+    for bundle, applies in ((other, True), (root / "bundle", False)):
+        command = ("evaluate", bundle, "--data", root / "data", "--store", store, "--scores", scores)
+        assert _command(*command) == 0
+        notes = _notes(capsys)
+        assert len(notes) == (not applies)
+        assert all("it is of bundle" in note and str(store) in note for note in notes)
+        with scores.open() as stream:
+            assert all((row["verdict"] != "") == applies for row in csv.DictReader(stream))
+
+
 def test_names_that_are_no_utf_8_can_be_scored_and_reported(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root / "data", tmp_path / "data")
     name_in_latin_1(tmp_path / "data")
@@ -296,16 +317,39 @@ def _mistakes(root: Path, tmp: Path) -> dict[str, tuple[list[object], str]]:
         "not a bundle": (["evaluate", tmp / "empty", "--data", root / "data"], "is not a run"),
         "no int8": (["evaluate", root / "bundle", "--data", root / "data", "--precision", "int8"], "no int8 model"),
         "run in int8": (["evaluate", root / "run", "--data", root / "data", "--precision", "int8"], "has fp32 only"),
+        "run on an engine": (
+            ["evaluate", root / "run", "--data", root / "data", "--backend", "openvino"],
+            "is measured in torch",
+        ),
         "no test": (["evaluate", root / "bundle", "--data", tmp / "empty"], "no images in"),
         "no class": (["evaluate", root / "run", "--data", tmp / "no class"], "no folder in"),
         "option": (["train", "--wrong"], "--help"),
         "json": (["evaluate", root / "run", "--data", root / "data", "--json", tmp], f"--json {tmp} is a folder"),
+        "no record": (
+            ["evaluate", root / "bundle", "--data", root / "data", "--store", tmp / "nowhere"],
+            f"--store {tmp / 'nowhere'} holds no calibration in force",
+        ),
+        "store of a run": (
+            ["evaluate", root / "run", "--data", root / "data", "--store", tmp / "nowhere"],
+            "--store is for bundles",
+        ),
         "report": (["evaluate", root / "run", "--data", root / "data", "--report", config], "File exists"),
     }
 
 
 CASES = ["no images", "no folder", "unreadable", "mixed", "unknown key", "profile", "minutes", "device", "no run"]
-CASES += ["not a bundle", "no int8", "run in int8", "no test", "no class", "option", "json", "report"]
+CASES += [
+    "not a bundle",
+    "no int8",
+    "run in int8",
+    "no test",
+    "no class",
+    "option",
+    "json",
+    "report",
+    "no record",
+    "store of a run",
+]
 
 
 @pytest.mark.parametrize("case", CASES)

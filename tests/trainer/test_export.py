@@ -14,6 +14,7 @@ from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig
 from edge_ad.errors import BundleError, DataError
 from tests.trainer.tiny import make_dataset, one_process, tiny_config
+from trainer import config as configs
 from trainer.data.folder import split_good
 from trainer.export import export, load_method, run_torch, save_program
 from trainer.golden import golden_images
@@ -100,6 +101,8 @@ def test_the_manifest_tells_the_training(run: Run, bundle: Bundle) -> None:
     assert manifest.training.images_sha256 == run.train_sha256
     assert manifest.training.calibration_sha256 == run.calibration_sha256
     assert (manifest.training.steps, manifest.method, manifest.profile) == (6, "diffusionad", "tiny")
+    assert manifest.training.config_sha256 == configs.digest(configs.told(run.config))
+    assert (manifest.training.max_steps, manifest.training.max_minutes) == (6, None)
     assert manifest.program_torch == torch.__version__
     assert set(manifest.files) == {"model.onnx", "model.pt2", "golden.npz", "MODEL_CARD.md"}
     assert "CC0" in (bundle.path / "MODEL_CARD.md").read_text()

@@ -251,8 +251,7 @@ def test_a_run_has_what_was_found_and_so_has_its_bundle(root: Path) -> None:
 def test_run_bundle_and_calibration_give_an_image_the_same_score(root: Path) -> None:
     images = list_test(root / "data")
     scored = {
-        name: evaluate_images(open_subject(root / name, "onnxruntime", "fp32", None), images)
-        for name in ("run", "bundle")
+        name: evaluate_images(open_subject(root / name, None, "fp32", None), images) for name in ("run", "bundle")
     }
     assert {s.anomaly_map.shape for s in scored["bundle"]} == {(64, 120), (120, 64)}
     scores = {name: [s.score for s in found] for name, found in scored.items()}

@@ -3,12 +3,15 @@
 import csv
 import re
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from edge_ad.core.layout import Layout
@@ -16,8 +19,8 @@ from edge_ad.frames import FrameGraph
 from edge_ad.records import RawOutput, Thresholds
 from tests.trainer.tiny import make_dataset
 from trainer.evaluate import Scored, Subject, evaluate, list_any
-from trainer.metrics import rank
-from trainer.report import POINTS, _thinned, write_report
+from trainer.metrics import rank, regions
+from trainer.report import POINTS, _draw_scores, _draw_sizes, _thinned, write_report
 
 SIZE = 48
 
@@ -136,6 +139,37 @@ def test_a_plain_folder_gets_the_images_with_the_highest_scores(data: Path, tmp_
     assert page.images == [f"highest-{place:02d}.png" for place in range(3)]
     assert "Images with the highest scores" in page.cells
     assert all(cv2.imread(str(tmp_path / "report" / name)) is not None for name in page.images)
+
+
+def _legend(draw: Callable[[Axes], None], path: Path) -> list[str]:
+    """The labels of a plot that was drawn; they are as matplotlib takes them."""
+    figure = Figure()
+    axes = figure.add_subplot()
+    draw(axes)
+    figure.savefig(path)
+    legend = axes.get_legend()
+    assert legend is not None
+    return [text.get_text() for text in legend.get_texts()]
+
+
+@pytest.mark.parametrize("thresholds", [None, Thresholds(0.5, 0.5, 1)])
+def test_every_class_is_in_the_legends_whatever_it_is_called(
+    data: Path, tmp_path: Path, thresholds: Thresholds | None, recwarn: pytest.WarningsRecorder
+) -> None:
+    for name in ("cost $5^$", "_dirt", "\u5212\u75d5", "Löcher"):
+        for folder in ("test", "ground_truth"):
+            shutil.copytree(data / folder / "hole", data / folder / name)
+    page = _report(data, tmp_path / "report", thresholds)
+    assert not recwarn.list
+    assert {"scores.png", "sizes.png"} <= set(page.images)
+    subject, scored = _subject(thresholds), _scored(data)
+    kinds = ["Löcher", "_dirt", r"cost \$5^\$", "hole", r"\u5212\u75d5"]
+    found = _legend(lambda axes: _draw_scores(axes, subject, scored), tmp_path / "scores.png")
+    assert sorted(found) == sorted([*kinds, "good", *(["threshold"] if thresholds else [])])
+    masks = [s.mask for s in scored if s.mask is not None]
+    ranking = rank(np.concatenate([m.ravel() for m in masks]), np.concatenate([s.anomaly_map.ravel() for s in scored]))
+    sizes = _legend(lambda axes: _draw_sizes(axes, scored, regions(masks, ranking)), tmp_path / "sizes.png")
+    assert sorted(sizes) == sorted(kinds)
 
 
 def test_a_thinned_curve_keeps_its_ends() -> None:

@@ -1,7 +1,9 @@
 """Results: one JSON for each evaluation, and tables that say no more than the JSONs do."""
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,9 @@ from edge_ad.errors import DataError
 from tests.trainer.tiny import make_dataset, tiny_bundle, tiny_config
 from trainer.cli import main
 from trainer.plots import draw_scales, draw_seeds, draw_speed, draw_weights
-from trainer.results import Result, read_results, write_result
+from trainer.results import Result, on_set, read_results, result_of_bundle, write_result
 from trainer.results_page import write_page
-from trainer.tables import as_trained, differences, log, per_defect, spread, summary, ways
+from trainer.tables import as_trained, config_name, differences, log, per_defect, spread, summary, ways
 
 COMMITTED = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -93,18 +95,65 @@ def test_an_evaluation_of_a_bundle_is_kept_under_its_engine(root: Path, tmp_path
     assert as_trained(kept)
 
 
+def test_a_run_and_its_bundle_on_the_same_engine_are_one_row(root: Path, tmp_path: Path) -> None:
+    for subject, *backend in (("run",), ("bundle", "--backend", "torch")):
+        command = ["evaluate", root / subject, "--data", root / "data", "--results", tmp_path, *backend]
+        assert main([str(word) for word in command]) == 0
+    found = read_results(tmp_path)
+    (row,) = rows(summary(found))
+    assert (row["seeds"], len(found)) == ("1", 2)
+    assert [row["training"] for row in rows(per_defect(found, "image_auroc"))] == ["6 images, 6 steps"]
+    assert differences(found) == ""
+
+
+@pytest.mark.parametrize("told", [{}, {"sha256": "a" * 64}])
+def test_bundles_of_other_trainings_are_other_rows(told: dict[str, Any]) -> None:
+    """Of old they do not tell the configuration: then other networks do."""
+    one = result(backend="onnxruntime", config={"top_k": 10, **told}, figures={"macs": 5})
+    other = {"top_k": 10, **({"sha256": "b" * 64} if told else {})}
+    two = result(backend="onnxruntime", config=other, weights="1" * 64, figures={"macs": 5 if told else 6})
+    assert [row["seeds"] for row in rows(summary([one, two]))] == ["1", "1"]
+
+
+def test_a_bundle_of_before_tells_what_its_manifest_has(root: Path) -> None:
+    manifest = open_bundle(root / "bundle").manifest
+    roi = {"x": 0, "y": 0, "w": 8, "h": 8}
+    before = {"config_sha256": None, "max_steps": None, "max_minutes": None}
+    facts = {"method": "diffusionad", "profile": "tiny", "backend": "onnxruntime", "precision": "fp32", "seed": 0}
+    evaluation = facts | result(figures={"macs": 5}).figures.model_dump()
+    names = set()
+    for changes, pretrained in ((before, None), ({**before, "roi": roi}, None), (before, "lite0")):
+        training = type(manifest.training).model_validate(manifest.training.model_dump() | changes)
+        old = manifest.model_copy(update={"training": training, "pretrained": pretrained})
+        kept = result_of_bundle(old, root / "data", evaluation)
+        assert set(kept.config) <= {"input", "diffusion", "top_k", "roi", "pretrained"}
+        names.add(config_name(kept))
+    assert len(names) == 3
+
+
 def test_a_result_reads_back_as_it_was_written_and_the_same_weights_have_one_place(tmp_path: Path) -> None:
     path = write_result(tmp_path, result())
     assert re.fullmatch(
         r"bolts/edge-norm-guided-t_s-200-t_b-400-w-1-seed0-[0-9a-f]{8}\.json", str(path.relative_to(tmp_path))
     )
     assert read_results(tmp_path) == [result()]
-    assert write_result(tmp_path, result(note="again")) == path
-    assert [r.note for r in read_results(tmp_path)] == ["again"]
 
 
-@pytest.mark.parametrize("other", [{"config": {"top_k": 150}}, {"weights": "1" * 64}, {"seed": 1}])
-def test_another_configuration_or_other_weights_have_a_place_of_their_own(
+def test_the_same_weights_measured_again_lie_beside_and_the_last_counts(tmp_path: Path) -> None:
+    """The log has them all, also those of one second, in their order."""
+    again = [result(note=str(n), figures={"image_auroc": n / 100}) for n in range(12)]
+    paths = [write_result(tmp_path, r) for r in again]
+    assert len(set(paths)) == 12
+    found = read_results(tmp_path)
+    assert [row["note"] for row in rows(log(found))] == [str(n) for n in range(12)]
+    (row,) = rows(summary(found))
+    assert (row["seeds"], row["image AUROC"]) == ("1", "0.110")
+
+
+@pytest.mark.parametrize(
+    "other", [{"config": {"top_k": 150}}, {"weights": "1" * 64}, {"seed": 1}, {"images_sha256": "1" * 64}]
+)
+def test_another_configuration_other_weights_or_images_have_a_place_of_their_own(
     other: dict[str, Any], tmp_path: Path
 ) -> None:
     assert write_result(tmp_path, result()) != write_result(tmp_path, result(**other))
@@ -171,10 +220,46 @@ def test_a_training_that_had_less_or_went_on_is_no_seed_of_the_others() -> None:
     again = result(seed=0, weights="9" * 64, training=of | {"minutes": 115.0})
     assert [row["seeds"] for row in rows(summary([*seeds, again]))] == ["2", "1", "1", "1"]
     told = [row["training"] for row in rows(per_defect([*seeds, again], "image_auroc"))]
-    assert told == ["100 images, 60 min", "100 images, 10 min", "50 images, 60 min", "100 images, 120 min"]
+    assert told == ["100 images, 60 min", "100 images, 10 min", "50 images, 60 min", "100 images, 115 min"]
 
 
-@pytest.mark.parametrize("minutes", [25, 30, 45, 85])
+def _trainings(*trainings: dict[str, Any], config: dict[str, Any] | None = None) -> list[str]:
+    """What the table says that trainings of 100 images had, each of a seed of its own; a row each."""
+    found = [
+        result(seed=seed, weights=str(seed) * 64, training={"images": 100, "steps": 10} | training)
+        for seed, training in enumerate(trainings)
+    ]
+    if config is not None:
+        found = [r.model_copy(update={"config": config}) for r in found]
+    return [row["training"] for row in rows(per_defect(found, "image_auroc"))]
+
+
+def test_short_trainings_are_not_seeds_of_each_other() -> None:
+    assert _trainings({"minutes": 0.5}, {"minutes": 2.0}, {"minutes": 10.02}, {"minutes": 14.0}) == [
+        f"100 images, {minutes} min" for minutes in ("0.5", "2", "10", "14")
+    ]
+
+
+def test_trainings_that_were_given_the_same_minutes_are_seeds_of_each_other_however_long_a_step_took() -> None:
+    given = [{"minutes": 12.5, "max_minutes": 12.5}, {"minutes": 14.9, "max_minutes": 12.5}, {"minutes": 12.6}]
+    assert _trainings(*given, {"minutes": 13.0, "max_minutes": 13.0}) == ["100 images, 12.5 min", "100 images, 13 min"]
+
+
+def test_a_training_that_was_stopped_early_is_no_seed_of_those_that_had_their_time() -> None:
+    stopped = {"minutes": 20.0, "max_minutes": 60.0}
+    assert len(_trainings({"minutes": 60.0, "max_minutes": 60.0}, stopped)) == 2
+
+
+def test_trainings_that_did_all_their_steps_are_seeds_of_each_other_however_long_they_took() -> None:
+    config = {"optim": {"steps": 1000}}
+    done = [{"steps": 1000, "minutes": minutes} for minutes in (20.0, 55.0)]
+    assert _trainings(*done, {"steps": 900, "minutes": 52.0}, config=config) == [
+        "100 images, 1,000 steps",
+        "100 images, 52 min",
+    ]
+
+
+@pytest.mark.parametrize("minutes", [25, 30, 34.99, 45, 85])
 def test_trainings_of_the_same_minutes_are_seeds_of_each_other_although_each_takes_its_last_step(minutes: int) -> None:
     of = {"images": 100, "steps": 8000, "processes": 1}
     seeds = [
@@ -194,7 +279,7 @@ def test_a_way_to_reconstruct_that_was_measured_again_counts_once_and_as_it_was_
 
 @pytest.mark.parametrize(
     "draw",
-    [draw_speed, draw_scales, draw_weights, lambda path, found: draw_seeds(path, found, lambda r: r.profile)],
+    [draw_speed, draw_scales, draw_weights, draw_seeds],
     ids=["speed", "scales", "weights", "seeds"],
 )
 def test_a_plot_has_of_each_seed_the_last_result(draw: Callable[[Path, list[Result]], None], tmp_path: Path) -> None:
@@ -208,6 +293,35 @@ def test_a_plot_has_of_each_seed_the_last_result(draw: Callable[[Path, list[Resu
     draw(tmp_path / "first.png", old)
     pictures = {name: (tmp_path / f"{name}.png").read_bytes() for name in ("both", "last", "first")}
     assert pictures["both"] == pictures["last"] != pictures["first"]
+
+
+ONE_STEP = {"kind": "one_step", "t": 200}
+GUIDED = {"kind": "norm_guided", "t_s": 200, "t_b": 400, "w": 1.0}
+
+
+def _ablated(seed: int, *variants: dict[str, Any], weights: str = "0", auroc: float = 0.9) -> list[Result]:
+    made = {"seed": seed, "weights": weights * 64, "figures": {"image_auroc": auroc}}
+    return [result(variant=variant, **made) for variant in variants]
+
+
+def test_ways_are_compared_on_the_seeds_that_all_of_them_have() -> None:
+    alone = _ablated(1, GUIDED, weights="1", auroc=0.1)
+    (one, other) = rows(ways([*_ablated(0, ONE_STEP, GUIDED), *alone], cost=False))
+    assert (one["seeds"], one["image AUROC"]) == (other["seeds"], other["image AUROC"]) == ("1", "0.900")
+
+
+def test_ways_are_compared_on_the_same_weights() -> None:
+    """Where a seed was trained anew and measured in its own way only, its other ways are of the weights of before."""
+    anew = _ablated(0, GUIDED, weights="1", auroc=0.1)
+    found = rows(ways([*_ablated(0, ONE_STEP, GUIDED), *anew], cost=False))
+    assert [row["image AUROC"] for row in found] == ["0.900", "0.900"]
+
+
+def test_an_auto_encoder_is_compared_by_its_seed_as_its_weights_are_its_own() -> None:
+    auto_encoder = _ablated(0, {"kind": "auto_encoder"}, weights="2")
+    both = [*_ablated(0, ONE_STEP, GUIDED), *_ablated(1, ONE_STEP, GUIDED, weights="1")]
+    assert [row["seeds"] for row in rows(ways([*both, *auto_encoder], cost=False))] == ["1", "1", "1"]
+    assert [row["seeds"] for row in rows(ways(both, cost=False))] == ["2", "2"]
 
 
 def test_a_key_that_has_come_since_does_not_part_the_seeds() -> None:
@@ -256,6 +370,41 @@ def test_the_page_names_no_picture_that_is_not_there(tmp_path: Path) -> None:
     named = {line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
     assert len(named) == 5  # of each set its own, and three of the ablation of one
     assert named == {path.name for path in tmp_path.glob("*.png")}
+
+
+def test_sets_whose_folders_have_the_same_name_are_not_mixed(root: Path, tmp_path: Path) -> None:
+    """They are told apart by their images, and results of before belong to the one that came first."""
+    (tmp_path / "other").mkdir()
+    shutil.copytree(root / "data", tmp_path / "other/data")
+    (tmp_path / "other/data/test/good/000.png").unlink()
+    for data in (root / "data", tmp_path / "other/data"):
+        command = ["evaluate", root / "run", "--data", data, "--results", tmp_path / "results"]
+        assert main([str(word) for word in command]) == 0
+    one, other = read_results(tmp_path / "results")
+    assert (one.set, other.set, len({one.file_name(), other.file_name()})) == ("data", "data", 2)
+    assert on_set([one, other], tmp_path / "other/data") == [r for r in (one, other) if r.figures.n_good == 2]
+    text = write_page([result(set="data"), one, other], tmp_path / "page").read_text()
+    assert re.findall("^## (.*)", text, re.MULTILINE) == ["data", f"data-{(other.images_sha256 or '')[:6]}"]
+
+
+def test_a_set_whose_name_is_no_utf_8_has_a_printable_one(root: Path, tmp_path: Path) -> None:
+    data, kept = tmp_path / os.fsdecode(b"L\xf6cher"), tmp_path / "kept"
+    shutil.copytree(root / "data", data)
+    assert main([*map(str, ("evaluate", root / "run", "--data")), str(data), "--results", str(kept)]) == 0
+    (found,) = read_results(kept)
+    assert found.set == r"L\udcf6cher"
+    assert result(set=os.fsdecode(b"L\xf6cher")).set == found.set  # of before
+    assert main(["results", str(kept), "--out", str(tmp_path / "page")]) == 0
+    assert "## L\\udcf6cher" in (tmp_path / "page/results.md").read_text(encoding="utf-8")
+
+
+def test_a_note_or_a_class_cannot_break_a_table(tmp_path: Path) -> None:
+    odd = result(note="a|b\nc\\", figures={"per_defect": {"x|y": {"image_auroc": 0.5, "pixel_ap": None}}}, set="my set")
+    text = write_page([odd], tmp_path).read_text()
+    assert r"| a\|b c\\ |" in text
+    assert r"| x\|y |" in text
+    assert "![my set](my%20set.png)" in text
+    assert (tmp_path / "my set.png").is_file()
 
 
 def test_the_committed_results_are_results_and_lie_where_they_belong() -> None:

@@ -96,7 +96,7 @@ def test_evaluation_calibration_and_the_station_give_an_image_the_same_score(roo
 def test_a_run_scores_as_its_bundle_does(root: Path) -> None:
     images = list_test(root / "data")
     run, bundle = (
-        [s.score for s in evaluate_images(open_subject(root / name, "onnxruntime", "fp32", None), images)]
+        [s.score for s in evaluate_images(open_subject(root / name, None, "fp32", None), images)]
         for name in ("run", "bundle")
     )
     assert run == pytest.approx(bundle, rel=1e-4)

@@ -141,7 +141,9 @@ def test_images_that_cannot_be_read_are_refused_before_the_minutes(
     ("wrong", "said", "code"),
     [
         (["--backend", "abacus"], "--backend abacus: choose all or one of onnxruntime, openvino", 2),
-        (["--json", "/dev/null/bench.json"], "cannot make the folder /dev/null: ", 2),
+        (["--json", "/dev/null/bench.json"], "/dev/null: ", 2),
+        (["--json", "/dev"], "--json /dev is a folder: name a file", 2),
+        (["--out", "/dev/null/bench"], "/dev/null/bench: ", 2),
         (["--backend", "torch", "--repeats", "1"], "torch cpu fp32: ", 1),
     ],
 )
@@ -149,7 +151,9 @@ def test_what_cannot_be_measured_is_one_line(
     bundle: Bundle, capsys: pytest.CaptureFixture[str], wrong: list[str], said: str, code: int
 ) -> None:
     assert main(["bench", str(bundle.path), *wrong]) == code
-    error = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("measuring")]
+    said_ = capsys.readouterr().err
+    assert ("measuring" in said_) == (code == 1)
+    error = [line for line in said_.splitlines() if not line.startswith("measuring")]
     assert len(error) == 1
     assert said in error[0]
 
