@@ -342,6 +342,7 @@ CASES += [
     "not a bundle",
     "no int8",
     "run in int8",
+    "run on an engine",
     "no test",
     "no class",
     "option",
