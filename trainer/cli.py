@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from edge_ad.config import Precision
 from edge_ad.console import Parser, run_command, say, write_json
-from edge_ad.errors import ConfigError, DataError, first_line
+from edge_ad.errors import ConfigError, DataError, PeerError, first_line
 from trainer import config as configs
 from trainer.config import METHOD_NAMES, SEEDS, TrainConfig
 from trainer.methods.diffusionad.variants import KINDS
 
 if TYPE_CHECKING:
     import torch
+    from lightning_fabric import Fabric
 
     from edge_ad.bundle import Bundle, QuantisationSummary
 
@@ -141,14 +142,12 @@ def _add_results(commands: _Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    import torch
-
-    from trainer.distributed import open_fabric
-    from trainer.run import open_run
-    from trainer.train import train
+    from trainer.distributed import AGREED, open_fabric
 
     if arguments.max_minutes is not None and not arguments.max_minutes > 0:
         raise ConfigError(f"--max-minutes must be above 0, got {arguments.max_minutes}")
+    if arguments.snapshots < 0:
+        raise ConfigError(f"--snapshots must be at least 0, got {arguments.snapshots}")
     fabric = open_fabric(_device(arguments.device), arguments.processes, arguments.nodes)
     if fabric.is_global_zero:
         if arguments.resume:
@@ -156,19 +155,40 @@ def _train(arguments: argparse.Namespace) -> int:
         else:
             _new_run(arguments)
     fabric.launch()  # the other processes pass it when the run is there
-    run = open_run(arguments.out)
+    try:
+        _train_together(arguments, fabric)
+    except AGREED:
+        if fabric.local_rank == 0:
+            raise
+        return 0  # the first process of each machine says it, and ends with its code
+    return 0
+
+
+def _train_together(arguments: argparse.Namespace, fabric: Fabric) -> None:
+    """What each process of a training does; the first one speaks.
+
+    Raises:
+        EdgeAdError, OSError, KeyboardInterrupt: in all of them.
+    """
+    import torch
+
+    from trainer.distributed import peers_named, together
+    from trainer.run import open_run
+    from trainer.train import train
+
+    with peers_named(fabric), together(fabric):
+        run = open_run(arguments.out)
     if fabric.is_global_zero and arguments.resume:
         say(_images(len(run.train_sha256), len(run.calibration_sha256)))
     torch.set_float32_matmul_precision("highest")
     try:
         train(run, fabric, arguments.max_minutes, arguments.resume, snapshots=arguments.snapshots)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, PeerError):
         if fabric.is_global_zero:
             say(f"stopped; continue with: {_again(arguments)}")
         raise
     if fabric.is_global_zero:
-        say(f"run: {arguments.out}   next: edge-ad-train export {arguments.out} --out BUNDLE")
-    return 0
+        say(f"run: {arguments.out}   next: edge-ad-train export {_quoted(arguments.out)} --out BUNDLE")
 
 
 def _new_run(arguments: argparse.Namespace) -> None:
@@ -247,7 +267,7 @@ def _same_run(arguments: argparse.Namespace) -> None:
 
 def _again(arguments: argparse.Namespace) -> str:
     """The command that continues a training."""
-    words = ["edge-ad-train train", f"--out {shlex.quote(str(arguments.out))}", "--resume"]
+    words = ["edge-ad-train train", f"--out {_quoted(arguments.out)}", "--resume"]
     if arguments.device != "auto":
         words.append(f"--device {arguments.device}")
     if arguments.max_minutes:
@@ -257,6 +277,11 @@ def _again(arguments: argparse.Namespace) -> str:
     if arguments.processes * arguments.nodes > 1:
         words.append(f"--processes {arguments.processes} --nodes {arguments.nodes}")
     return " ".join(words)
+
+
+def _quoted(path: Path) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def _preview(arguments: argparse.Namespace) -> int:
@@ -363,8 +388,8 @@ def _export(arguments: argparse.Namespace) -> int:
         _say_int8(bundle, bundle.manifest.int8, arguments.test_data)
     say(f"bundle: {bundle.path}   digest {bundle.digest[:12]}   {bundle.manifest.frame_macs / 1e9:.2f} GMACs a frame")
     held_out = _held_out(arguments.run)
-    good = held_out or "DIR, a folder of good images from the station: this run has held none out"
-    say(f"next: edge-ad-calibrate fit {bundle.path} --good {good}")
+    none = "DIR, a folder of good images from the station: this run has held none out"
+    say(f"next: edge-ad-calibrate fit {_quoted(bundle.path)} --good {_quoted(held_out) if held_out else none}")
     return 0
 
 
