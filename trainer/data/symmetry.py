@@ -6,7 +6,7 @@ can, what is turned is no good part: a small inscription, the course of a grain,
 
 It sees what the pretrained network sees (`trainer.nets.pretrained`), averaged over coarse cells and over the whole
 image, so neither the place of a part matters much nor its noise. Images are turned as training turns them
-(`trainer.data.samples.vary`): a canvas that is not square keeps its shape, and what comes in from beyond its border is
+(`trainer.data.variation`): a canvas that is not square keeps its shape, and what comes in from beyond its border is
 its mirror image.
 """
 
