@@ -193,7 +193,7 @@ def _train_together(arguments: argparse.Namespace, fabric: Fabric) -> None:
 
 def _new_run(arguments: argparse.Namespace) -> None:
     from edge_ad.images import list_images
-    from trainer.data.folder import good_folder, load_textures, split_good
+    from trainer.data.folder import good_folder, load_textures, refuse_no_room, split_good
     from trainer.data.grid import to_be_found, with_grid
     from trainer.detail import detail, levels
     from trainer.methods.base import build_method
@@ -205,10 +205,10 @@ def _new_run(arguments: argparse.Namespace) -> None:
     if arguments.method is not None:
         config = config.model_copy(update={"method": arguments.method})
     seed = arguments.seed or 0
-    split = split_good(arguments.data, config.data.hold_out, seed)
+    roi = config.data.roi_record()
+    split = split_good(arguments.data, config.data.hold_out, seed, roi)
     good, found = split.good(), to_be_found(config)
     config = with_grid(config, good)
-    roi = config.data.roi_record()
     dropped = len(list_images(good_folder(arguments.data))) - len(good)
     notes = [
         _images(len(split.train), len(split.calibration), dropped),
@@ -217,6 +217,7 @@ def _new_run(arguments: argparse.Namespace) -> None:
     ]
     load_textures(config.synthesis.textures)
     build_method(config, seed)  # as the textures: what is refused is refused before there is a run
+    refuse_no_room(len(split.train), config.input.frame_layout(), arguments.out)
     create(arguments.out, config, split, seed, arguments.max_minutes)
     for note in notes:
         if note is not None:

@@ -246,6 +246,37 @@ def test_what_is_refused_leaves_no_run_behind(tmp_path: Path, data: Path, capsys
     assert main(command) == 0
 
 
+@pytest.mark.parametrize("hold_out", [0.0, 0.9])
+@pytest.mark.parametrize("command", ["train", "preview"])
+def test_an_image_that_the_roi_leaves_is_named_before_there_is_a_run(
+    tmp_path: Path, command: str, hold_out: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Any one of them, not only those that are looked at first; also one that is held out."""
+    good, out = tmp_path / "good", tmp_path / ("run" if command == "train" else "sheet.png")
+    good.mkdir()
+    for i in range(10):
+        write_png(good / f"{i}.png", part(i, 40 if i == 7 else 48))
+    options = ["--set", "data.roi={x: 0, y: 0, w: 46, h: 44}", "--set", f"data.hold_out={hold_out}"]
+    given = [command, "--data", str(good), "--out", str(out), "--config", _config_file(tmp_path), *options]
+    assert main(given) == 2
+    assert f"ROI 46x44+0+0 leaves the 40x40 image {good}/7.png: make `roi` fit" in capsys.readouterr().err
+    assert not out.exists()
+    (good / "7.png").unlink()
+    assert main(given) == 0
+
+
+def test_no_room_for_the_canvases_is_found_before_there_is_a_run(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.data.folder.IN_MEMORY_BYTES", 0)
+    with small_disk(tmp_path / "disk", 1) as disk:
+        command = ["train", "--data", str(data), "--out", str(disk / "run"), "--config", _config_file(tmp_path)]
+        assert main([*command, "--set", "input.height=256", "--set", "input.width=256"]) == 2
+        assert f"{disk} cannot take them (No space left on device)" in capsys.readouterr().err
+        assert not (disk / "run").exists()
+        assert main(command) == 0
+
+
 def test_links_of_a_run_that_was_never_finished_are_not_of_the_next_one(tmp_path: Path, data: Path) -> None:
     """Its held-out images, of another seed, may be trained on now."""
     links = tmp_path / "run" / "calibration_split"
