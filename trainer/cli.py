@@ -170,9 +170,8 @@ def _train_together(arguments: argparse.Namespace, fabric: Fabric) -> None:
     Raises:
         EdgeAdError, OSError, KeyboardInterrupt: in all of them.
     """
-    import torch
-
     from trainer.distributed import peers_named, together
+    from trainer.precision import keep_fp32
     from trainer.run import open_run
     from trainer.train import train
 
@@ -180,7 +179,7 @@ def _train_together(arguments: argparse.Namespace, fabric: Fabric) -> None:
         run = open_run(arguments.out)
     if fabric.is_global_zero and arguments.resume:
         say(_images(len(run.train_sha256), len(run.calibration_sha256)))
-    torch.set_float32_matmul_precision("highest")
+    keep_fp32()
     try:
         train(run, fabric, arguments.max_minutes, arguments.resume, snapshots=arguments.snapshots)
     except (KeyboardInterrupt, PeerError):
