@@ -19,7 +19,6 @@ from trainer.methods.diffusionad.variants import KINDS
 
 if TYPE_CHECKING:
     import torch
-    from lightning_fabric import Fabric
 
     from edge_ad.bundle import Bundle, QuantisationSummary
 
@@ -142,12 +141,12 @@ def _add_results(commands: _Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from trainer.distributed import AGREED, open_fabric
+    from trainer.distributed import open_fabric, said_once, together
+    from trainer.precision import keep_fp32
+    from trainer.run import open_run
+    from trainer.train import train
 
-    if arguments.max_minutes is not None and not arguments.max_minutes > 0:
-        raise ConfigError(f"--max-minutes must be above 0, got {arguments.max_minutes}")
-    if arguments.snapshots < 0:
-        raise ConfigError(f"--snapshots must be at least 0, got {arguments.snapshots}")
+    _refuse_amounts(arguments)
     fabric = open_fabric(_device(arguments.device), arguments.processes, arguments.nodes)
     if fabric.is_global_zero:
         if arguments.resume:
@@ -155,39 +154,28 @@ def _train(arguments: argparse.Namespace) -> int:
         else:
             _new_run(arguments)
     fabric.launch()  # the other processes pass it when the run is there
-    try:
-        _train_together(arguments, fabric)
-    except AGREED:
-        if fabric.local_rank == 0:
+    with said_once(fabric):
+        with together(fabric):
+            run = open_run(arguments.out)
+        if fabric.is_global_zero and arguments.resume:
+            say(_images(len(run.train_sha256), len(run.calibration_sha256)))
+        keep_fp32()
+        try:
+            train(run, fabric, arguments.max_minutes, arguments.resume, snapshots=arguments.snapshots)
+        except (KeyboardInterrupt, PeerError):
+            if fabric.is_global_zero:
+                say(f"stopped; continue with: {_again(arguments)}")
             raise
-        return 0  # the first process of each machine says it, and ends with its code
+        if fabric.is_global_zero:
+            say(f"run: {arguments.out}   next: edge-ad-train export {_quoted(arguments.out)} --out BUNDLE")
     return 0
 
 
-def _train_together(arguments: argparse.Namespace, fabric: Fabric) -> None:
-    """What each process of a training does; the first one speaks.
-
-    Raises:
-        EdgeAdError, OSError, KeyboardInterrupt: in all of them.
-    """
-    from trainer.distributed import peers_named, together
-    from trainer.precision import keep_fp32
-    from trainer.run import open_run
-    from trainer.train import train
-
-    with peers_named(fabric), together(fabric):
-        run = open_run(arguments.out)
-    if fabric.is_global_zero and arguments.resume:
-        say(_images(len(run.train_sha256), len(run.calibration_sha256)))
-    keep_fp32()
-    try:
-        train(run, fabric, arguments.max_minutes, arguments.resume, snapshots=arguments.snapshots)
-    except (KeyboardInterrupt, PeerError):
-        if fabric.is_global_zero:
-            say(f"stopped; continue with: {_again(arguments)}")
-        raise
-    if fabric.is_global_zero:
-        say(f"run: {arguments.out}   next: edge-ad-train export {_quoted(arguments.out)} --out BUNDLE")
+def _refuse_amounts(arguments: argparse.Namespace) -> None:
+    if arguments.max_minutes is not None and not arguments.max_minutes > 0:
+        raise ConfigError(f"--max-minutes must be above 0, got {arguments.max_minutes}")
+    if arguments.snapshots < 0:
+        raise ConfigError(f"--snapshots must be at least 0, got {arguments.snapshots}")
 
 
 def _new_run(arguments: argparse.Namespace) -> None:

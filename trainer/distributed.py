@@ -93,3 +93,20 @@ def peers_named(fabric: Fabric) -> Iterator[None]:
                 "another process of this training has gone, or cannot be reached any more: look at its output"
             ) from error
         raise
+
+
+@contextmanager
+def said_once(fabric: Fabric) -> Iterator[None]:
+    """What fails in all processes fails in the first one of each machine; the others leave as if all was well.
+
+    Fabric kills the first one of a machine, which may be saving yet, where another ends with a code of its own.
+
+    Raises:
+        PeerError: another process has gone.
+    """
+    try:
+        with peers_named(fabric):
+            yield
+    except AGREED:
+        if fabric.local_rank == 0:
+            raise
