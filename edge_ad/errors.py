@@ -11,6 +11,7 @@
     +-- BackendError       the engine refused the graph, the input or the device
     +-- StoppedError       told to stop before there was anything to stop
     +-- PublishError       the broker refused us or cannot be reached
+    +-- PeerError          another process of a training has gone
     +-- OutboxError        the outbox cannot store or read a row
 
 A message is one line: what is wrong, where, and what to do. Camera and publish errors are states of
@@ -68,6 +69,10 @@ class StoppedError(EdgeAdError):
 
 class PublishError(EdgeAdError):
     """The broker refused the connection or cannot be reached."""
+
+
+class PeerError(EdgeAdError):
+    """Another process of a training that several share has gone."""
 
 
 class OutboxError(EdgeAdError):

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad import tiff
 from edge_ad.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-TIFF = (b"II*\0", b"MM\0*")  # how such a file begins
 PIXELS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR  # without alpha, turned as EXIF says
 
 
@@ -60,7 +60,7 @@ def decode(path: Path, flags: int = PIXELS) -> NDArray[np.uint8] | NDArray[np.ui
         flags: of `cv2.imdecode`; others may keep the alpha channel, or leave the pixels unturned.
 
     Raises:
-        DataError: the file is missing, damaged, or neither 8- nor 16-bit.
+        DataError: the file is missing, damaged, neither 8- nor 16-bit, or a TIFF that OpenCV alters.
     """
     try:
         data = np.fromfile(path, dtype=np.uint8)  # cv2.imread cannot tell "missing" from "not an image"
@@ -76,11 +76,27 @@ def decode(path: Path, flags: int = PIXELS) -> NDArray[np.uint8] | NDArray[np.ui
         raise DataError(f"{path} has {image.dtype} pixels: save it as 8- or 16-bit")
     if image.ndim == 3 and image.shape[2] == 3 and _is_grey_with_alpha(data):
         image = image[:, :, 0]  # three times the same, as OpenCV has no two channels
-    if flags == PIXELS and image.ndim == 3 and data[:4].tobytes() in TIFF:
-        whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-        if whole is not None and whole.ndim == 3 and whole.shape[2] == 4:
-            image = np.ascontiguousarray(whole[:, :, :3])  # else OpenCV multiplies the others by alpha
+    if data[:4].tobytes() in tiff.BEGINNINGS:
+        image = _of_tiff(path, data, image, flags)
     return image  # type: ignore[return-value]  # cv2 types every image as uint8
+
+
+def _of_tiff(path: Path, data: NDArray[np.uint8], image: cv2.typing.MatLike, flags: int) -> cv2.typing.MatLike:
+    """The colours as the file has them, without alpha.
+
+    Raises:
+        DataError: OpenCV inverts them, or has multiplied them by alpha.
+    """
+    said = tiff.first_values(data.tobytes(), (tiff.PHOTOMETRIC, tiff.EXTRA_SAMPLES))
+    if image.dtype == np.uint16 and said.get(tiff.PHOTOMETRIC) == tiff.WHITE_IS_ZERO:
+        raise DataError(f"{path} is a 16-bit TIFF in which 0 is white: save it with 0 as black")
+    whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if flags == PIXELS and image.ndim == 3 else None
+    if whole is None or whole.ndim != 3 or whole.shape[2] != 4:
+        return image
+    straight = said.get(tiff.EXTRA_SAMPLES) == tiff.STRAIGHT_ALPHA
+    if straight and whole.dtype == np.uint8 and whole[:, :, 3].min() < 255:  # of 16 bits they are as they were
+        raise DataError(f"{path} is a TIFF whose alpha is not opaque: save it without alpha")
+    return np.ascontiguousarray(whole[:, :, :3])  # those of `image` are multiplied by alpha
 
 
 def _is_grey_with_alpha(data: NDArray[np.uint8]) -> bool:

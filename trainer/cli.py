@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from edge_ad.config import Precision
 from edge_ad.console import Parser, make_folder, make_room, run_command, say, write_json
-from edge_ad.errors import ConfigError, DataError, first_line
+from edge_ad.errors import ConfigError, DataError, PeerError, first_line
 from trainer import config as configs
 from trainer.config import METHOD_NAMES, SEEDS, TrainConfig
 from trainer.methods.diffusionad.variants import KINDS
@@ -139,14 +139,12 @@ def _add_results(commands: _Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    import torch
-
-    from trainer.distributed import open_fabric
+    from trainer.distributed import open_fabric, said_once, together
+    from trainer.precision import keep_fp32
     from trainer.run import open_run
     from trainer.train import train
 
-    if arguments.max_minutes is not None and not arguments.max_minutes > 0:
-        raise ConfigError(f"--max-minutes must be above 0, got {arguments.max_minutes}")
+    _refuse_amounts(arguments)
     fabric = open_fabric(_device(arguments.device), arguments.processes, arguments.nodes)
     if fabric.is_global_zero:
         if arguments.resume:
@@ -154,24 +152,33 @@ def _train(arguments: argparse.Namespace) -> int:
         else:
             _new_run(arguments)
     fabric.launch()  # the other processes pass it when the run is there
-    run = open_run(arguments.out)
-    if fabric.is_global_zero and arguments.resume:
-        say(_images(len(run.train_sha256), len(run.calibration_sha256)))
-    torch.set_float32_matmul_precision("highest")
-    try:
-        train(run, fabric, arguments.max_minutes, arguments.resume, snapshots=arguments.snapshots)
-    except KeyboardInterrupt:
+    with said_once(fabric):
+        with together(fabric):
+            run = open_run(arguments.out)
+        if fabric.is_global_zero and arguments.resume:
+            say(_images(len(run.train_sha256), len(run.calibration_sha256)))
+        keep_fp32()
+        try:
+            train(run, fabric, arguments.max_minutes, arguments.resume, snapshots=arguments.snapshots)
+        except (KeyboardInterrupt, PeerError):
+            if fabric.is_global_zero:
+                say(f"stopped; continue with: {_again(arguments)}")
+            raise
         if fabric.is_global_zero:
-            say(f"stopped; continue with: {_again(arguments)}")
-        raise
-    if fabric.is_global_zero:
-        say(f"run: {arguments.out}   next: edge-ad-train export {arguments.out} --out BUNDLE")
+            say(f"run: {arguments.out}   next: edge-ad-train export {_quoted(arguments.out)} --out BUNDLE")
     return 0
+
+
+def _refuse_amounts(arguments: argparse.Namespace) -> None:
+    if arguments.max_minutes is not None and not arguments.max_minutes > 0:
+        raise ConfigError(f"--max-minutes must be above 0, got {arguments.max_minutes}")
+    if arguments.snapshots < 0:
+        raise ConfigError(f"--snapshots must be at least 0, got {arguments.snapshots}")
 
 
 def _new_run(arguments: argparse.Namespace) -> None:
     from edge_ad.images import list_images
-    from trainer.data.folder import good_folder, load_textures, split_good
+    from trainer.data.folder import good_folder, load_textures, refuse_no_room, split_good
     from trainer.data.grid import to_be_found, with_grid
     from trainer.detail import detail, levels
     from trainer.methods.base import build_method
@@ -183,10 +190,10 @@ def _new_run(arguments: argparse.Namespace) -> None:
     if arguments.method is not None:
         config = config.model_copy(update={"method": arguments.method})
     seed = arguments.seed or 0
-    split = split_good(arguments.data, config.data.hold_out, seed)
+    roi = config.data.roi_record()
+    split = split_good(arguments.data, config.data.hold_out, seed, roi)
     good, found = split.good(), to_be_found(config)
     config = with_grid(config, good)
-    roi = config.data.roi_record()
     dropped = len(list_images(good_folder(arguments.data))) - len(good)
     notes = [
         _images(len(split.train), len(split.calibration), dropped),
@@ -195,6 +202,7 @@ def _new_run(arguments: argparse.Namespace) -> None:
     ]
     load_textures(config.synthesis.textures)
     build_method(config, seed)  # as the textures: what is refused is refused before there is a run
+    refuse_no_room(len(split.train), config.input.frame_layout(), arguments.out)
     create(arguments.out, config, split, seed, arguments.max_minutes)
     for note in notes:
         if note is not None:
@@ -245,7 +253,7 @@ def _same_run(arguments: argparse.Namespace) -> None:
 
 def _again(arguments: argparse.Namespace) -> str:
     """The command that continues a training."""
-    words = ["edge-ad-train train", f"--out {shlex.quote(str(arguments.out))}", "--resume"]
+    words = ["edge-ad-train train", f"--out {_quoted(arguments.out)}", "--resume"]
     if arguments.device != "auto":
         words.append(f"--device {arguments.device}")
     if arguments.max_minutes:
@@ -255,6 +263,11 @@ def _again(arguments: argparse.Namespace) -> str:
     if arguments.processes * arguments.nodes > 1:
         words.append(f"--processes {arguments.processes} --nodes {arguments.nodes}")
     return " ".join(words)
+
+
+def _quoted(path: Path) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def _preview(arguments: argparse.Namespace) -> int:
@@ -356,8 +369,8 @@ def _export(arguments: argparse.Namespace) -> int:
             say(line)
     say(f"bundle: {bundle.path}   digest {bundle.digest[:12]}   {bundle.manifest.frame_macs / 1e9:.2f} GMACs a frame")
     held_out = _held_out(arguments.run)
-    good = held_out or "DIR, a folder of good images from the station: this run has held none out"
-    say(f"next: edge-ad-calibrate fit {bundle.path} --good {good}")
+    none = "DIR, a folder of good images from the station: this run has held none out"
+    say(f"next: edge-ad-calibrate fit {_quoted(bundle.path)} --good {_quoted(held_out) if held_out else none}")
     return 0
 
 

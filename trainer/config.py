@@ -253,7 +253,9 @@ class SynthesisConfig(Finite):
     missing: float = Field(0.0, ge=0, description="odds of a missing piece: its surroundings grow over it")
     foreground: bool = Field(False, description="only onto the part, where an even ground surrounds it")
     textures: Path | None = Field(None, description="folder of texture images; none: procedural textures")
-    keep_min: Fraction = Field(0.2, description="least weight of the original under the mask")
+    keep_min: Fraction = Field(
+        0.2, description="least weight of the original under the mask; soft_edge_px adds to it where the mask is narrow"
+    )
     keep_max: Fraction = Field(0.8, description="largest weight of the original under the mask")
     soft_edge_px: float = Field(0.0, ge=0, description="blur of the mask's border")
     visible: Fraction = Field(0.0, description="a pixel that changed by less is not labelled as defect")

@@ -2,17 +2,27 @@
 
 One process is the same code with nothing to exchange. Each process makes and takes its own batches; the gradients are
 averaged between backward and step. The first process keeps the run directory, so all must see it.
+
+All end after the same step: what fails in one of them, or stops it, is told to all when they next agree.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import distributed
 
-from edge_ad.errors import ConfigError, first_line
+from edge_ad.errors import ConfigError, EdgeAdError, PeerError, first_line
+
+Value = TypeVar("Value")
+
+AGREED = (EdgeAdError, OSError, KeyboardInterrupt)  # what is said in a line; the rest keeps its traceback
 
 
 def open_fabric(device: torch.device, processes: int, nodes: int) -> Fabric:
@@ -40,3 +50,63 @@ def open_fabric(device: torch.device, processes: int, nodes: int) -> Fabric:
         return Fabric(accelerator=device.type, devices=devices, num_nodes=nodes)
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         raise ConfigError(f"cannot train in {processes} x {nodes} processes: {first_line(error)}") from error
+
+
+def agree(fabric: Fabric, mine: Value, failure: BaseException | None = None) -> Value:
+    """What the first process has; where one of them has a failure, each raises its own or the first one's.
+
+    All processes must call it at the same point.
+    """
+    found = [(mine, failure)] * fabric.world_size
+    if fabric.world_size > 1:
+        distributed.all_gather_object(found, (mine, failure))
+    failures = [failure, *(other for _, other in found)]
+    for raised in failures:
+        if raised is not None:
+            raise raised
+    return found[0][0]
+
+
+@contextmanager
+def together(fabric: Fabric) -> Iterator[None]:
+    """All processes get through the block, or none does; in the block they exchange nothing."""
+    failure = None
+    try:
+        yield
+    except AGREED as error:
+        failure = error
+    agree(fabric, None, failure)
+
+
+@contextmanager
+def peers_named(fabric: Fabric) -> Iterator[None]:
+    """What fails because another process has gone says so.
+
+    Raises:
+        PeerError: it has.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # of gloo, without a type of its own
+        if fabric.world_size > 1 and (isinstance(error, distributed.DistError) or "gloo" in str(error)):
+            raise PeerError(
+                "another process of this training has gone, or cannot be reached any more: look at its output"
+            ) from error
+        raise
+
+
+@contextmanager
+def said_once(fabric: Fabric) -> Iterator[None]:
+    """What fails in all processes fails in the first one of each machine; the others leave as if all was well.
+
+    Fabric kills the first one of a machine, which may be saving yet, where another ends with a code of its own.
+
+    Raises:
+        PeerError: another process has gone.
+    """
+    try:
+        with peers_named(fabric):
+            yield
+    except AGREED:
+        if fabric.local_rank == 0:
+            raise

@@ -30,6 +30,7 @@ from trainer.data.folder import TestImage, list_test, load_mask
 from trainer.data.look_over import look_over
 from trainer.export import load_method, run_torch
 from trainer.metrics import area_mask, image_metrics, pixel_metrics, pointing
+from trainer.precision import keep_fp32
 from trainer.run import Run, listed_paths, open_run
 
 UNLABELLED = "unlabelled"  # an image of a plain folder: it gets a score, but no metric counts it
@@ -80,6 +81,7 @@ class TorchBackend:
     precision: Precision = "fp32"
 
     def __init__(self, graph: torch.nn.Module, device: torch.device) -> None:
+        keep_fp32()
         self._graph = graph.eval().to(device)
         self._device = device
 

@@ -1,4 +1,4 @@
-"""Which precision a training computes in: bfloat16 only where the device has instructions for it."""
+"""Which precision torch computes in: FP32 that is FP32, and bfloat16 only where the device has instructions for it."""
 
 from __future__ import annotations
 
@@ -19,3 +19,9 @@ def computes_bf16(device: torch.device) -> bool:
         return any(known.get(name, False) for name in _BF16_INSTRUCTIONS)
     # An older torch tells less: whether oneDNN takes bfloat16 at all, with AVX-512 or ARM's instructions.
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def keep_fp32() -> None:
+    """Have torch compute FP32 as such: by itself it convolves in TF32 on GPUs, which has 10 bits of fraction."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False

@@ -32,12 +32,12 @@ def preview(data: Path, config: TrainConfig, seed: int, count: int, out: Path) -
     that are too dark. Returns the files.
 
     Raises:
-        DataError: as in training: no images, an unreadable one, grey mixed with colour.
+        DataError: as in training: no images, an unreadable one, grey mixed with colour, or one that the ROI leaves.
     """
-    split = split_good(data, config.data.hold_out, seed)
+    roi = config.data.roi_record()
+    split = split_good(data, config.data.hold_out, seed, roi)
     everything = split.good()
     config = with_grid(config, everything)
-    roi = config.data.roi_record()
     layout = config.input.frame_layout()
     dark = levels(everything, roi)
     if dark is not None:

@@ -24,6 +24,7 @@ from edge_ad.records import RawOutput
 from trainer.config import SynthesisConfig
 from trainer.metrics import image_metrics, pixel_metrics
 from trainer.qdq import convolutions, left_in_fp32, quantise_graph, quantised_tensors, side_by_side, with_outputs
+from trainer.synthesis.foreground import foreground
 from trainer.synthesis.paste import anomalous
 
 RANGE_IMAGES = 128  # or tiles: more do not move the ranges
@@ -123,9 +124,10 @@ def make_tuning(good: NDArray[np.uint8], config: SynthesisConfig, seed: int) -> 
     """Good images, (N, H, W, 3) uint8 RGB, and each once more with a synthetic defect; the same for the same seed."""
     good = good[:TUNING_IMAGES]
     grey = bool((good == good[..., :1]).all())
+    parts = [foreground(image) if config.foreground else None for image in good]
     drawn = [
-        anomalous(list(good), image, [], grey, config, np.random.default_rng([seed, 4, index]))
-        for index, image in enumerate(good)
+        anomalous(list(good), image, [], grey, config, np.random.default_rng([seed, 4, index]), part)
+        for index, (image, part) in enumerate(zip(good, parts, strict=True))
     ]
     images, masks = zip(*drawn, strict=True)
     return Tuning(np.concatenate([good, images]), np.concatenate([np.zeros(good.shape[:3], bool), masks]))

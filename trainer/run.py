@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from torch import nn
@@ -192,13 +192,52 @@ def snapshots(run: Path) -> list[Path]:
     return found
 
 
+class _Stream:
+    """What torch writes a file through: it hides what the file system says behind an error of its own zip writer."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.refused: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.refused = self.refused or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 def _save(path: Path, state: dict[str, Any]) -> None:
+    """Replace a file as a whole.
+
+    Raises:
+        OSError: naming it, as of a full disk; what was there before is untouched, and nothing else is left.
+    """
     temporary = path.with_name(f"{path.name}.new")
-    with temporary.open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            _write(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:  # Ctrl-C too
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
+        raise
+
+
+def _write(state: dict[str, Any], file: BinaryIO) -> None:
+    stream = _Stream(file)
+    try:
+        torch.save(state, cast("IO[bytes]", stream))
+    except RuntimeError:
+        if stream.refused is not None:
+            raise stream.refused from None
+        raise
 
 
 def load_checkpoint(run: Path) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from loguru import logger
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from edge_ad.backends import processor
@@ -27,6 +27,7 @@ from edge_ad.errors import DataError
 from trainer.config import OptimConfig
 from trainer.data.folder import load_canvases, load_textures
 from trainer.data.samples import Batch, Samples, stream
+from trainer.distributed import AGREED, agree, peers_named, together
 from trainer.methods.base import Method, build_method
 from trainer.precision import computes_bf16
 from trainer.run import (
@@ -83,8 +84,9 @@ class Trainer:
     def __init__(self, run: Run, fabric: Fabric, max_minutes: float | None = None) -> None:
         self.run = run
         self.fabric = fabric
-        self.model = _build(run)
-        self.average = _build(run).to(fabric.device)
+        with together(fabric):
+            self.model = _build(run)
+            self.average = _build(run).to(fabric.device)
         self.parallel = fabric.setup(self.model)  # the same weights; its losses and gradients know the other processes
         self.parallel.mark_forward_method("losses")
         decay = run.config.optim.weight_decay
@@ -173,11 +175,7 @@ def _train_step(trainer: Trainer, batch: Batch, optim: OptimConfig, progress: fl
         group["lr"] = peak * learning_rate_factor(progress, optim.warmup, optim.lr_least)
     turn = trainer.step * trainer.fabric.world_size + trainer.fabric.global_rank  # no two batches share their noise
     generator = torch.Generator().manual_seed(trainer.run.seed * 1_000_003 + turn)
-    device = trainer.fabric.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=trainer.bf16):
-        losses = trainer.parallel.losses(batch.to(device), generator)
-    trainer.optimizer.zero_grad(set_to_none=True)
-    trainer.fabric.backward(torch.stack(list(losses.values())).sum())
+    losses = _gradients(trainer, batch, generator)
     if optim.grad_clip > 0:
         nn.utils.clip_grad_norm_(trainer.model.parameters(), optim.grad_clip)
     trainer.optimizer.step()
@@ -189,6 +187,28 @@ def _train_step(trainer: Trainer, batch: Batch, optim: OptimConfig, progress: fl
             raise _come_apart(trainer.step, f"the loss {name} is {value}")
     trainer.whole = True
     return found
+
+
+def _gradients(trainer: Trainer, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    """The losses of a batch, and in the model their gradients, averaged over the processes.
+
+    Where another process has gone meanwhile, the state is again that of the last step: no weight has moved yet.
+    """
+    device = trainer.fabric.device
+    buffers = list(trainer.model.buffers()) if trainer.fabric.world_size > 1 else []
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=trainer.bf16):
+            losses: dict[str, Tensor] = trainer.parallel.losses(batch.to(device), generator)
+        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.fabric.backward(torch.stack(list(losses.values())).sum())
+    except RuntimeError:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+        trainer.whole = trainer.fabric.world_size > 1
+        raise
+    return losses
 
 
 def observe(method: Method, samples: Samples, seed: int) -> None:
@@ -299,68 +319,108 @@ def train(
     Ctrl-C waits for the end of the step and saves a checkpoint before it is passed on; SIGTERM, which a shell's `kill`
     and a machine that shuts down send, is a Ctrl-C. Time spent counts over resumptions, `max_minutes` too unless it is
     given anew; one without a checkpoint yet begins at the first step. With several processes, each runs this, and the
-    clock of the first one counts.
+    clock of the first one counts; what ends one of them ends all after the same step.
 
     Raises:
         DataError: another process trains the run, a training image has gone or changed, or a loss or a weight is not
             finite.
+        OSError: a checkpoint or a snapshot cannot be written.
+        PeerError: another process of this training has gone; the first one has kept what it had.
     """
-    with training(run.path) if fabric.is_global_zero else nullcontext(), _terminated_by_interrupt():
+    with peers_named(fabric), ExitStack() as held, _terminated_by_interrupt():
+        with together(fabric):
+            if fabric.is_global_zero:
+                held.enter_context(training(run.path))
         _train(run, fabric, max_minutes, resume, workers, snapshots)
 
 
 def _train(run: Run, fabric: Fabric, max_minutes: float | None, resume: bool, workers: int, snapshots: int) -> None:
     trainer = Trainer(run, fabric, max_minutes)
-    if resume and (run.path / CHECKPOINT).is_file():
-        trainer.restore(load_checkpoint(run.path))
-    elif resume and max_minutes is None:  # stopped before its first: nothing is lost by beginning again
-        trainer.max_minutes = run.max_minutes
-    phases = _phases(run, trainer.progress())
-    if fabric.is_global_zero:
-        logger.info("training on {}; processes: {}", trainer.computed(), fabric.world_size)
-        logger.info("symmetry of the parts: {}", phases[-1].samples.symmetries)
-    if trainer.step == 0:
-        trainer.observe(phases[-1].samples)
+    with together(fabric):
+        phases = _prepared(trainer, resume)
     trainer.model.train()
     journal = Journal(trainer, snapshots, trainer.progress())
     started = time.monotonic() - trainer.seconds
-    try:
-        for phase in phases:
-            with closing(_batches(trainer, phase, workers)) as batches:
-                while (progress := trainer.progress()) < phase.until:
-                    with _interrupt_held():
-                        asked = time.monotonic()
-                        batch = next(batches)
-                        trainer.waited_s += time.monotonic() - asked
-                        losses = _train_step(trainer, batch, run.config.optim, progress)
-                        trainer.seconds = fabric.broadcast(time.monotonic() - started)
-                    journal.note(losses, trainer.progress())
-    finally:
-        journal.close()
+    with _stops_held() as stops:
+        try:
+            for phase in phases:
+                with closing(_batches(trainer, phase, workers)) as batches:
+                    while trainer.progress() < phase.until:
+                        _turn(trainer, batches, journal, started, stops)
+        finally:
+            journal.close()
     if fabric.is_global_zero:
         logger.info("trained {} steps in {:.1f} min", trainer.step, trainer.seconds / 60)
 
 
+def _prepared(trainer: Trainer, resume: bool) -> list[Phase]:
+    """Bring a new or a resumed training to its next step; what is left of it.
+
+    Raises:
+        DataError: a training image has gone or changed, or the checkpoint cannot be read.
+    """
+    run = trainer.run
+    if resume and (run.path / CHECKPOINT).is_file():
+        trainer.restore(load_checkpoint(run.path))
+    elif resume and trainer.max_minutes is None:  # stopped before its first: nothing is lost by beginning again
+        trainer.max_minutes = run.max_minutes
+    phases = _phases(run, trainer.progress())
+    if trainer.fabric.is_global_zero:
+        logger.info("training on {}; processes: {}", trainer.computed(), trainer.fabric.world_size)
+        logger.info("symmetry of the parts: {}", phases[-1].samples.symmetries)
+    if trainer.step == 0:
+        trainer.observe(phases[-1].samples)
+    return phases
+
+
+def _turn(trainer: Trainer, batches: Iterator[Batch], journal: Journal, started: float, stops: Collection[int]) -> None:
+    """Take a step and note it; then all processes agree on the time, and on whether they go on.
+
+    Raises:
+        KeyboardInterrupt: one of them is to stop.
+        DataError: as `_train_step` or `Journal.note` of one of them.
+    """
+    failure = None
+    try:
+        asked = time.monotonic()
+        batch = next(batches)
+        trainer.waited_s += time.monotonic() - asked
+        losses = _train_step(trainer, batch, trainer.run.config.optim, trainer.progress())
+        trainer.seconds = time.monotonic() - started
+        journal.note(losses, trainer.progress())
+        if stops:
+            raise KeyboardInterrupt
+    except AGREED as error:
+        failure = error
+    try:
+        trainer.seconds = agree(trainer.fabric, trainer.seconds, failure)
+    except DataError:
+        trainer.whole = False  # the gradients of one spoil the weights of all
+        raise
+
+
 @contextmanager
-def _interrupt_held() -> Iterator[None]:
-    """Ctrl-C takes effect at the end of the block.
+def _stops_held() -> Iterator[Collection[int]]:
+    """Ctrl-C takes effect at the end of the block, which sees in what it is given that it should end.
 
     A worker hands its batch over through a socket. Cut there, it writes a traceback of its own to the terminal. A step
-    that is cut has moved some of the weights, their average, the optimiser and the count, and not the others.
+    that is cut has moved some of the weights, their average, the optimiser and the count, and not the others. A
+    checkpoint that is cut is none: it takes no second Ctrl-C to be impatient with its writing.
     """
+    held: dict[int, FrameType | None] = {}
     if threading.current_thread() is not threading.main_thread():  # which alone gets signals
-        yield
+        yield held
         return
-    held: list[tuple[int, FrameType | None]] = []
-    handlers = {number: signal.signal(number, lambda *caught: held.append(caught)) for number in _STOPS}
+    handlers = {stop: handler for stop in _STOPS if callable(handler := signal.getsignal(stop))}
+    for stop in handlers:
+        signal.signal(stop, held.setdefault)
     try:
-        yield
+        yield held
     finally:
         for stop, handler in handlers.items():
             signal.signal(stop, handler)
-        for number, frame in held:
-            if callable(handler := handlers[signal.Signals(number)]):
-                handler(number, frame)  # also where the block failed: of several processes, the first fails the others
+        for number, frame in held.items():
+            handlers[signal.Signals(number)](number, frame)  # also where the block failed
 
 
 @contextmanager

@@ -21,12 +21,19 @@ def crop(image: NDArray[np.uint8], roi: Roi | None) -> NDArray[np.uint8]:
     """
     if roi is None:
         return image
-    height, width = image.shape[:2]
-    if roi.x + roi.w > width or roi.y + roi.h > height:
-        raise DataError(
-            f"ROI {roi.w}x{roi.h}+{roi.x}+{roi.y} leaves the {width}x{height} image: make `roi` fit the frames"
-        )
+    refuse_outside(roi, *image.shape[:2])
     return image[roi.y : roi.y + roi.h, roi.x : roi.x + roi.w]
+
+
+def refuse_outside(roi: Roi | None, height: int, width: int, name: str = "") -> None:
+    """Refuse a ROI that an image of so many pixels, of this name, does not hold.
+
+    Raises:
+        DataError: the ROI leaves the image.
+    """
+    if roi is not None and (roi.x + roi.w > width or roi.y + roi.h > height):
+        image = f"{width}x{height} image {name}".rstrip()
+        raise DataError(f"ROI {roi.w}x{roi.h}+{roi.x}+{roi.y} leaves the {image}: make `roi` fit the frames")
 
 
 def halvings(source: tuple[int, int], target: tuple[int, int]) -> int:

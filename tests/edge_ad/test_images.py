@@ -10,9 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_ad.errors import DataError
 from edge_ad.images import is_turned, list_images, read_image, refuse_mixed, write_png
+from edge_ad.tiff import first_values
 from tests.disk import small_files
 from tests.exif import jpeg
 
@@ -114,3 +117,77 @@ def test_an_alpha_channel_changes_no_colour(tmp_path: Path, suffix: str, dtype: 
     path = tmp_path / f"part.{suffix}"
     assert cv2.imwrite(str(path), np.dstack([colours, alpha]).astype(dtype))
     assert np.array_equal(read_image(path), (colours // (257 if dtype is np.uint16 else 1)).astype(np.uint8))
+
+
+def tiff_file(pixels: np.ndarray, tags: dict[int, int], order: str, big: bool) -> bytes:
+    """An uncompressed TIFF of (H, W) or (H, W, C) pixels, with further tags."""
+    height, width, *channels = pixels.shape
+    samples = channels[0] if channels else 1
+    bits = 8 * pixels.itemsize
+    body = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    start = 16 if big else 8
+    known = {256: width, 257: height, 258: bits, 259: 1, 262: 2 if channels else 1, 273: start}
+    known |= {277: samples, 278: height, 279: len(body)} | tags
+    directory = start + len(body) + len(body) % 2
+    per_sample = directory + (8 if big else 2) + len(known) * (20 if big else 12) + (8 if big else 4)
+    entries = b""
+    for tag, value in sorted(known.items()):
+        kind, values, field = 3, 1, struct.pack(order + "H", value) if value < 65536 else b""
+        if not field:
+            kind, field = 4, struct.pack(order + "I", value)
+        if tag == 258 and 2 * samples > (8 if big else 4):  # as many as there are samples, elsewhere
+            values, field = samples, struct.pack(order + ("Q" if big else "I"), per_sample)
+        elif tag == 258:
+            values, field = samples, samples * field
+        entries += struct.pack(order + ("HHQ8s" if big else "HHI4s"), tag, kind, values, field)
+    mark = b"II" if order == "<" else b"MM"
+    head = struct.pack(order + "HHHQ", 43, 8, 0, directory) if big else struct.pack(order + "HI", 42, directory)
+    count, end = ("Q", "Q") if big else ("H", "I")
+    written = mark + head + body + b"\0" * (len(body) % 2) + struct.pack(order + count, len(known)) + entries
+    return written + struct.pack(order + end, 0) + samples * struct.pack(order + "H", bits)
+
+
+every_tiff = pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True), (">", True)])
+
+
+@every_tiff
+def test_a_tiff_with_straight_alpha_is_refused_unless_it_is_opaque(tmp_path: Path, order: str, big: bool) -> None:
+    """OpenCV multiplies 8 bits by it."""
+    pixels, path = np.full((6, 5, 4), 200, np.uint8), tmp_path / "part.tif"
+    pixels[..., 3] = 255
+    for alpha, extra, accepted in ((255, 2, True), (128, 2, False), (0, 2, False), (128, 1, True), (128, 0, True)):
+        pixels[2, 3, 3] = alpha
+        path.write_bytes(tiff_file(pixels, {338: extra}, order, big))
+        if accepted:
+            assert (read_image(path) == 200).all()
+        else:
+            with pytest.raises(DataError, match=rf"{path} is a TIFF whose alpha is not opaque: save it without alpha$"):
+                read_image(path)
+    path.write_bytes(tiff_file(pixels.astype(np.uint16) * 257, {338: 2}, order, big))
+    assert (read_image(path) == 200).all()
+
+
+@every_tiff
+def test_a_tiff_of_16_bits_in_which_0_is_white_is_refused(tmp_path: Path, order: str, big: bool) -> None:
+    pixels, path = np.full((6, 5), 40, np.uint8), tmp_path / "part.tif"
+    for levels, white_is_0, read in ((pixels, 1, 40), (pixels, 0, 215), (pixels.astype(np.uint16) * 257, 1, 40)):
+        path.write_bytes(tiff_file(levels, {262: white_is_0}, order, big))
+        assert (read_image(path) == read).all()
+    path.write_bytes(tiff_file(pixels.astype(np.uint16) * 257, {262: 0}, order, big))
+    with pytest.raises(DataError, match="0 is white: save it with 0 as black"):
+        read_image(path)
+
+
+@given(
+    st.sampled_from([("<", False), (">", False), ("<", True), (">", True)]),
+    st.integers(0, 400),
+    st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), max_size=8),
+)
+def test_a_damaged_directory_says_nothing_or_less(
+    form: tuple[str, bool], end: int, spoilt: list[tuple[int, int]]
+) -> None:
+    content = bytearray(tiff_file(np.zeros((2, 2, 4), np.uint8), {338: 2}, *form)[:end])
+    for place, value in spoilt:
+        if place < len(content):
+            content[place] = value
+    assert set(first_values(bytes(content), (262, 338))) <= {262, 338}

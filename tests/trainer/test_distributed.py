@@ -22,7 +22,7 @@ from trainer.data.folder import load_canvases
 from trainer.data.samples import Batch, Samples, stream
 from trainer.distributed import open_fabric
 from trainer.methods.base import build_method
-from trainer.run import load_checkpoint, open_run, train_paths
+from trainer.run import CHECKPOINT, load_checkpoint, open_run, train_paths, training
 from trainer.train import learning_rate_factor
 
 CPU = torch.device("cpu")
@@ -76,11 +76,16 @@ def _config() -> TrainConfig:
     return configs.parse({**TINY, "optim": OPTIM}, "test")
 
 
-def _train(root: Path, *options: str, environment: Mapping[str, str] = NOTHING) -> subprocess.Popen[str]:
+COMMAND = ("-m", "trainer")
+
+
+def _train(
+    root: Path, *options: str, environment: Mapping[str, str] = NOTHING, program: Sequence[str] = COMMAND
+) -> subprocess.Popen[str]:
     """Start the real command in one thread; every process it starts is in its own session."""
     config = root / "tiny.yaml"
     config.write_text(configs.dump(_config()))
-    command = [sys.executable, "-m", "trainer", "train", "--data", str(root / "data"), "--out", str(root / "run")]
+    command = [sys.executable, *program, "train", "--data", str(root / "data"), "--out", str(root / "run")]
     return subprocess.Popen(
         [*command, "--config", str(config), "--device", "cpu", *options],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
@@ -147,13 +152,79 @@ def test_two_processes_take_the_steps_of_one_on_the_mean_of_their_losses(tmp_pat
 def test_two_machines_train_as_two_processes_do(tmp_path: Path) -> None:
     """The same command on each, told apart by NODE_RANK; here both are on loopback."""
     make_dataset(tmp_path / "data")
+    _finish(_two_machines(tmp_path))
+    _assert_trained_together(tmp_path)
+
+
+def _two_machines(root: Path, *options: str, program: Sequence[str] = COMMAND) -> list[subprocess.Popen[str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    nodes = [_train(tmp_path, "--nodes", "2", environment={**where, "NODE_RANK": rank}) for rank in ("0", "1")]
-    _finish(nodes)
-    _assert_trained_together(tmp_path)
+    ranks = ({**where, "NODE_RANK": rank} for rank in ("0", "1"))
+    return [_train(root, "--nodes", "2", *options, environment=rank, program=program) for rank in ranks]
+
+
+ENDLESS = ("--set", "optim.steps=1000000", "--max-minutes", "5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, [130, 130]), (signal.SIGKILL, [1, -signal.SIGKILL])])
+def test_what_ends_one_machine_ends_the_other_which_keeps_the_last_step(
+    tmp_path: Path, number: signal.Signals, codes: list[int]
+) -> None:
+    make_dataset(tmp_path / "data")
+    first, second = _two_machines(tmp_path, *ENDLESS)
+    assert first.stderr is not None
+    assert any(" step " in line for line in first.stderr)
+    second.send_signal(number)
+    (out, err), (other_out, other_err) = (process.communicate(timeout=60) for process in (first, second))
+    assert [first.returncode, second.returncode] == codes, err + other_err
+    assert "Traceback" not in err + other_err
+    assert ("another process of this training has gone" in err) == (number == signal.SIGKILL)
+    assert (out + other_out).count("stopped; continue with") == 1
+    kept = load_checkpoint(tmp_path / "run")
+    assert kept["step"] == next(iter(kept["optimizer"]["state"].values()))["step"] > 0
+    assert not list((tmp_path / "run").glob("*.new"))
+
+
+SPOILT = """
+import math
+from trainer import train
+from trainer.cli import main
+
+real = train._gradients
+
+def gradients(trainer, *rest):
+    spoilt = trainer.fabric.global_rank == 1 and trainer.step == 2
+    return {name: value * (math.nan if spoilt else 1) for name, value in real(trainer, *rest).items()}
+
+train._gradients = gradients
+raise SystemExit(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_loss_of_one_process_that_is_not_finite_is_said_by_each_machine(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data")
+    for process in (processes := _two_machines(tmp_path, *ENDLESS, program=("-c", SPOILT))):
+        _, err = process.communicate(timeout=100)
+        assert [line for line in err.splitlines() if line.startswith("error: step 3: the loss")], err
+        assert "Traceback" not in err
+    assert [process.returncode for process in processes] == [2, 2]
+    assert not (tmp_path / "run" / CHECKPOINT).exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_trained_elsewhere_is_one_line_with_several_processes_too(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data")
+    _finish([_train(tmp_path)])
+    with training(tmp_path / "run"):
+        resumed = _train(tmp_path, "--processes", "2", "--resume")
+        _, err = resumed.communicate(timeout=100)
+    assert resumed.returncode == 2
+    assert len([line for line in err.splitlines() if line.startswith("error:")]) == 1, err
+    assert "Traceback" not in err
 
 
 @pytest.mark.slow

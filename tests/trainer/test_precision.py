@@ -9,13 +9,16 @@ import pytest
 import torch
 
 import trainer.train as loop
-from tests.trainer.tiny import one_process, part, tiny_config
+from tests.trainer.tiny import make_dataset, one_process, part, tiny_config
+from trainer import config as configs
+from trainer.cli import main
 from trainer.data.samples import Samples, stream
 from trainer.precision import computes_bf16
 from trainer.run import Run
 from trainer.train import Trainer
 
 STEPS = 2
+ONE_WAY = ("--only", "one_step", "--out")
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,23 @@ def test_with_an_older_torch_onednn_says_it(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_gpu_that_emulates_bf16_does_not_count(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
     assert computes_bf16(torch.device("cuda")) is native
+
+
+def test_fp32_on_a_gpu_is_not_tf32(tmp_path: Path) -> None:
+    """Neither in training nor where a run is measured."""
+    data, config = make_dataset(tmp_path / "data"), tmp_path / "tiny.yaml"
+    config.write_text(configs.dump(tiny_config()))
+    run = tmp_path / "run"
+    for command in (
+        ["train", "--data", str(data), "--out", str(run), "--config", str(config)],
+        ["evaluate", str(run), "--data", str(data)],
+        ["ablation", str(run), "--data", str(data), "--results", str(tmp_path / "results"), *ONE_WAY, str(tmp_path)],
+    ):
+        torch.backends.cudnn.allow_tf32 = True  # as torch has it
+        torch.set_float32_matmul_precision("high")
+        assert main(command) == 0
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def _trained(precision: str) -> tuple[Trainer, list[float]]:

@@ -3,10 +3,13 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from edge_ad.images import read_image
-from trainer.data.folder import list_test, load_mask, split_good
+from edge_ad.core.layout import Layout
+from edge_ad.images import list_images, read_image
+from trainer.data.folder import list_test, load_canvases, load_mask, split_good
+from trainer.data.symmetry import FEWEST, STRAIGHT, find_symmetry
 from trainer.metrics import area_mask
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -29,6 +32,13 @@ def test_every_image_is_found_and_no_good_one_is_in_both_parts_of_the_split(name
     contents = {*split.train.values(), *split.calibration.values()}
     assert len(split.train) + len(split.calibration) == len(contents) <= good
     assert Counter(image.label for image in list_test(DATA / name)) == classes
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_few_of_a_set_without_symmetry_do_not_seem_to_have_one(seed: int, tmp_path: Path) -> None:
+    good = list_images(DATA / "magnetic_tile/train/good")
+    drawn = [good[i] for i in np.random.default_rng(seed).choice(len(good), FEWEST, replace=False)]
+    assert find_symmetry(load_canvases(drawn, None, Layout(256, 256), tmp_path)) == STRAIGHT
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import trainer.train as loop
 from edge_ad.bundle import open_bundle
 from edge_ad.errors import DataError
 from edge_ad.images import sha256_file, write_png
+from tests.disk import small_disk
 from tests.trainer.tiny import TINY, make_dataset, one_process, part, tiny_config
 from trainer import config as configs
 from trainer.cli import main
@@ -84,6 +86,45 @@ def test_ctrl_c_within_a_step_keeps_the_whole_of_it(tmp_path: Path, data: Path, 
     wanted, found = load_checkpoint(whole.path), load_checkpoint(cut.path)
     for networks in ("model", "average"):
         assert all(torch.equal(value, found[networks][key]) for key, value in wanted[networks].items())
+
+
+def test_a_second_ctrl_c_does_not_lose_the_checkpoint_of_the_first(tmp_path: Path, data: Path) -> None:
+    run = _new_run(tmp_path / "run", data)
+    with _ctrl_c_in(torch, "save", 1), _ctrl_c_in(loop, "update_average", 3), pytest.raises(KeyboardInterrupt):
+        _train(run)
+    assert load_checkpoint(run.path)["step"] == 3
+    assert not list(run.path.glob("*.new"))
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_leaves_no_part_of_it(tmp_path: Path) -> None:
+    with _ctrl_c_in(torch, "save", 1), pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, {"weights": torch.zeros(10)})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tensors", [1, 1000])
+def test_a_full_disk_keeps_the_last_checkpoint_and_nothing_of_the_next(tmp_path: Path, tensors: int) -> None:
+    """Of one large tensor, the disk refuses the middle; of many small ones, any part of the file."""
+    with small_disk(tmp_path / "disk", 8) as disk:
+        save_checkpoint(disk, {"weights": torch.zeros(1_000_000)})
+        before = sha256_file(disk / CHECKPOINT)
+        with pytest.raises(OSError, match="No space left") as refused:
+            save_checkpoint(disk, {str(i): torch.zeros(1_200_000 // tensors) for i in range(tensors)})
+        assert refused.value.filename == str(disk / CHECKPOINT)
+        assert [path.name for path in disk.iterdir()] == [CHECKPOINT]
+        assert sha256_file(disk / CHECKPOINT) == before
+
+
+def test_a_training_that_the_disk_does_not_hold_ends_with_one_line(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = "{kind: edge, widths: [64, 128]}"
+    with small_disk(tmp_path / "disk", 1) as disk:
+        command = ["train", "--data", str(data), "--out", str(disk / "run"), "--config", _config_file(tmp_path)]
+        assert main([*command, "--set", f"denoiser={wide}", "--set", f"segmenter={wide}"]) == 2
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+        assert said == [f"error: {disk}/run/{CHECKPOINT}: No space left on device; free some, then run it again"]
+        assert not list((disk / "run").glob(f"{CHECKPOINT}*"))
 
 
 def test_a_terminated_training_keeps_what_ctrl_c_does(tmp_path: Path, data: Path) -> None:
@@ -203,6 +244,37 @@ def test_what_is_refused_leaves_no_run_behind(tmp_path: Path, data: Path, capsys
     assert not (tmp_path / "run").exists()
     (textures / "b.png").unlink()
     assert main(command) == 0
+
+
+@pytest.mark.parametrize("hold_out", [0.0, 0.9])
+@pytest.mark.parametrize("command", ["train", "preview"])
+def test_an_image_that_the_roi_leaves_is_named_before_there_is_a_run(
+    tmp_path: Path, command: str, hold_out: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Any one of them, not only those that are looked at first; also one that is held out."""
+    good, out = tmp_path / "good", tmp_path / ("run" if command == "train" else "sheet.png")
+    good.mkdir()
+    for i in range(10):
+        write_png(good / f"{i}.png", part(i, 40 if i == 7 else 48))
+    options = ["--set", "data.roi={x: 0, y: 0, w: 46, h: 44}", "--set", f"data.hold_out={hold_out}"]
+    given = [command, "--data", str(good), "--out", str(out), "--config", _config_file(tmp_path), *options]
+    assert main(given) == 2
+    assert f"ROI 46x44+0+0 leaves the 40x40 image {good}/7.png: make `roi` fit" in capsys.readouterr().err
+    assert not out.exists()
+    (good / "7.png").unlink()
+    assert main(given) == 0
+
+
+def test_no_room_for_the_canvases_is_found_before_there_is_a_run(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.data.folder.IN_MEMORY_BYTES", 0)
+    with small_disk(tmp_path / "disk", 1) as disk:
+        command = ["train", "--data", str(data), "--out", str(disk / "run"), "--config", _config_file(tmp_path)]
+        assert main([*command, "--set", "input.height=256", "--set", "input.width=256"]) == 2
+        assert f"{disk} cannot take them (No space left on device)" in capsys.readouterr().err
+        assert not (disk / "run").exists()
+        assert main(command) == 0
 
 
 def test_links_of_a_run_that_was_never_finished_are_not_of_the_next_one(tmp_path: Path, data: Path) -> None:
@@ -359,6 +431,24 @@ def test_a_seed_that_cannot_be_is_refused_before_anything_is_made(
     assert "--seed: must be a whole number from 0 to" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_fewer_snapshots_than_none_are_refused(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--data", str(data), "--out", str(tmp_path / "run"), "--snapshots", "-3"]) == 2
+    assert capsys.readouterr().err == "error: --snapshots must be at least 0, got -3\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_commands_that_it_ends_with_can_be_pasted(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, written = tmp_path / "my run", open_bundle(Path(__file__).parents[2] / "edge_ad" / "demo" / "bundle")
+    monkeypatch.setattr("trainer.export.export", lambda *_: replace(written, path=tmp_path / "my bundle"))
+    assert main(["train", "--data", str(data), "--out", str(run), "--config", _config_file(tmp_path)]) == 0
+    assert f"edge-ad-train export '{run}' --out" in capsys.readouterr().out
+    assert main(["export", str(run), "--out", str(tmp_path / "my bundle")]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == f"next: edge-ad-calibrate fit '{tmp_path}/my bundle' --good '{run}/calibration_split'"
 
 
 def test_the_largest_seed_trains(tmp_path: Path, data: Path) -> None:

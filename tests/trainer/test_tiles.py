@@ -30,7 +30,8 @@ from trainer.config import DataConfig
 from trainer.data import folder
 from trainer.data.folder import list_test, load_canvases, load_tiles, split_good
 from trainer.data.grid import with_grid
-from trainer.data.samples import Samples, Tiles, vary
+from trainer.data.samples import Samples, Tiles
+from trainer.data.variation import draw_variation
 from trainer.detail import WORTH_TILES, detail, finer, levels, scale
 from trainer.evaluate import open_subject
 from trainer.evaluate import score_images as evaluate_images
@@ -158,8 +159,8 @@ def test_a_tile_of_a_varied_image_is_the_same_tile_of_the_whole_varied_image(see
     image = cv2.GaussianBlur(np.random.default_rng(seed).integers(0, 256, (80, 120, 3), dtype=np.uint8), (0, 0), 2)
     config = DataConfig(rotate_deg=20, shift=0.05, zoom=0.1)
     box = Box(30, 50, 32, 40)
-    whole = vary(image, config, np.random.default_rng(seed), Box(0, 0, 80, 120))
-    tile = vary(image, config, np.random.default_rng(seed), box)
+    variation = draw_variation(80, 120, config, np.random.default_rng(seed))
+    whole, tile = variation.moved(image, Box(0, 0, 80, 120)), variation.moved(image, box)
     assert np.abs(tile.astype(int) - whole[box.slices].astype(int)).max() <= 1
 
 
@@ -173,6 +174,23 @@ def test_synthetic_defects_are_put_on_tiles_and_cut_from_tiles() -> None:
     }
     changed = [not torch.equal(clean, image) and bool(mask.any()) for clean, image, mask in drawn]
     assert sum(changed) >= 8  # an invisible draw may stay good
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_with_a_foreground_no_defect_of_a_tile_lies_beside_the_part(rows: int) -> None:
+    """A tile's own border is seldom even, and never tells the part from its ground where it cuts through it."""
+    layout = Layout(64, 64, rows=rows, columns=rows, overlap=16)
+    size = layout.canvas[0]
+    canvas = np.full((size, size, 3), 40, np.uint8)
+    cv2.circle(canvas, (size // 2, size // 2), size // 4, (170, 180, 190), -1)
+    synthesis = {"perlin": 0.5, "blob": 0.5, "foreground": True, "visible": 0.02}
+    config = tiny_config(data={**SAME, "flip": True}, synthesis=synthesis)
+    samples = Samples([canvas], [], config, 0, layout)
+    drawn = [samples[i] for i in samples.anomalous_indices(60)]
+    for clean, image, mask in drawn:
+        assert not (mask.bool() & (clean[..., 0] == 40)).any()
+        assert torch.equal(clean, image) or mask.any()  # a tile of ground alone stays a good one
+    assert sum(bool(mask.any()) for _, _, mask in drawn) > 25
 
 
 def test_the_first_few_tiles_are_of_many_images_and_many_places(tmp_path: Path) -> None:

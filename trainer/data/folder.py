@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.core.layout import Layout
-from edge_ad.core.preprocess import crop, on_canvas, preprocess
+from edge_ad.core.preprocess import crop, on_canvas, preprocess, refuse_outside
 from edge_ad.errors import DataError
 from edge_ad.images import decode, image_files, is_turned, list_images, read_image, refuse_mixed, sha256_file
 from edge_ad.names import printable
@@ -70,14 +72,15 @@ def good_folder(data: Path) -> Path:
     return mvtec if mvtec.is_dir() else data
 
 
-def split_good(data: Path, hold_out: float, seed: int) -> Split:
+def split_good(data: Path, hold_out: float, seed: int, roi: Roi | None = None) -> Split:
     """List, hash and split the good images; contents that occur twice are used once.
 
     Raises:
-        DataError: no images, an unreadable one, or grey mixed with colour.
+        DataError: no images, an unreadable one, grey mixed with colour, or one that the ROI leaves.
     """
     paths = list_images(good_folder(data))
-    refuse_mixed(paths)
+    for path, (height, width, *_) in zip(paths, refuse_mixed(paths), strict=True):
+        refuse_outside(roi, height, width, str(path))
     by_hash = {sha256_file(path): path for path in reversed(paths)}
     hashes = sorted(by_hash)  # by content, so that renaming files does not change the split
     order = np.random.default_rng([seed, 1]).permutation(len(hashes))
@@ -131,10 +134,26 @@ def _room(shape: tuple[int, ...], scratch: Path) -> NDArray[np.uint8]:
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows here, not as a signal later
             return np.asarray(np.memmap(file, np.uint8, "r+", shape=shape))
     except OSError as error:
-        raise DataError(
-            f"the images need {size / 1e9:.0f} GB at their canvas' size, and {scratch} cannot take them "
-            f"({error.strerror}): make room, or choose fewer input.tiles (input.grid=given: one)"
-        ) from error
+        raise _no_room(size, scratch, error.strerror) from error
+
+
+def refuse_no_room(count: int, layout: Layout, scratch: Path) -> None:
+    """Refuse so many images whose file `load_canvases` could not make in `scratch`, which need not be there yet.
+
+    Raises:
+        DataError: there is no room for it.
+    """
+    size = count * prod(layout.canvas) * 3
+    folder = next(place for place in (scratch.absolute(), *scratch.absolute().parents) if place.is_dir())
+    if size > max(IN_MEMORY_BYTES, shutil.disk_usage(folder).free):
+        raise _no_room(size, folder, os.strerror(errno.ENOSPC))
+
+
+def _no_room(size: int, scratch: Path, why: str | None) -> DataError:
+    return DataError(
+        f"the images need {size / 1e9:.0f} GB at their canvas' size, and {scratch} cannot take them "
+        f"({why}): make room, or choose fewer input.tiles (input.grid=given: one)"
+    )
 
 
 def load_tiles(paths: Sequence[Path], roi: Roi | None, layout: Layout, most: int | None = None) -> NDArray[np.uint8]:

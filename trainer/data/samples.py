@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from edge_ad.core.layout import Box, Layout
-from trainer.config import DataConfig, TrainConfig
-from trainer.data.symmetry import STRAIGHT, Symmetries, Symmetry, find_symmetries, turn
+from trainer.config import TrainConfig
+from trainer.data.symmetry import Symmetries, find_symmetries
+from trainer.data.variation import View, draw_variation
 from trainer.synthesis.paste import anomalous
-from trainer.synthesis.sources import LEVELS, by_level
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,37 +38,6 @@ class Batch:
         """The same on another device, channels last."""
         move = [t.to(device, memory_format=torch.channels_last) for t in (self.clean, self.image, self.mask)]
         return Batch(*move)
-
-
-def vary(
-    image: NDArray[np.uint8],
-    config: DataConfig,
-    rng: np.random.Generator,
-    box: Box | None = None,
-    symmetry: Symmetry = STRAIGHT,
-) -> NDArray[np.uint8]:
-    """One way a good (H, W, 3) image may also look: small motion and light changes; of it all, or only a box.
-
-    Where the parts' `symmetry` allows it, also any turn, and their mirror image.
-    """
-    height, width = image.shape[:2]
-    box = box or Box(0, 0, height, width)
-    reach = 180.0 if symmetry.any_angle else config.rotate_deg
-    angle, zoom = rng.uniform(-1, 1) * reach, 1 + rng.uniform(-1, 1) * config.zoom
-    matrix = turn(height, width, angle, zoom)
-    matrix[:, 2] += rng.uniform(-1, 1, 2) * config.shift * np.array([width, height])
-    gain, offset = 1 + rng.uniform(-1, 1) * config.contrast, 255 * rng.uniform(-1, 1) * config.brightness
-    may_flip = (config.flip or symmetry.top_bottom, config.flip or symmetry.left_right)
-    flips = rng.integers(0, 2, 2) * may_flip
-    if not np.allclose(matrix, [[1, 0, 0], [0, 1, 0]]):
-        matrix[:, 2] -= (box.left, box.top)
-        size = (box.width, box.height)
-        image = cv2.warpAffine(image, matrix, size, borderMode=cv2.BORDER_REFLECT_101).astype(np.uint8)
-    else:
-        image = image[box.slices]
-    if gain != 1 or offset != 0:
-        image = by_level(image, (LEVELS - 127.5) * gain + 127.5 + offset)
-    return np.ascontiguousarray(image[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1])
 
 
 class Tiles(Sequence[NDArray[np.uint8]]):
@@ -122,24 +91,27 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         self._anomalous = round(config.optim.anomalous * config.optim.batch)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        clean, rng = self._clean(index)
+        view, rng = self._view(index)
+        clean, config = view.seen(), self._config.synthesis
         image, mask = clean, np.zeros(clean.shape[:2], bool)
         if self._is_anomalous(index):
-            image, mask = anomalous(self._tiles, clean, self._textures, self._grey, self._config.synthesis, rng)
+            part = view.part() if config.foreground else None
+            image, mask = anomalous(self._tiles, clean, self._textures, self._grey, config, rng, part)
         return torch.from_numpy(clean), torch.from_numpy(image), torch.from_numpy(mask.astype(np.uint8))
 
     def good(self, index: int) -> Tensor:
         """The good image of a sample: (3, H, W) float32 in 0..1."""
-        return _chw(torch.from_numpy(self._clean(index)[0])[None])[0]
+        return _chw(torch.from_numpy(self._view(index)[0].seen())[None])[0]
 
-    def _clean(self, index: int) -> tuple[NDArray[np.uint8], np.random.Generator]:
+    def _view(self, index: int) -> tuple[View, np.random.Generator]:
         """The good image of a sample, and what the rest of the sample is drawn from."""
         rng = np.random.default_rng([self._seed, 2, index])
         epoch, place = divmod(index, len(self._tiles))
         order = np.random.default_rng([self._seed, 3, epoch]).permutation(len(self._tiles))
         canvas, box = self._tiles.place(int(order[place]))
-        symmetry = self.symmetries.of(*canvas.shape[:2])
-        return vary(canvas, self._config.data, rng, self._moved(box, canvas, rng), symmetry), rng
+        size = canvas.shape[0], canvas.shape[1]
+        box = self._moved(box, canvas, rng)
+        return View(canvas, box, draw_variation(*size, self._config.data, rng, self.symmetries.of(*size))), rng
 
     def anomalous_indices(self, count: int) -> list[int]:
         """The first `count` places of the stream that get a synthetic anomaly; none if the configuration has none."""

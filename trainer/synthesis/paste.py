@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from trainer.config import SynthesisConfig
 from trainer.synthesis import sources
-from trainer.synthesis.foreground import foreground
 from trainer.synthesis.masks import draw_mask
 
 _TRIES = 5
@@ -73,6 +72,7 @@ def anomalous(
     grey: bool,
     config: SynthesisConfig,
     rng: Generator,
+    part: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Put a synthetic anomaly on a good image.
 
@@ -84,14 +84,17 @@ def anomalous(
         image: (H, W, 3) uint8 RGB, one of them.
         textures: (h, w, 3) uint8 RGB of any size; empty for procedural ones.
         grey: the parts are grey, so a coloured defect would be too easy: take the source's lightness.
+        config: what is drawn, and how.
+        rng: what it is drawn from.
+        part: (H, W), where the anomaly may be; None: anywhere.
 
     Returns:
         The image with the anomaly, and its (H, W) mask.
     """
     height, width = image.shape[:2]
-    part = foreground(image) if config.foreground else np.ones((height, width), bool)
-    for _ in range(_TRIES):
-        mask = draw_mask(height, width, config, rng) & part
+    allowed = np.ones((height, width), bool) if part is None else part
+    for _ in range(_TRIES if allowed.any() else 0):
+        mask = draw_mask(height, width, config, rng) & allowed
         source = _source(good, image, mask, textures, config, rng)
         if grey:
             source = sources.to_grey(source)
