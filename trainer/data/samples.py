@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from edge_ad.core.layout import Box, Layout
 from trainer.config import TrainConfig
@@ -164,8 +165,16 @@ def stream(
         worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
     )
-    for clean, image, mask in loader:
-        yield Batch(_chw(clean), _chw(image), mask[:, None].float())
+    batches = iter(loader)
+    try:
+        for clean, image, mask in batches:
+            yield Batch(_chw(clean), _chw(image), mask[:, None].float())
+    finally:
+        # A worker that has not ended by then would be sent SIGTERM, which it passes over, and be waited for for ever.
+        if isinstance(batches, _MultiProcessingDataLoaderIter):
+            batches._shutdown_workers()
+            for worker in batches._workers:
+                worker.kill()
 
 
 def _chw(image: Tensor) -> Tensor:
