@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,8 +32,9 @@ from numpy.typing import NDArray
 
 from edge_ad.config import Strict
 from edge_ad.core.commands import OTHER_COMMAND
-from edge_ad.durable import make_folders, match_folder, sync_folder, uninterrupted, write_whole
+from edge_ad.durable import make_folders, match_folder, sync_folder, write_whole
 from edge_ad.errors import CalibrationError
+from edge_ad.signals import handled
 from edge_ad.thresholds import (
     POINTER,
     CalibrationRecord,
@@ -478,7 +480,7 @@ def _locked(store: Path) -> Iterator[list[Path]]:
             _create(store / LOCK, b"")
         with (store / LOCK).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # freed when the file closes, also by a crash
-            with uninterrupted():
+            with handled(signal.SIGINT, signal.SIG_IGN):  # else a fit would say "interrupted" of what is in force
                 yield made
     except OSError as error:
         raise refused(f"cannot write the calibration store {store}", error) from error

@@ -4,30 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import stat
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 TEMPORARY = ".new"  # how the names of unfinished files end
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Around what is short and changes what is in force: a Ctrl-C meanwhile comes too late and is passed over.
-
-    Else a command would say "interrupted" of what has happened. In other threads than the main one there is no Ctrl-C.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def sync_folder(folder: Path) -> None:

@@ -133,10 +133,19 @@ def problem_of(path: Path, station: str) -> str:
     except sqlite3.DatabaseError as error:
         return f"the outbox {path} cannot be used: {error}"
     if layout not in (0, LAYOUT):
-        return f"the outbox {path} has layout {layout}, this edge-ad reads {LAYOUT}"
-    if owner is not None and owner[0] != station:
-        return f"the outbox {path} belongs to station {owner[0]}: give {station} its own state_dir"
-    return ""
+        return _of_other_layout(path, layout)
+    return "" if owner is None or owner[0] == station else _of_other_station(path, owner[0], station)
+
+
+def _of_other_layout(path: Path, layout: int) -> str:
+    return (
+        f"the outbox {path} has layout {layout}, this edge-ad reads {LAYOUT}: let the edge-ad that wrote "
+        "it send what is unsent, then move the file away; numbering starts at 1 again"
+    )
+
+
+def _of_other_station(path: Path, owner: str, station: str) -> str:
+    return f"the outbox {path} belongs to station {owner}: give {station} its own state_dir"
 
 
 class OutboxFile:
@@ -405,10 +414,7 @@ class OutboxFile:
         if layout == 0:
             self._make_tables(station)
         elif layout != LAYOUT:
-            raise ConfigError(
-                f"the outbox {self._path} has layout {layout}, this edge-ad reads {LAYOUT}: let the edge-ad that wrote "
-                "it send what is unsent, then move the file away; numbering starts at 1 again"
-            )
+            raise ConfigError(_of_other_layout(self._path, layout))
         self._check(station)
 
     def _make_tables(self, station: str) -> None:
@@ -428,7 +434,7 @@ class OutboxFile:
             raise self._damaged("the id of its next row is already given")
         owner = self._one("SELECT name FROM station")
         if owner != station:
-            raise ConfigError(f"the outbox {self._path} belongs to station {owner}: give {station} its own state_dir")
+            raise ConfigError(_of_other_station(self._path, owner, station))
 
     def _damaged(self, what: str) -> OutboxError:
         return OutboxError(

@@ -327,12 +327,12 @@ class Publisher:
         now_s = time.monotonic()
         for ack in self._link.acks():
             self._delivery.acknowledged(ack.ticket, ack.refusal, now_s)
-        if self._clears and not self._delivery.states.clears:
-            self._clears = False
-            self._outbox.note_cameras([self._config.camera.name])
         done = self._delivery.rows.take_done()
         self._sent += len(done)
         with self._progress.stage("commit", self._config.limits.commit_s):
+            if self._clears and not self._delivery.states.clears:
+                self._clears = False
+                self._outbox.note_cameras([self._config.camera.name])
             waiting = self._outbox.mark_sent(done, _wall_ms())
             self._note_due_s = min(self._note_due_s, now_s + NOTE_S) if waiting else math.inf
             if waiting >= MARK_ROWS or now_s >= self._note_due_s or self._drain_until_s is not None:

@@ -10,7 +10,7 @@ from loguru import logger
 from edge_ad.config import RecordingConfig
 from edge_ad.images import encode_png
 from edge_ad.records import Frame
-from edge_ad.snapshots import FREE_BYTES
+from edge_ad.snapshots import FREE_BYTES, by_age
 
 _OURS = re.compile(r"\d{10}\.png")
 _UNFINISHED = "unfinished.part"  # no image suffix: nobody takes half a frame for one
@@ -62,11 +62,9 @@ class Recorder:
             del kept[oldest]
 
     def _found(self) -> dict[str, None]:
-        """The frames of earlier runs by age, not by number: those begin again where the outbox was moved away."""
-        files = [path for path in self._dir.iterdir() if _OURS.fullmatch(path.name)]
-        return dict.fromkeys(
-            path.name for path in sorted(files, key=lambda path: (path.lstat().st_mtime_ns, path.name))
-        )
+        """The frames of earlier runs by age."""
+        ours = (path for path in self._dir.iterdir() if _OURS.fullmatch(path.name))
+        return dict.fromkeys(path.name for path in by_age(ours))
 
     def _report(self, problem: str) -> None:
         if problem == self._problem:

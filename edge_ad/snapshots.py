@@ -15,7 +15,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -146,9 +146,8 @@ class Snapshots:
         """The snapshots, oldest first: those of earlier processes by their time, then our own as they were made."""
         found = {path.name: path for path in self._folder.iterdir() if _OURS.fullmatch(path.name)}
         self._made = {name: None for name in self._made if name in found}
-        earlier = found.keys() - self._made.keys()
-        names = (*sorted(earlier, key=lambda name: (found[name].stat().st_mtime_ns, name)), *self._made)
-        return [found[name] for name in names]
+        earlier = [path for name, path in found.items() if name not in self._made]
+        return [*by_age(earlier), *(found[name] for name in self._made)]
 
     def _make_room(self, size: int) -> None:
         """Drop the oldest snapshots until there is room for so many bytes."""
@@ -163,6 +162,11 @@ class Snapshots:
         free = shutil.disk_usage(self._folder).free
         if free < size + FREE_BYTES:
             raise _NoRoomError(f"the disk has {free >> 20:,} MB left: free some")
+
+
+def by_age(paths: Iterable[Path]) -> list[Path]:
+    """Oldest first, by time, not by number: those begin again where the outbox was moved away."""
+    return sorted(paths, key=lambda path: (path.lstat().st_mtime_ns, path.name))
 
 
 def _files(exposure: _Exposure, context: StationContext) -> dict[str, bytes]:

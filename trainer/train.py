@@ -24,6 +24,7 @@ from tqdm import tqdm
 from edge_ad.backends import processor
 from edge_ad.console import tracked
 from edge_ad.errors import DataError
+from edge_ad.signals import handled
 from trainer.config import OptimConfig
 from trainer.data.folder import load_canvases, load_textures
 from trainer.data.samples import Batch, Samples, stream
@@ -327,7 +328,7 @@ def train(
         OSError: a checkpoint or a snapshot cannot be written.
         PeerError: another process of this training has gone; the first one has kept what it had.
     """
-    with peers_named(fabric), ExitStack() as held, _terminated_by_interrupt():
+    with peers_named(fabric), ExitStack() as held, handled(signal.SIGTERM, signal.default_int_handler):
         with together(fabric):
             if fabric.is_global_zero:
                 held.enter_context(training(run.path))
@@ -421,19 +422,6 @@ def _stops_held() -> Iterator[Collection[int]]:
             signal.signal(stop, handler)
         for number, frame in held.items():
             handlers[signal.Signals(number)](number, frame)  # also where the block failed
-
-
-@contextmanager
-def _terminated_by_interrupt() -> Iterator[None]:
-    """SIGTERM is raised as Ctrl-C is."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
 
 
 def _batches(trainer: Trainer, phase: Phase, workers: int) -> Generator[Batch, None, None]:

@@ -10,7 +10,7 @@ from edge_ad.bench.figures import Workload
 from edge_ad.bench.report import as_json, as_lines, bars, report
 from edge_ad.bench.rounds import choose, run_rounds
 from edge_ad.bundle import open_bundle
-from edge_ad.console import make_room, say, write_json
+from edge_ad.console import make_folder, make_room, say, write_json
 from edge_ad.images import list_images, read_image, write_png
 
 FRAMES = 50  # a round
@@ -39,7 +39,7 @@ def run_bench(
     if json_path is not None:
         make_room("--json", json_path)  # before the minutes of measuring
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder("--out", out)
     facts = machine()
     found = report(bundle, run_rounds(bundle, engines, rounds, workload), rounds, workload, facts)
     for line in as_lines(found):
