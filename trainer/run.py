@@ -24,6 +24,7 @@ from typing import IO, Any, BinaryIO, cast
 import torch
 from torch import nn
 
+from edge_ad.durable import write_whole
 from edge_ad.errors import DataError
 from edge_ad.images import sha256_file
 from trainer import config as configs
@@ -77,7 +78,7 @@ def create(path: Path, config: TrainConfig, split: Split, seed: int, max_minutes
         "calibration": _listed(split.calibration),
     }
     (path / "images.json").write_text(json.dumps(images, indent=1), encoding="utf-8")
-    (path / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
+    write_whole(path / "config.yaml", configs.dump(config).encode())  # the last: with it the directory is a run
     return open_run(path)
 
 
