@@ -111,6 +111,7 @@ class TrainingSummary(_Strict):
     config_sha256: str | None = Field(None, description="of the training's configuration, resolved")
     max_steps: int | None = Field(None, description="asked for")
     max_minutes: float | None = Field(None, description="asked for, where a time was")
+    commits: tuple[str, ...] = Field((), description="of the code that trained, in order; of old, it is not told")
 
 
 class Drift(_Strict):

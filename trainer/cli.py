@@ -111,6 +111,9 @@ def _add_export(commands: _Commands) -> None:
     export.add_argument(
         "--test-data", type=Path, metavar="DIR", help="say what int8 changes on these images; nothing is chosen by them"
     )
+    export.add_argument(
+        "--results", type=Path, metavar="DIR", help="keep what --test-data says, as JSONs in this folder"
+    )
     export.add_argument("--program", action="store_true", help="add model.pt2, for backend torch or torch_tensorrt")
     export.add_argument("--data-licence", help="a note on the training data for the manifest and the model card")
 
@@ -130,6 +133,9 @@ def _add_curve(commands: _Commands) -> None:
     curve.add_argument("run", type=Path)
     curve.add_argument("--data", type=Path, required=True, help="MVTec layout; better not the test images")
     curve.add_argument("--out", type=Path, required=True, help="folder for curve.json and curve.png")
+    curve.add_argument(
+        "--results", type=Path, metavar="DIR", help="keep each state as a JSON in this folder; none is measured twice"
+    )
 
 
 def _add_results(commands: _Commands) -> None:
@@ -360,12 +366,14 @@ def _export(arguments: argparse.Namespace) -> int:
 
     int8_data, test_data = _int8_data(arguments), arguments.test_data
     images = list_any(test_data) if test_data is not None else []  # what is wrong with them is told before
+    if arguments.results is not None:
+        make_folder("--results", arguments.results)
     bundle = export(arguments.run, arguments.out, arguments.program, arguments.data_licence, int8_data)
     if bundle.manifest.int8 is not None:
         for line in summary_lines(bundle.manifest.int8):
             say(line)
     if test_data is not None:
-        for line in test_lines(bundle.path, test_data, images):
+        for line in test_lines(bundle.path, test_data, images, arguments.results):
             say(line)
     say(f"bundle: {bundle.path}   digest {bundle.digest[:12]}   {bundle.manifest.frame_macs / 1e9:.2f} GMACs a frame")
     held_out = _held_out(arguments.run)
@@ -399,6 +407,8 @@ def _int8_data(arguments: argparse.Namespace) -> Path | None:
         raise ConfigError(f"--precision int8 needs --calibration-data: {good} will do")
     if not int8 and (data is not None or arguments.test_data is not None):
         raise ConfigError("--calibration-data and --test-data are for --precision int8")
+    if arguments.test_data is None and arguments.results is not None:
+        raise ConfigError("--results keeps what --test-data says: give both")
     return Path(data) if int8 else None
 
 
@@ -422,7 +432,9 @@ def _curve(arguments: argparse.Namespace) -> int:
     from trainer.curve import curve
     from trainer.run import open_run
 
-    say(f"look at {curve(open_run(arguments.run), arguments.data, arguments.out)}")
+    if arguments.results is not None:
+        make_folder("--results", arguments.results)
+    say(f"look at {curve(open_run(arguments.run), arguments.data, arguments.out, arguments.results)}")
     return 0
 
 

@@ -11,13 +11,16 @@ import torch
 
 from edge_ad.console import say, write_json
 from edge_ad.errors import DataError
+from edge_ad.images import sha256_file
+from trainer import config as configs
 from trainer.data.folder import TestImage, list_test
 from trainer.data.look_over import look_over
 from trainer.evaluate import evaluate, run_subject, score_images
 from trainer.export import load_method
-from trainer.plots import draw_curve
+from trainer.plots import draw_curves
+from trainer.results import Result, on_set, read_results, result_of_run, write_result
 from trainer.run import Run, load_weights, put_weights, snapshots
-from trainer.tables import FIGURES
+from trainer.tables import FIGURES, figure, resolved
 
 SCHEMA = "edge-ad/curve/1"
 END = 0.2  # the last share of a training, over which it should have settled
@@ -37,13 +40,20 @@ class State:
     figures: dict[str, float | None]
 
 
-def curve(run: Run, data: Path, out: Path) -> Path:
+def state_of(result: Result) -> State:
+    """What a result says of one."""
+    training = result.training
+    return State(training.steps, training.minutes, {name: figure(result, name) for name in FIGURES})
+
+
+def curve(run: Run, data: Path, out: Path, results: Path | None = None) -> Path:
     """Measure every state that a run kept, and draw it.
 
     Args:
         run: trained with snapshots.
         data: MVTec layout. Whatever is decided by the curve must not be decided by test images.
         out: folder for curve.json and curve.png; made if missing.
+        results: a folder of results, which keeps each state as soon as it is measured; none in it is measured again.
 
     Returns:
         The picture.
@@ -52,12 +62,17 @@ def curve(run: Run, data: Path, out: Path) -> Path:
         DataError: the run kept no states, or there are no images, or not of both kinds.
     """
     images, method, states = _images(data), load_method(run), []
+    known = _kept(run, data, results)
     for path in snapshots(run.path):
-        saved = load_weights(path)
-        put_weights(method, saved["average"], run)
-        subject = run_subject(run, method.graph(), torch.device("cpu"))
-        measured = evaluate(subject, score_images(subject, images))
-        states.append(State(saved["step"], saved["seconds"] / 60, {name: measured[name] for name in FIGURES}))
+        result = known.get(sha256_file(path))
+        if result is None:
+            put_weights(method, load_weights(path)["average"], run)
+            subject = run_subject(run, method.graph(), torch.device("cpu"))
+            measured = evaluate(subject, score_images(subject, images))
+            result = result_of_run(run, data, measured, snapshot=path)
+            if results is not None:
+                write_result(results, result)
+        states.append(state_of(result))
         told = " ".join(f"{name} {value:.4f}" for name, value in states[-1].figures.items() if value is not None)
         say(f"{states[-1].minutes:6.1f} min, step {states[-1].step}: {told}")
     end, spreads = last_states(states), end_spread(states)
@@ -69,8 +84,17 @@ def curve(run: Run, data: Path, out: Path) -> Path:
     body = {"schema": SCHEMA, "set": data.resolve().name, "seed": run.seed, "states": listed}
     write_json(out / "curve.json", body | {"end_states": len(end), "end_spread": spreads})
     picture = out / "curve.png"
-    draw_curve(picture, [(state.minutes, state.figures) for state in states])
+    draw_curves(picture, {f"seed {run.seed}": [(state.minutes, state.figures) for state in states]})
     return picture
+
+
+def _kept(run: Run, data: Path, results: Path | None) -> dict[str | None, Result]:
+    """SHA-256 of a snapshot -> its result, where it was measured on these images before."""
+    if results is None:
+        return {}
+    config = configs.told(run.config)
+    kept = (r for r in on_set(read_results(results), data) if r.state and resolved(r) == config)
+    return {result.weights: result for result in kept}
 
 
 def _images(data: Path) -> list[TestImage]:

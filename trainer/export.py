@@ -49,7 +49,7 @@ from trainer.macs import count_macs
 from trainer.methods.base import Method, build_method
 from trainer.model_card import model_card
 from trainer.quantise import RANGE_IMAGES, Bounds, Quantised, make_tuning, open_session, quantise
-from trainer.run import Run, load_checkpoint, max_minutes, open_run, put_weights, require_at_rest
+from trainer.run import Run, commits, load_checkpoint, max_minutes, open_run, put_weights, require_at_rest
 
 OPSET = 18  # what TensorRT 10.3 (JetPack 6) reads
 TOLERANCE = {"anomaly_map": 1e-4, "reconstruction": 1e-4, "score_relative": 1e-4}
@@ -150,6 +150,7 @@ def export(
             save_program(work / PROGRAM, exported.graph, run.config)
         spent = {
             "steps": state["step"],
+            "commits": list(commits(run, state)),
             "minutes": round(state["seconds"] / 60, 2),
             "max_steps": run.config.optim.steps,
             "max_minutes": max_minutes(state),

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_ad.bundle import QuantisationSummary
+from edge_ad.bundle import QuantisationSummary, open_bundle
 from trainer.data.folder import TestImage
-from trainer.evaluate import PIXEL_NAMES, Scored, metrics, open_subject, score_images
+from trainer.evaluate import PIXEL_NAMES, Scored, evaluate, open_subject, score_images
 from trainer.quantise import score_correlation
+from trainer.results import result_of_bundle, write_result
 
 FIGURES = ("image_auroc", "image_ap", *PIXEL_NAMES)
 
@@ -28,14 +29,19 @@ def summary_lines(summary: QuantisationSummary) -> Iterator[str]:
     )
 
 
-def test_lines(bundle: Path, data: Path, images: Sequence[TestImage]) -> Iterator[str]:
-    """The figures of FP32 and INT8 on the images of `data`, through the station's path; scores only without labels."""
+def test_lines(bundle: Path, data: Path, images: Sequence[TestImage], results: Path | None = None) -> Iterator[str]:
+    """The figures of FP32 and INT8 on the images of `data`, through the station's path; scores only without labels.
+
+    Where there is a folder of `results`, it keeps both.
+    """
     scored: dict[str, list[Scored]] = {}
     figures = {}
     for precision in ("fp32", "int8"):
         subject = open_subject(bundle, "onnxruntime", precision, None)
         scored[precision] = score_images(subject, images)
-        figures[precision] = metrics(scored[precision])
+        figures[precision] = evaluate(subject, scored[precision])
+        if results is not None:
+            write_result(results, result_of_bundle(open_bundle(bundle).manifest, data, figures[precision]))
     yield f"on {data}: {len(images)} images     fp32    int8  change"
     for name in FIGURES:
         fp32, int8 = figures["fp32"][name], figures["int8"][name]

@@ -75,15 +75,16 @@ def draw_weights(path: Path, results: Sequence[Result]) -> None:
     _draw_lines(path, {"norm-guided": points}, "guidance weight w")
 
 
-def draw_curve(path: Path, states: Sequence[tuple[float, Mapping[str, float | None]]]) -> None:
-    """Figures over the minutes of a training."""
-    panels = _panels(path, 3.0)
+def draw_curves(path: Path, trainings: Mapping[str, Sequence[tuple[float, Mapping[str, float | None]]]]) -> None:
+    """Figures over the minutes of trainings, a line each: what it is called -> minutes and figures of its states."""
+    panels = _panels(path, 3.4)
     for axes, name in zip(panels.axes, FIGURES, strict=True):
-        known = [(minutes, value) for minutes, figures in states if (value := figures[name]) is not None]
-        axes.plot([minutes for minutes, _ in known], [value for _, value in known], "o-")
+        for label, states in trainings.items():
+            known = [(minutes, value) for minutes, figures in states if (value := figures[name]) is not None]
+            axes.plot([minutes for minutes, _ in known], [value for _, value in known], "o-", ms=3, label=label)
         axes.set(title=FIGURES[name], xlabel="minutes")
         axes.grid(alpha=0.3)
-    panels.savefig(path, dpi=110)
+    _save(panels, path)
 
 
 def _draw_lines(path: Path, lines: dict[str, list[Point]], xlabel: str) -> None:

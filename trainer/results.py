@@ -27,7 +27,7 @@ from edge_ad.names import printable
 from trainer import config as configs
 from trainer.data.folder import list_test
 from trainer.methods.diffusionad.variants import Variant, in_one_step, own_variant
-from trainer.run import CHECKPOINT, Run, load_checkpoint, max_minutes
+from trainer.run import CHECKPOINT, Run, commits, load_checkpoint, load_weights, max_minutes
 
 SCHEMA: Literal["edge-ad/benchmark"] = "edge-ad/benchmark"
 BUNDLED = "sha256"  # key of a bundle's configuration: the digest of the one that was trained
@@ -44,6 +44,7 @@ class Training(Strict):
     waited: float | None = Field(None, description="share of the time that the cores waited for samples")
     processes: int = 1
     computed: str | None = Field(None, description="processor or GPU, threads and precision, of the last resumption")
+    commits: list[str] = Field([], description="of the code, in order, where a resumption ran another than before")
 
 
 class Figures(BaseModel):
@@ -83,9 +84,10 @@ class Result(Strict):
     seed: int
     config: dict[str, Any] = Field(description="resolved; of a bundle, what its manifest tells")
     weights: str | None = Field(description="SHA-256 of the checkpoint, or the bundle's digest")
-    commit: str | None = Field(description="of the code that trained; None if it is not known")
+    commit: str | None = Field(description="of the code that trained, of the last that did; None if it is not known")
     made_at: str = Field(description="of the evaluation, ISO 8601, UTC")
     training: Training
+    state: bool = Field(False, description="one of those that a training kept on its way, not what it ended with")
     figures: Figures
     note: str = ""
 
@@ -99,16 +101,33 @@ class Result(Strict):
         variant = "-".join(str(self.variant).replace(",", "").split()) if self.variant is not None else self.method
         measured = [self.weights, self.config, *([self.images_sha256] if self.images_sha256 else [])]
         digest = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
-        return f"{self.set}/{self.profile}-{variant}{engine}-seed{self.seed}-{digest}.json"
+        name = f"{self.profile}-{variant}{engine}-seed{self.seed}"
+        if self.state:
+            return f"{self.set}/states/{name}-step{self.training.steps}-{digest}.json"
+        return f"{self.set}/{name}-{digest}.json"
 
 
-def result_of_run(run: Run, data: Path, evaluation: Mapping[str, Any], variant: Variant | None = None) -> Result:
-    """The result of an evaluation of a run; `variant` is its own way to reconstruct where none is given.
+def result_of_run(
+    run: Run,
+    data: Path,
+    evaluation: Mapping[str, Any],
+    variant: Variant | None = None,
+    snapshot: Path | None = None,
+) -> Result:
+    """The result of an evaluation of a run.
+
+    Args:
+        run: what was evaluated.
+        data: on what.
+        evaluation: the evaluation JSON.
+        variant: its own way to reconstruct where none is given.
+        snapshot: the state of it that was evaluated; None: its checkpoint.
 
     Raises:
-        DataError: the run has no checkpoint.
+        DataError: the run has no checkpoint, or the snapshot cannot be read.
     """
-    state = load_checkpoint(run.path)
+    state = load_weights(snapshot) if snapshot else load_checkpoint(run.path)
+    trained_by = commits(run, state)
     training = Training(
         images=len(run.train_sha256),
         steps=state["step"],
@@ -117,13 +136,15 @@ def result_of_run(run: Run, data: Path, evaluation: Mapping[str, Any], variant: 
         waited=round(state["waited_s"] / state["seconds"], 4) if state.get("waited_s") is not None else None,
         processes=state.get("processes", 1),
         computed=state.get("computed"),
+        commits=list(trained_by) if len(trained_by) > 1 else [],
     )
     facts = {
         "variant": variant or own_variant(run.config.diffusion),
         "config": configs.told(run.config),
-        "weights": sha256_file(run.path / CHECKPOINT),
-        "commit": run.commit,
+        "weights": sha256_file(snapshot or run.path / CHECKPOINT),
+        "commit": trained_by[-1] if trained_by else None,
         "training": training,
+        "state": snapshot is not None,
     }
     return _result(data, evaluation, facts)
 
@@ -132,14 +153,18 @@ def result_of_bundle(manifest: Manifest, data: Path, evaluation: Mapping[str, An
     """The result of an evaluation of a bundle."""
     told = manifest.training
     training = Training(
-        images=len(told.images_sha256), steps=told.steps, minutes=told.minutes, max_minutes=told.max_minutes
+        images=len(told.images_sha256),
+        steps=told.steps,
+        minutes=told.minutes,
+        max_minutes=told.max_minutes,
+        commits=list(told.commits) if len(told.commits) > 1 else [],
     )
     d = manifest.diffusion
     facts = {
         "variant": in_one_step(d.t_s, d.t_b, d.w),
         "config": _config_of_bundle(manifest),
         "weights": manifest.digest,
-        "commit": None,
+        "commit": told.commits[-1] if told.commits else None,
         "training": training,
     }
     return _result(data, evaluation, facts)

@@ -10,8 +10,9 @@ from urllib.parse import quote
 from edge_ad.names import printable
 from trainer import config as configs
 from trainer import tables
+from trainer.curve import end_spread, last_states, state_of
 from trainer.methods.diffusionad.variants import NormGuided, OneStep, guided
-from trainer.plots import draw_scales, draw_seeds, draw_speed, draw_weights
+from trainer.plots import draw_curves, draw_scales, draw_seeds, draw_speed, draw_weights
 from trainer.results import Result
 
 NOTE = (
@@ -55,21 +56,44 @@ def _picture(title: str, name: str) -> str:
 
 def _set(name: str, results: Sequence[Result], out: Path) -> list[str]:
     """The sections of one data set."""
-    trained = [result for result in results if tables.as_trained(result)]
+    trained, ends = tables.trained(results), [result for result in results if not result.state]
     sections = [f"## {name}"]
     if trained:
         draw_seeds(out / f"{name}.png", trained)
         sections += [tables.summary(trained), _picture(name, f"{name}.png")]
         sections += [f"Image AUROC of each class of defect:\n\n{tables.per_defect(trained, 'image_auroc')}"]
         sections += [f"Pixel AP of each class of defect:\n\n{tables.per_defect(trained, 'pixel_ap')}"]
-    for (_, training), group in tables.by_budget(results, lambda r: configs.digest(_family(r))).items():
+    for (_, training), group in tables.by_budget(ends, lambda r: configs.digest(_family(r))).items():
         if len({result.variant for result in group}) > 1:
             family = configs.digest({**_family(group[0]), "training": training})[:6]
             sections += _ablation(f"{name}-{family}", group, out)
+    for family, group in tables.grouped((r for r in results if r.state), tables.config_name).items():
+        sections += _curves(f"{name}-{family}", group, out)
     differences = tables.differences(results)
     if differences:
         sections += [f"### {name}: what the configurations differ in", differences]
     return [*sections, f"### {name}: every evaluation on test images, in order", tables.log(results)]
+
+
+def _curves(name: str, results: Sequence[Result], out: Path) -> list[str]:
+    """The states of trainings of one configuration, a line for each seed, and how far the last fifth of each swings."""
+    trainings = {
+        f"seed {seed}": sorted((state_of(result) for result in group), key=lambda state: state.step)
+        for seed, group in sorted(tables.grouped(results, lambda r: r.seed).items())
+    }
+    lines = {label: [(state.minutes, state.figures) for state in states] for label, states in trainings.items()}
+    draw_curves(out / f"{name}-curves.png", lines)
+    rows = []
+    for label, states in trainings.items():
+        spreads = end_spread(states)
+        told = [label, str(len(states)), str(len(last_states(states)))]
+        rows.append([*told, *(f"{spreads[key]:.3f}" if key in spreads else "-" for key in tables.FIGURES)])
+    header = ["training", "states", "in its last fifth", *tables.FIGURES.values()]
+    return [
+        f"### {name}: figures over the training",
+        _picture("figures over the training", f"{name}-curves.png"),
+        f"Highest less lowest over the last fifth:\n\n{tables.markdown(header, rows)}",
+    ]
 
 
 def _family(result: Result) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Run:
     """An existing run directory.
 
     Attributes:
-        commit: of the code that trains it; None where it was not noted.
+        commit: of the code that it was begun with; None where it was not noted.
         max_minutes: the time that it was begun with, for as long as there is no checkpoint that says so.
     """
 
@@ -176,9 +176,9 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
 
 
 def save_snapshot(run: Path, state: dict[str, Any], step: int) -> None:
-    """Keep what a checkpoint of this step would hold to evaluate it: the averaged weights, the step, the seconds."""
+    """Keep what a checkpoint of this step would hold to evaluate it: all but what goes on from it."""
     (run / SNAPSHOTS).mkdir(exist_ok=True)
-    _save(run / SNAPSHOTS / f"{step:08d}.pt", {key: state[key] for key in ("average", "step", "seconds")})
+    _save(run / SNAPSHOTS / f"{step:08d}.pt", {key: state[key] for key in state.keys() - {"model", "optimizer"}})
 
 
 def snapshots(run: Path) -> list[Path]:
@@ -251,6 +251,11 @@ def load_checkpoint(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{run} has no {CHECKPOINT} yet: train it first")
     return load_weights(path)
+
+
+def commits(run: Run, state: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of the code that trained up to a checkpoint or a snapshot, in order; those of old know the first at the most."""
+    return tuple(state.get("commits") or ([run.commit] if run.commit else []))
 
 
 def max_minutes(state: Mapping[str, Any]) -> float | None:

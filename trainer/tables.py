@@ -95,6 +95,11 @@ def as_trained(result: Result) -> bool:
     return variant is None or isinstance(variant, AutoEncoder)
 
 
+def trained(results: Iterable[Result]) -> list[Result]:
+    """What trainings ended with, measured as they were trained: what is compared."""
+    return [result for result in results if not result.state and as_trained(result)]
+
+
 def summary(results: Sequence[Result]) -> str:
     """One row for each thing compared on a set: the mean and the spread over its seeds; `results` oldest first."""
     costs = ["minutes", "waited", "ms", "MB"]
@@ -193,7 +198,8 @@ def log(results: Sequence[Result]) -> str:
         way = "-" if result.variant is None else str(result.variant)
         figures = [spread([figure(result, name)]) for name in FIGURES]
         training = result.training
-        facts = [result.made_at, result.commit or "-", f"{method}, {engine}", config, way, str(result.seed)]
+        code = ", ".join(training.commits) or result.commit or "-"
+        facts = [result.made_at, code, f"{method}, {engine}", config, way, str(result.seed)]
         rows.append([*facts, f"{training.minutes:.0f}", f"{training.steps:,}", *figures, result.note])
     return markdown(header, rows)
 

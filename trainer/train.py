@@ -31,9 +31,11 @@ from trainer.data.samples import Batch, Samples, stream
 from trainer.distributed import AGREED, agree, peers_named, together
 from trainer.methods.base import Method, build_method
 from trainer.precision import computes_bf16
+from trainer.provenance import source_version
 from trainer.run import (
     CHECKPOINT,
     Run,
+    commits,
     load_checkpoint,
     put_weights,
     save_checkpoint,
@@ -79,7 +81,8 @@ def _build(run: Run) -> Method:
 class Trainer:
     """What changes while training: weights, their average, the optimiser, the step and the time spent.
 
-    `max_minutes` is the time allowed, if any; `whole` is false within a step, whose state belongs to none.
+    `max_minutes` is the time allowed, if any; `whole` is false within a step, whose state belongs to none; `commits`
+    are those of the code that has trained, in order.
     """
 
     def __init__(self, run: Run, fabric: Fabric, max_minutes: float | None = None) -> None:
@@ -98,6 +101,7 @@ class Trainer:
         self.seconds = 0.0
         self.waited_s = 0.0  # for samples: the share of the time that synthesis is on the critical path
         self.max_minutes = max_minutes
+        self.commits: tuple[str, ...] = (source_version(),)
         self.whole = True
 
     def computes_in(self) -> str:
@@ -139,6 +143,7 @@ class Trainer:
             "max_minutes": self.max_minutes,
             "processes": self.fabric.world_size,
             "computed": self.computed(),
+            "commits": list(self.commits),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -153,6 +158,7 @@ class Trainer:
         self.step, self.seconds, self.waited_s = state["step"], state["seconds"], state["waited_s"]
         if self.max_minutes is None:
             self.max_minutes = state.get("max_minutes")  # which checkpoints of old lack
+        self.commits = tuple(dict.fromkeys((*commits(self.run, state), *self.commits)))
 
     def progress(self) -> float:
         """0..1: the share of the steps or of the time allowed, whichever is larger."""

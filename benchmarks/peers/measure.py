@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +23,9 @@ from benchmarks.peers.reference import load_anomalib
 from edge_ad.backends.openvino import load_vendor
 from edge_ad.bundle import MANIFEST, open_bundle
 from edge_ad.core.layout import Layout
+from edge_ad.errors import ConfigError
 from edge_ad.frames import FrameGraph
+from edge_ad.records import Roi
 from trainer.data.folder import list_test, load_tiles, split_good
 from trainer.evaluate import Subject, TorchBackend, evaluate, open_subject, score_images
 from trainer.provenance import source_version
@@ -31,7 +33,25 @@ from trainer.results import FACTS, Result, result_of_bundle, result_of_run, set_
 from trainer.run import open_run
 
 T = TypeVar("T")
-LAYOUT = Layout(256, 256)  # pixels: the input of profile edge
+EDGE = Layout(256, 256)  # pixels: the input of that profile
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What of a picture reaches a network, and how: figures are comparable where it is the same for all."""
+
+    layout: Layout = EDGE
+    roi: Roi | None = None
+
+    def told(self) -> dict[str, Any]:
+        """For a peer's configuration; what is not said is whole frames, stretched to one tile."""
+        layout = asdict(self.layout)
+        names = ["height", "width"]
+        if self.layout.fit != "stretch":
+            names += ["fit"]
+        if self.layout.tiles > 1:
+            names += ["rows", "columns", "overlap", "turns"]
+        return {name: layout[name] for name in names} | ({"roi": asdict(self.roi)} if self.roi else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +61,14 @@ class Task:
     Attributes:
         method: of `PEERS`.
         data: the set, MVTec layout.
+        view: of its images.
         hold_out: share of the good images that it does not see, as in our own trainings.
         model: where the fitted graph is kept between the two processes.
     """
 
     method: str
     data: Path
+    view: View
     hold_out: float
     settings: Settings
     model: Path
@@ -70,18 +92,18 @@ def apart(function: Callable[..., T], *arguments: object) -> T:
 
 def fit(task: Task) -> Training:
     """Fit a peer to the good images that ours trains on, and keep its graph. The time is the fit's alone."""
-    split = split_good(task.data, task.hold_out, task.settings.seed)
-    images = load_tiles(list(split.train), None, LAYOUT)
+    split = split_good(task.data, task.hold_out, task.settings.seed, task.view.roi)
+    images = load_tiles(list(split.train), task.view.roi, task.view.layout)
     started = time.monotonic()
     fitted = PEERS[task.method].fit(images, task.settings)
     minutes = (time.monotonic() - started) / 60
     torch.save(fitted.graph, task.model)
     facts = {
         "hold_out": task.hold_out,
-        "input": {"height": LAYOUT.height, "width": LAYOUT.width},
+        "input": task.view.told(),
         "anomalib": version("anomalib"),
     }
-    return Training(len(images), fitted.steps, round(minutes, 3), fitted.config | facts)
+    return Training(len(split.train), fitted.steps, round(minutes, 3), fitted.config | facts)
 
 
 def measure(task: Task, training: Training, note: str) -> Result:
@@ -98,8 +120,8 @@ def measure(task: Task, training: Training, note: str) -> Result:
         "macs": None,
         "params": sum(value.numel() for value in graph.state_dict().values()),
     }
-    frames = FrameGraph(TorchBackend(graph, torch.device("cpu")), LAYOUT, top_k=1)  # the score is the graph's own
-    evaluation = measured(Subject(frames, facts, None, None), task.data, start)
+    frames = FrameGraph(TorchBackend(graph, torch.device("cpu")), task.view.layout, top_k=1)  # its own score
+    evaluation = measured(Subject(frames, facts, task.view.roi, None), task.data, start)
     now = datetime.datetime.now(datetime.timezone.utc)
     return Result.model_validate(
         {
@@ -124,7 +146,29 @@ def measured(subject: Subject, data: Path, start: float | None) -> dict[str, Any
     return evaluate(subject, score_images(subject, list_test(data))) | {"memory_mb": memory}
 
 
-def measure_ours(path: Path, data: Path, backend: str, note: str) -> Result:
+def view_of(paths: Sequence[Path]) -> View:
+    """What runs and bundles of ours see, which peers are to see as well; what `edge` sees where there are none.
+
+    Raises:
+        EdgeAdError: one cannot be opened, or sees another picture than the first.
+    """
+    views = {path: _view(path) for path in paths}
+    for path, view in views.items():
+        if view != views[paths[0]]:
+            raise ConfigError(f"{path} has another size, fit, tiles or ROI than {paths[0]}: compare them one by one")
+    return views[paths[0]] if views else View()
+
+
+def _view(path: Path) -> View:
+    if (path / MANIFEST).exists():
+        manifest = open_bundle(path).manifest
+        roi = manifest.training.roi
+        return View(manifest.input.frame_layout(), roi.record() if roi else None)
+    config = open_run(path).config
+    return View(config.input.frame_layout(), config.data.roi_record())
+
+
+def measure_ours(path: Path, data: Path, backend: str | None, note: str) -> Result:
     """The result of one of our runs or bundles, measured in the same way."""
     if backend == "openvino":  # libraries are not counted, and this one is not loaded yet
         load_vendor().Core()

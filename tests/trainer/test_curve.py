@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ import pytest
 from edge_ad.images import read_image
 from tests.trainer.tiny import make_dataset, one_process, tiny_config
 from trainer.cli import main
-from trainer.curve import State, end_spread, last_states
+from trainer.curve import State, end_spread, last_states, state_of
 from trainer.data.folder import split_good
 from trainer.export import load_method
+from trainer.results import read_results
+from trainer.results_page import write_page
 from trainer.run import Run, create, load_weights, snapshots
-from trainer.tables import FIGURES
+from trainer.tables import FIGURES, trained
 from trainer.train import train
 
 
@@ -68,6 +71,29 @@ def test_without_both_kinds_of_images_no_state_is_measured(
     (line,) = capsys.readouterr().err.splitlines()
     assert "test/good and test/<defect> (MVTec layout)" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_states_among_the_results_are_drawn_and_in_the_log_and_measured_once(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, data = tmp_path / "results", run.path.parent / "data"
+    command = ["curve", str(run.path), "--data", str(data), "--out", str(tmp_path / "out"), "--results", str(results)]
+    assert main(command) == 0
+    told = json.loads((tmp_path / "out" / "curve.json").read_text())["states"]
+    kept = sorted(read_results(results), key=lambda result: result.training.steps)
+    assert [asdict(state_of(result)) for result in kept] == told
+    assert {(result.state, result.commit) for result in kept} == {(True, run.commit)}
+    assert all((results / result.file_name()).is_file() for result in kept)
+
+    monkeypatch.setattr("trainer.curve.evaluate", lambda *_: pytest.fail("it was measured again"))
+    assert main(command) == 0
+    assert json.loads((tmp_path / "out" / "curve.json").read_text())["states"] == told
+
+    page = write_page(kept, tmp_path / "page").read_text()
+    assert trained(kept) == []
+    assert len(list((tmp_path / "page").glob("data-*-curves.png"))) == 1
+    assert "| seed 0 | 3 | 2 | " in page
+    assert page.count(kept[0].made_at[:10]) == len(kept)  # the log's rows
 
 
 def test_without_states_there_is_one_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

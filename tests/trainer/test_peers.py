@@ -17,16 +17,20 @@ from torch import nn
 
 from benchmarks.peers import reference
 from benchmarks.peers.__main__ import main
+from benchmarks.peers.measure import View, view_of
 from benchmarks.peers.memory import grown_mb, start_mb
 from benchmarks.peers.methods import PADIM_LAYERS, Settings, fit_draem, fit_padim, fit_patchcore
+from edge_ad.core.layout import Layout
 from edge_ad.errors import ConfigError
 from edge_ad.images import write_png
 from tests.trainer.test_results import result, rows
-from tests.trainer.tiny import make_dataset, tiny_bundle
+from tests.trainer.tiny import make_dataset, tiny_bundle, tiny_config
+from trainer.data.folder import split_good
 from trainer.nets import coreset
 from trainer.nets.coreset import greedy_coreset
 from trainer.nets.pretrained import MEAN, STD, PretrainedFeatures
 from trainer.results import read_results
+from trainer.run import create
 from trainer.tables import summary
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="the backbone's package is not installed")
@@ -88,6 +92,28 @@ def test_without_anomalib_it_is_one_line(tmp_path: Path, capfd: pytest.CaptureFi
     data = make_dataset(tmp_path / "nuts")
     assert main(["--data", str(data), "--results", str(tmp_path / "results"), "--method", "padim"]) == 2
     assert "make peers-venv" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_peers_see_what_ours_sees(tmp_path: Path) -> None:
+    assert view_of([]) == View(Layout(256, 256))
+    split = split_good(make_dataset(tmp_path / "data"), 0.25, 0)
+    config = tiny_config(input={"height": 32, "width": 32, "tiles": {"rows": 2, "columns": 2, "overlap": 8}})
+    tiled = create(tmp_path / "tiled", config, split, 0).path
+    view = view_of([tiled])
+    assert view.layout == Layout(32, 32, rows=2, columns=2, overlap=8)
+    assert view.told()["overlap"] == 8
+    plain = create(tmp_path / "plain", tiny_config(), split, 0).path
+    assert view_of([plain]).told() == {"height": 32, "width": 32}
+    with pytest.raises(ConfigError, match=r"plain has another size, fit, tiles or ROI than .*tiled: compare them one"):
+        view_of([tiled, plain])
+
+
+def test_ours_is_opened_before_any_peer_is_fitted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = make_dataset(tmp_path / "nuts")
+    with patch("benchmarks.peers.__main__.apart", side_effect=AssertionError("a peer was fitted")):
+        command = ["--data", data, "--results", tmp_path / "results", "--method", "padim", "--ours", tmp_path / "no"]
+        assert main([str(word) for word in command]) == 2
+    assert "is not a run" in capfd.readouterr().err
 
 
 def test_draem_needs_textures_and_time() -> None:
@@ -153,9 +179,11 @@ def test_draem_trains(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_one_command_makes_one_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     bundle = tiny_bundle(tmp_path)
-    command = ["--data", tmp_path / "data", "--results", tmp_path / "results", "--coreset", "0.01", "--ours", bundle]
-    assert main([str(word) for word in command]) == 0
+    command = ["--data", tmp_path / "data", "--results", tmp_path / "results", "--coreset", "0.01"]
+    assert main([str(word) for word in [*command, "--ours", bundle, tmp_path / "run"]]) == 0
     kept = read_results(tmp_path / "results")
+    assert [r.config["input"] for r in kept if r.method == "padim"] == [{"height": 32, "width": 32}]
+    assert {r.backend for r in kept if r.method == "diffusionad"} == {"onnxruntime", "torch"}
     assert {r.method for r in kept} == {"patchcore", "padim", "diffusionad"}
     assert {r.training.images for r in kept} == {6}
     assert all((r.figures.memory_mb or 0) > 0 and r.figures.pixel_ap is not None for r in kept)

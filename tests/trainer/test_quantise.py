@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_ad.backends.base import OUTPUTS, one_at_a_time, open_backend
-from edge_ad.bundle import Bundle
+from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.config import BackendConfig
 from edge_ad.core.layout import Layout
 from edge_ad.errors import BackendError, DataError
@@ -43,6 +43,7 @@ from trainer.quantise import (
     score_correlation,
     within,
 )
+from trainer.results import read_results
 from trainer.run import Run, create
 from trainer.train import train
 
@@ -296,7 +297,14 @@ def test_the_command_tells_the_change_on_test_images(
     monkeypatch.setattr("trainer.export.Bounds", lambda: ANYTHING)
     data = run.path.parent / "data"
     arguments = ["export", run.path, "--out", tmp_path / "bundle", "--precision", "int8"]
-    arguments += ["--calibration-data", run.path / "calibration_split", "--test-data", data]
+    arguments += [
+        "--calibration-data",
+        run.path / "calibration_split",
+        "--test-data",
+        data,
+        "--results",
+        tmp_path / "results",
+    ]
     assert main([str(argument) for argument in arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("int8: 22 of 22 convolutions; ranges by ")
@@ -304,6 +312,9 @@ def test_the_command_tells_the_change_on_test_images(
     assert [line.split()[0] for line in lines if line.startswith("  ")] == [
         *("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_005", "score")
     ]
+    kept = read_results(tmp_path / "results")
+    assert {(r.backend, r.precision) for r in kept} == {("onnxruntime", "fp32"), ("onnxruntime", "int8")}
+    assert {r.weights for r in kept} == {open_bundle(tmp_path / "bundle").digest}
 
 
 @pytest.mark.parametrize(
@@ -312,6 +323,7 @@ def test_the_command_tells_the_change_on_test_images(
         (["--precision", "int8"], "--precision int8 needs --calibration-data: "),
         (["--precision", "fp16"], "fp16 is made on the device, from the fp32 bundle: edge-ad build"),
         (["--calibration-data", "x"], "--calibration-data and --test-data are for --precision int8"),
+        (["--precision", "int8", "--calibration-data", "x", "--results", "x"], "--results keeps what --test-data says"),
         (["--precision", "int8", "--calibration-data", "TRAINED"], "the network was trained on all 1 images of"),
         (["--precision", "int8", "--calibration-data", "nowhere"], "no such folder: nowhere"),
         (

@@ -1,10 +1,12 @@
 """Results: one JSON for each evaluation, and tables that say no more than the JSONs do."""
 
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,16 @@ import pytest
 
 from edge_ad.bundle import open_bundle
 from edge_ad.errors import DataError
-from tests.trainer.tiny import make_dataset, tiny_bundle, tiny_config
+from tests.trainer.tiny import make_dataset, one_process, tiny_bundle, tiny_config
 from trainer.cli import main
+from trainer.data.folder import split_good
+from trainer.export import export
 from trainer.plots import draw_scales, draw_seeds, draw_speed, draw_weights
 from trainer.results import Result, on_set, read_results, result_of_bundle, write_result
 from trainer.results_page import write_page
+from trainer.run import commits, create, open_run
 from trainer.tables import as_trained, config_name, differences, log, per_defect, spread, summary, ways
+from trainer.train import train
 
 COMMITTED = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -83,6 +89,28 @@ def test_an_evaluation_of_a_run_is_kept_with_all_that_made_it(root: Path, tmp_pa
     assert as_trained(kept)
     assert 0 < (kept.training.waited or 0) < 1
     assert re.search(r", \d+ threads?, (bf16|fp32)", kept.training.computed or "")
+
+
+def test_code_that_went_on_with_a_training_is_told_by_its_results_and_its_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = create(tmp_path / "run", tiny_config(), split_good(make_dataset(tmp_path / "data"), 0.25, 0), 0)
+    for commit, minutes in (("one", 1e-9), ("two", 1e-9), ("two", math.inf)):
+        monkeypatch.setattr("trainer.train.source_version", lambda commit=commit: commit)
+        train(run, one_process(), minutes, resume=commit == "two", workers=0)
+    export(run.path, tmp_path / "bundle")
+    for subject in ("run", "bundle"):
+        command = ["evaluate", tmp_path / subject, "--data", tmp_path / "data", "--results", tmp_path / "results"]
+        assert main([str(word) for word in command]) == 0
+    for kept in read_results(tmp_path / "results"):
+        assert (kept.commit, kept.training.commits) == ("two", ["one", "two"])
+        assert "| one, two |" in log([kept])
+
+
+def test_of_a_checkpoint_of_old_the_commit_is_what_the_run_was_begun_with(root: Path) -> None:
+    run = open_run(root / "run")
+    assert commits(run, {}) == (run.commit,)
+    assert commits(replace(run, commit=None), {}) == ()
 
 
 def test_an_evaluation_of_a_bundle_is_kept_under_its_engine(root: Path, tmp_path: Path) -> None:
