@@ -238,6 +238,11 @@ class OptimConfig(Finite):
         return self
 
 
+Octave = Annotated[int, Field(ge=0, le=8)]
+Size = Annotated[float, Field(gt=0, le=1)]
+Odds = Annotated[float, Field(ge=0)]
+
+
 class SynthesisConfig(Finite):
     """Synthetic anomalies: where (mask kinds), from what (sources) and how strongly (opacity)."""
 
@@ -245,10 +250,20 @@ class SynthesisConfig(Finite):
     blob: float = Field(0.0, ge=0, description="odds of an elliptic blob")
     scratch: float = Field(0.0, ge=0, description="odds of a thin scratch")
     perlin_combined: Fraction = Field(0.0, description="share of Perlin masks that unite or intersect two")
+    perlin_union: Fraction = Field(0.5, description="share of these that unite them; the others intersect them")
     perlin_threshold: float = Field(0.5, gt=0, lt=1)
+    perlin_scales: tuple[Octave, Octave] = Field((0, 5), description="least and most: 2^scale cells along an axis")
+    blobs: int = Field(3, ge=1, le=100, description="the most in one mask")
+    blob_sizes: tuple[Size, Size] = Field((0.01, 0.25), description="least and most, of the image's smaller side")
+    scratch_widths: tuple[Odds, ...] = Field(
+        (0.5, 0.3, 0.2), min_length=1, max_length=64, description="odds of a scratch of 1, 2, 3 ... pixels"
+    )
+    scratch_lengths: tuple[Size, Size] = Field((0.1, 1.0), description="least and most, of the image's smaller side")
+    scratch_wander: float = Field(0.4, ge=0, le=3, description="most radians that a scratch turns by at each joint")
     texture: float = Field(0.5, ge=0, description="odds of a texture as source")
     self_augment: float = Field(0.5, ge=0, description="odds of the image itself, re-coloured and shuffled")
     shuffle: Fraction = Field(1.0, description="share of self-augmented sources that are shuffled; the rest are stains")
+    shuffle_cells: Literal[2, 4, 8, 16] = Field(8, description="along each axis, which change places")
     cut_paste: float = Field(0.0, ge=0, description="odds of another place of a good image")
     missing: float = Field(0.0, ge=0, description="odds of a missing piece: its surroundings grow over it")
     foreground: bool = Field(False, description="only onto the part, where an even ground surrounds it")
@@ -268,6 +283,12 @@ class SynthesisConfig(Finite):
             raise ValueError("one of texture, self_augment, cut_paste, missing must have odds above 0")
         if self.keep_min > self.keep_max:
             raise ValueError("need keep_min <= keep_max")
+        for name in ("perlin_scales", "blob_sizes", "scratch_lengths"):
+            least, most = getattr(self, name)
+            if least > most:
+                raise ValueError(f"{name}: need the least first, got [{least:g}, {most:g}]")
+        if sum(self.scratch_widths) == 0:
+            raise ValueError("scratch_widths: one must have odds above 0")
         return self
 
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from trainer.drawn import drawn
 from trainer.methods.diffusionad.variants import NormGuided, OneStep, guided
 from trainer.results import Result
-from trainer.tables import FIGURES, by_seed, by_variant, figure, images_per_second, own_scales
+from trainer.tables import FIGURES, by_seed, by_variant, figure, own_scales
 
 Point = tuple[float, list[Result]]  # place on the x axis, and what was measured there
 
@@ -34,15 +34,15 @@ def draw_seeds(path: Path, results: Sequence[Result]) -> None:
     panels.savefig(path, dpi=110)
 
 
-def draw_speed(path: Path, results: Sequence[Result]) -> None:
-    """Each way to reconstruct: its figures over its speed."""
+def draw_passes(path: Path, results: Sequence[Result]) -> None:
+    """Each way to reconstruct: its figures over what it costs, which images/s of different hours do not tell."""
     panels = _panels(path, 3.4)
     for axes, name in zip(panels.axes, FIGURES, strict=True):
         for variant, group in by_variant(results):
             values = [value for r in group if (value := figure(r, name)) is not None]
             if values:
-                axes.plot(images_per_second(group), statistics.fmean(values), "o", label=str(variant))
-        axes.set(title=FIGURES[name], xlabel="images/s", xscale="log")
+                axes.plot(variant.passes(), statistics.fmean(values), "o", label=str(variant))
+        axes.set(title=FIGURES[name], xlabel="passes through the denoiser", xscale="log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_locator(NullLocator())

@@ -44,6 +44,9 @@ def preview(data: Path, config: TrainConfig, seed: int, count: int, out: Path) -
         say(dark)
     good = load_canvases(list(split.train), roi, layout, out.parent)
     samples = Samples(good, load_textures(config.synthesis.textures), config, seed, layout)
+    parts = samples.parts_told()
+    if parts is not None:
+        say(parts)
     indices = samples.anomalous_indices(count)
     write_png(out, sheet([_drawn(samples, index) for index in tracked(indices, "preview")], COLUMNS))
     if layout.tiles == 1 and layout.fit == "stretch":

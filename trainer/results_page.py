@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,14 +11,15 @@ from edge_ad.names import printable
 from trainer import config as configs
 from trainer import tables
 from trainer.curve import end_spread, last_states, state_of
-from trainer.methods.diffusionad.variants import NormGuided, OneStep, guided
-from trainer.plots import draw_curves, draw_scales, draw_seeds, draw_speed, draw_weights
+from trainer.methods.diffusionad.variants import AutoEncoder, NormGuided, OneStep, guided
+from trainer.plots import draw_curves, draw_passes, draw_scales, draw_seeds, draw_weights
 from trainer.results import Result
 
 NOTE = (
     "Mean and sample standard deviation over seeds, where there are several. Figures are fractions; AUPRO to FPR 0.3;\n"
     "waited: share of the training that the cores waited for samples; ms: median of the engine's time, one image; MB:\n"
-    "memory that the model takes with one image (benchmarks.peers), without libraries."
+    "memory that the model takes with one image (benchmarks.peers), without libraries. Rows may be of different hours\n"
+    "of a machine: compare times that were measured in turn."
 )
 
 
@@ -63,9 +64,10 @@ def _set(name: str, results: Sequence[Result], out: Path) -> list[str]:
         sections += [tables.summary(trained), _picture(name, f"{name}.png")]
         sections += [f"Image AUROC of each class of defect:\n\n{tables.per_defect(trained, 'image_auroc')}"]
         sections += [f"Pixel AP of each class of defect:\n\n{tables.per_defect(trained, 'pixel_ap')}"]
-    for (_, training), group in tables.by_budget(ends, lambda r: configs.digest(_family(r))).items():
+    predictions = _predictions(ends)
+    for (_, training), group in tables.by_budget(ends, lambda r: configs.digest(_family(r, predictions))).items():
         if len({result.variant for result in group}) > 1:
-            family = configs.digest({**_family(group[0]), "training": training})[:6]
+            family = configs.digest({**_family(group[0], predictions), "training": training})[:6]
             sections += _ablation(f"{name}-{family}", group, out)
     for family, group in tables.grouped((r for r in results if r.state), tables.config_name).items():
         sections += _curves(f"{name}-{family}", group, out)
@@ -96,29 +98,51 @@ def _curves(name: str, results: Sequence[Result], out: Path) -> list[str]:
     ]
 
 
-def _family(result: Result) -> dict[str, Any]:
-    """What was trained as long, and differs only in being an auto-encoder, belongs to one ablation."""
+def _without(result: Result, *keys: str) -> dict[str, Any]:
+    """A configuration without some keys of its diffusion."""
     config = tables.resolved(result)
-    diffusion = {key: value for key, value in config.get("diffusion", {}).items() if key != "diffuse"}
+    diffusion = {key: value for key, value in config.get("diffusion", {}).items() if key not in keys}
     return {**config, "diffusion": diffusion}
+
+
+def _predictions(results: Sequence[Result]) -> dict[str, str]:
+    """Configuration without prediction and `diffuse` -> what its diffusion models predict, x0 where some do."""
+    found: dict[str, str] = {}
+    for result in results:
+        predicted = tables.resolved(result).get("diffusion", {}).get("prediction")
+        if predicted is not None and not isinstance(result.variant, AutoEncoder):
+            key = configs.digest(_without(result, "diffuse", "prediction"))
+            found[key] = predicted if predicted == "x0" else found.get(key, predicted)
+    return found
+
+
+def _family(result: Result, predictions: Mapping[str, str]) -> dict[str, Any]:
+    """What was trained as long, and differs only in being an auto-encoder, belongs to one ablation.
+
+    An auto-encoder predicts the image, whatever the diffusion models predict that it is compared with.
+    """
+    family = _without(result, "diffuse")
+    if isinstance(result.variant, AutoEncoder):
+        other = predictions.get(configs.digest(_without(result, "diffuse", "prediction")))
+        if other is not None:
+            family["diffusion"]["prediction"] = other
+    return family
 
 
 def _ablation(name: str, results: Sequence[Result], out: Path) -> list[str]:
     """Ways to reconstruct, noise scales, guidance weights: the paper's Tables VII and VIII, Figures 8 to 10."""
     own = [result for result in results if _at_own_scales(result)]
     scales = [result for result in results if isinstance(result.variant, OneStep | NormGuided)]
-    draw_speed(out / f"{name}-ways.png", own)
-    draw_scales(out / f"{name}-scales.png", scales)
-    draw_weights(out / f"{name}-weights.png", scales)
-    return [
-        f"### {name}: ways to reconstruct",
-        tables.ways(own, cost=True),
-        _picture("ways", f"{name}-ways.png"),
-        f"### {name}: noise scales and guidance weights",
-        tables.ways(scales, cost=False),
-        _picture("scales", f"{name}-scales.png"),
-        _picture("weights", f"{name}-weights.png"),
-    ]
+    draw_passes(out / f"{name}-ways.png", own)
+    sections = [f"### {name}: ways to reconstruct", tables.ways(own, cost=True), _picture("ways", f"{name}-ways.png")]
+    if scales:
+        draw_scales(out / f"{name}-scales.png", scales)
+        sections += [f"### {name}: noise scales and guidance weights", tables.ways(scales, cost=False)]
+        sections += [_picture("scales", f"{name}-scales.png")]
+    if any(isinstance(result.variant, NormGuided) for result in scales):
+        draw_weights(out / f"{name}-weights.png", scales)
+        sections += [_picture("weights", f"{name}-weights.png")]
+    return sections
 
 
 def _at_own_scales(result: Result) -> bool:

@@ -37,6 +37,7 @@ from trainer.run import (
     Run,
     commits,
     load_checkpoint,
+    max_minutes,
     put_weights,
     save_checkpoint,
     save_snapshot,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 _SAVE_EVERY_S = 120.0
 _LOG_EVERY_S = 15.0
+_BACK = 0.01  # of the schedule: what is told
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 OBSERVED = 400  # samples, so tiles, of good images that a method looks at before training
 
@@ -162,8 +164,12 @@ class Trainer:
 
     def progress(self) -> float:
         """0..1: the share of the steps or of the time allowed, whichever is larger."""
+        return self.progress_by(self.max_minutes)
+
+    def progress_by(self, minutes: float | None) -> float:
+        """The same if so much time were allowed."""
         by_steps = self.step / self.run.config.optim.steps
-        return max(by_steps, self.seconds / (60 * self.max_minutes) if self.max_minutes else 0.0)
+        return max(by_steps, self.seconds / (60 * minutes) if minutes else 0.0)
 
 
 def _come_apart(step: int, what: str) -> DataError:
@@ -368,16 +374,30 @@ def _prepared(trainer: Trainer, resume: bool) -> list[Phase]:
     """
     run = trainer.run
     if resume and (run.path / CHECKPOINT).is_file():
-        trainer.restore(load_checkpoint(run.path))
+        state = load_checkpoint(run.path)
+        trainer.restore(state)
+        _tell_if_back(trainer, max_minutes(state))
     elif resume and trainer.max_minutes is None:  # stopped before its first: nothing is lost by beginning again
         trainer.max_minutes = run.max_minutes
     phases = _phases(run, trainer.progress())
     if trainer.fabric.is_global_zero:
         logger.info("training on {}; processes: {}", trainer.computed(), trainer.fabric.world_size)
         logger.info("symmetry of the parts: {}", phases[-1].samples.symmetries)
+        parts = phases[-1].samples.parts_told()
+        if parts is not None:
+            logger.info("{}", parts)
     if trainer.step == 0:
         trainer.observe(phases[-1].samples)
     return phases
+
+
+def _tell_if_back(trainer: Trainer, minutes: float | None) -> None:
+    """Say what more time than the `minutes` of before does: the schedule is stretched, and so goes back."""
+    before = min(1.0, trainer.progress_by(minutes))
+    after, half = trainer.progress(), trainer.run.config.optim.half_size
+    if trainer.fabric.is_global_zero and after < before - _BACK:
+        smaller = ", on images of half the size again" if after < half <= before else ""
+        logger.info("with more time the schedule goes back from {:.0%} to {:.0%}{}", before, after, smaller)
 
 
 def _turn(trainer: Trainer, batches: Iterator[Batch], journal: Journal, started: float, stops: Collection[int]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trainer.synthesis.foreground import foreground
+from trainer.synthesis.foreground import foreground, parts_told
 
 SIZE = 128
 SEEDS = st.integers(0, 2**31 - 1)
@@ -77,3 +77,12 @@ def test_a_part_on_a_ground_that_is_nearly_even_is_found_as_it_is(shade: int, se
     cv2.circle(wanted, (64, 60), 25, 1, -1)
     levels[wanted > 0] = 120
     assert (foreground(grainy(levels, seed)) != (wanted > 0)).mean() < 0.01
+
+
+def test_it_is_told_in_how_many_images_the_part_is_found() -> None:
+    levels = np.full((SIZE, SIZE), 200.0)
+    cv2.circle(levels, (64, 60), 25, 120, -1)
+    part, plain = grainy(levels, 0), grainy(falling_off(20), 0)
+    assert parts_told([part, part]) == "foreground: the part is found in 2 of 2 good images"
+    assert parts_told([part, plain, plain]).startswith("foreground: the part is found in 1 of 3 good images; in the")
+    assert "of 64 good" in parts_told([part] * 128)

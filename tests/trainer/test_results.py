@@ -18,7 +18,7 @@ from tests.trainer.tiny import make_dataset, one_process, tiny_bundle, tiny_conf
 from trainer.cli import main
 from trainer.data.folder import split_good
 from trainer.export import export
-from trainer.plots import draw_scales, draw_seeds, draw_speed, draw_weights
+from trainer.plots import draw_passes, draw_scales, draw_seeds, draw_weights
 from trainer.results import Result, on_set, read_results, result_of_bundle, write_result
 from trainer.results_page import write_page
 from trainer.run import commits, create, open_run
@@ -307,8 +307,8 @@ def test_a_way_to_reconstruct_that_was_measured_again_counts_once_and_as_it_was_
 
 @pytest.mark.parametrize(
     "draw",
-    [draw_speed, draw_scales, draw_weights, draw_seeds],
-    ids=["speed", "scales", "weights", "seeds"],
+    [draw_passes, draw_scales, draw_weights, draw_seeds],
+    ids=["passes", "scales", "weights", "seeds"],
 )
 def test_a_plot_has_of_each_seed_the_last_result(draw: Callable[[Path, list[Result]], None], tmp_path: Path) -> None:
     old, new = (
@@ -343,6 +343,25 @@ def test_ways_are_compared_on_the_same_weights() -> None:
     anew = _ablated(0, GUIDED, weights="1", auroc=0.1)
     found = rows(ways([*_ablated(0, ONE_STEP, GUIDED), *anew], cost=False))
     assert [row["image AUROC"] for row in found] == ["0.900", "0.900"]
+
+
+@pytest.mark.parametrize("prediction", ["x0", "eps"])
+def test_an_auto_encoder_is_in_the_ablation_of_what_predicts_noise_too(prediction: str, tmp_path: Path) -> None:
+    """It predicts the image itself, whatever they do."""
+    today = tiny_config().model_dump(mode="json")
+    diffusion = {**today["diffusion"], "prediction": prediction, "w": 1.0}
+    auto = {**today, "diffusion": {**diffusion, "prediction": "x0", "diffuse": False}}
+    measured = [result(config={**today, "diffusion": diffusion}), result(config=auto, variant={"kind": "auto_encoder"})]
+    text = write_page(measured, tmp_path).read_text()
+    (ways_,) = [part for part in text.split("### ") if "ways to reconstruct" in part]
+    assert {row["way"].split(",")[0] for row in rows(ways_.split("\n\n")[1])} == {"auto-encoder", "norm-guided"}
+
+
+def test_an_ablation_without_guidance_has_no_plot_of_its_weights(tmp_path: Path) -> None:
+    pair = [result(variant={"kind": "one_step", "t": t}) for t in (200, 400)]
+    text = write_page(pair, tmp_path).read_text()
+    assert "-scales.png" in text
+    assert "-weights.png" not in text
 
 
 def test_an_auto_encoder_is_compared_by_its_seed_as_its_weights_are_its_own() -> None:

@@ -39,6 +39,66 @@ def test_a_drawn_mask_is_never_empty(seed: int) -> None:
     assert scratch_mask(64, 96, rng).any()
 
 
+def _drawn(**changes: object) -> list[np.ndarray]:
+    """Sixty masks of a configuration, 128 x 128."""
+    config = SynthesisConfig.model_validate(changes)
+    return [draw_mask(128, 128, config, np.random.default_rng(i)) for i in range(60)]
+
+
+def _pieces(mask: np.ndarray) -> int:
+    return cv2.connectedComponents(mask.astype(np.uint8))[0] - 1
+
+
+def _breadth(mask: np.ndarray) -> float:
+    """The shorter side of the smallest rectangle around a mask, turned as it likes, pixels."""
+    return min(cv2.minAreaRect(np.argwhere(mask).astype(np.float32))[1])
+
+
+def test_two_perlin_masks_unite_or_intersect_as_told() -> None:
+    united, met = (
+        [mask.mean() for mask in _drawn(perlin_combined=1, perlin_union=union, perlin_threshold=0.2)]
+        for union in (1, 0)
+    )
+    single = [mask.mean() for mask in _drawn(perlin_threshold=0.2)]
+    assert np.mean(met) < np.mean(single) < np.mean(united)
+
+
+def test_finer_perlin_noise_has_more_pieces() -> None:
+    coarse, fine = (np.mean([_pieces(m) for m in _drawn(perlin_scales=scales)]) for scales in ((0, 1), (5, 5)))
+    assert fine > 4 * coarse
+
+
+def test_blobs_and_scratches_are_as_many_as_large_and_as_wide_as_told() -> None:
+    blobs = {"perlin": 0, "blob": 1}
+    assert max(_pieces(mask) for mask in _drawn(**blobs, blobs=1)) == 1
+    assert max(_pieces(mask) for mask in _drawn(**blobs, blobs=9, blob_sizes=(0.02, 0.04))) > 4
+    assert max(mask.sum() for mask in _drawn(**blobs, blobs=1, blob_sizes=(0.02, 0.04))) < 0.05**2 * 128**2
+    scratches = {"perlin": 0, "scratch": 1}
+    thin, wide = (
+        [cv2.distanceTransform(m.astype(np.uint8), cv2.DIST_L2, 3).max() for m in _drawn(**scratches, scratch_widths=w)]
+        for w in ((1,), (0, 0, 0, 0, 0, 0, 1))
+    )
+    assert max(thin) < 2 < 3 < np.median(wide)
+    short = _drawn(**scratches, scratch_widths=(1,), scratch_lengths=(0.05, 0.1))
+    assert max(mask.sum() for mask in short) < 0.2 * 128
+    straight, bent = (
+        [_breadth(mask) for mask in _drawn(**scratches, scratch_widths=(1,), scratch_wander=w)] for w in (0, 3)
+    )
+    assert max(straight) < 3 < np.median(bent)
+
+
+@pytest.mark.parametrize("cells", [2, 16])
+def test_a_shuffled_image_keeps_the_cells_that_were_told(cells: int) -> None:
+    image = _image(0)
+    shuffled = sources.shuffle_grid(image, np.random.default_rng(3), cells)
+    places = range(0, 64, 64 // cells)
+
+    def cut(picture: np.ndarray) -> set[bytes]:
+        return {picture[y : y + 64 // cells, x : x + 64 // cells].tobytes() for y in places for x in places}
+
+    assert cut(shuffled) == cut(image)
+
+
 @given(seeds, st.floats(0, 1))
 def test_a_paste_changes_nothing_outside_a_hard_mask(seed: int, keep: float) -> None:
     rng = np.random.default_rng(seed)

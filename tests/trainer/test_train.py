@@ -1,6 +1,7 @@
 """Training: repeatable, resumable, and it leaves a run that explains itself."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loguru import logger
 
 from edge_ad.errors import DataError
 from tests.trainer.tiny import make_dataset, one_process, part, tiny_config
@@ -78,6 +80,24 @@ def _train_and_interrupt(run: Run, after: int) -> None:
         train(run, one_process(), None, resume=False, workers=0)
     finally:
         loop._train_step = real
+
+
+def test_more_time_than_before_says_that_the_schedule_goes_back(tmp_path: Path, data: Path) -> None:
+    config = tiny_config(optim={**_OPTIM, "half_size": 0.5, "steps": 4})
+    run = create(tmp_path / "run", config, split_good(data, 0.25, 0), 0)
+    said: list[str] = []
+    sink = logger.add(said.append, format="{message}")
+    try:
+        train(run, one_process(), 1e-9, resume=False, workers=0)
+        assert load_checkpoint(run.path)["step"] == 1
+        train(run, one_process(), None, resume=True, workers=0)  # as it was: it has ended
+        assert not any("goes back" in line for line in said)
+        train(run, one_process(), math.inf, resume=True, workers=0)
+    finally:
+        logger.remove(sink)
+    told = [line.strip() for line in said if "goes back" in line]
+    assert told == ["with more time the schedule goes back from 100% to 25%, on images of half the size again"]
+    assert load_checkpoint(run.path)["step"] == 4
 
 
 def test_ctrl_c_waits_for_the_batch_that_a_worker_is_handing_over(

@@ -130,5 +130,11 @@ def test_without_guidance_one_step_is_the_own_way_and_the_papers_guidance_is_com
     assert NormGuided(t_s=50, t_b=420, w=1.0) in compared(config)
 
 
+@pytest.mark.parametrize(("w", "begin"), [(0.0, 150), (1.0, 420)])
+def test_many_steps_begin_at_the_largest_scale_that_was_trained(w: float, begin: int) -> None:
+    found = methods(DiffusionConfig(prediction="x0", t_s=150, t_b=420, w=w))
+    assert {Ddim(t=begin, k=30), Iterative(t=begin)} <= set(found)
+
+
 def test_an_auto_encoder_has_nothing_else_to_compare() -> None:
     assert compared(DiffusionConfig(prediction="x0", diffuse=False)) == [AutoEncoder()]

@@ -18,6 +18,7 @@ from edge_ad.core.layout import Box, Layout
 from trainer.config import TrainConfig
 from trainer.data.symmetry import Symmetries, find_symmetries
 from trainer.data.variation import View, draw_variation
+from trainer.synthesis.foreground import parts_told
 from trainer.synthesis.paste import anomalous
 
 
@@ -83,6 +84,7 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         Without `symmetries`, the configuration says whether they are looked for.
         """
         self._layout = layout or Layout(*good[0].shape[:2])
+        self._good = good
         self._tiles = Tiles(good, self._layout)
         self.symmetries = symmetries or (find_symmetries(good) if config.data.symmetry == "found" else Symmetries())
         self._grey = all(bool((image == image[..., :1]).all()) for image in good)
@@ -103,6 +105,10 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def good(self, index: int) -> Tensor:
         """The good image of a sample: (3, H, W) float32 in 0..1."""
         return _chw(torch.from_numpy(self._view(index)[0].seen())[None])[0]
+
+    def parts_told(self) -> str | None:
+        """In how many images the part is found where synthetic defects are to lie; None where they lie anywhere."""
+        return parts_told(self._good) if self._config.synthesis.foreground else None
 
     def _view(self, index: int) -> tuple[View, np.random.Generator]:
         """The good image of a sample, and what the rest of the sample is drawn from."""

@@ -28,7 +28,7 @@ def _source(
     odds = np.array([config.texture, config.self_augment, config.cut_paste, config.missing], float)
     kind = rng.choice(4, p=odds / odds.sum())
     if kind == 1:
-        return sources.self_augmented(image, config.shuffle, rng)
+        return sources.self_augmented(image, config.shuffle, rng, config.shuffle_cells)
     if kind == 2:
         return sources.other_place(good[int(rng.integers(len(good)))], rng)
     if kind == 3:

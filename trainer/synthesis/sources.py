@@ -103,10 +103,10 @@ def shuffle_grid(image: Image, rng: Generator, cells: int = 8) -> Image:
     return np.ascontiguousarray(image[rows][:, columns])
 
 
-def self_augmented(image: Image, shuffle: float, rng: Generator) -> Image:
-    """The image itself, re-coloured and, with probability `shuffle`, shuffled."""
+def self_augmented(image: Image, shuffle: float, rng: Generator, cells: int = 8) -> Image:
+    """The image itself, re-coloured and, with probability `shuffle`, shuffled in a grid of cells x cells."""
     augmented = augment(image, rng)
-    return shuffle_grid(augmented, rng) if rng.random() < shuffle else augmented
+    return shuffle_grid(augmented, rng, cells) if rng.random() < shuffle else augmented
 
 
 def other_place(image: Image, rng: Generator) -> Image:

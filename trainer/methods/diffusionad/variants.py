@@ -117,10 +117,14 @@ def guided(t_s: int, t_b: int, w: float) -> NormGuided:
 
 
 def methods(d: DiffusionConfig) -> list[Variant]:
-    """The ways that are compared at a configuration's own scales: the paper's Table VII."""
+    """The ways that are compared at a configuration's own scales: the paper's Table VII.
+
+    Many steps begin at the largest scale that was trained: t_b where there is guidance, else t_s.
+    """
     if not d.diffuse:
         return [AutoEncoder()]
-    many: list[Variant] = [Ddim(t=d.t_b, k=min(DDIM_STEPS, d.t_b + 1)), Iterative(t=d.t_b)]
+    begin = d.t_b if d.w > 0 else d.t_s
+    many: list[Variant] = [Ddim(t=begin, k=min(DDIM_STEPS, begin + 1)), Iterative(t=begin)]
     return [OneStep(t=d.t_s), OneStep(t=d.t_b), guided(d.t_s, d.t_b, d.w), *many]
 
 
