@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.trainer.tiny import one_process, part, tiny_config
+from trainer import train
 from trainer.config import TrainConfig
 from trainer.data.samples import Samples, stream
 from trainer.run import Run
 from trainer.train import Trainer, _train_step
 
-STEPS = 3
+STEPS = 4
+HALF = STEPS // 2  # the steps at half the size, where there are some
 CONSTANT = {"black": 0, "grey": 127, "white": 255}
 DIFFUSIONS = ({"prediction": "x0"}, {"prediction": "eps"}, {"prediction": "x0", "diffuse": False})
 
@@ -31,12 +33,33 @@ trainings = st.fixed_dictionaries(
         "diffusion": st.sampled_from(DIFFUSIONS),
         "restore": st.sampled_from([0.0, 1.0]),
         "size_balance": st.sampled_from([0.0, 0.5, 1.0]),
+        "w": st.sampled_from([0.0, 1.0]),
+        "ema": st.sampled_from([0.0, 0.999, 1.0]),
+        "grad_clip": st.sampled_from([0.0, 1.0]),
+        "half_size": st.sampled_from([0.0, 0.5]),
+        "prototypes": st.sampled_from([0, 4]),  # where there is evidence
     }
 )
 
 
+def of_edge(content: str) -> dict[str, Any]:
+    """As the profile `edge` trains, on a single image."""
+    optim = {"batch": 2, "anomalous": 0.5, "precision": "bf16", "ema": 0.999, "grad_clip": 1.0, "half_size": 0.5}
+    loss = {"restore": 1.0, "size_balance": 0.5}
+    return {
+        "content": content,
+        "images": 1,
+        **optim,
+        "diffusion": {"prediction": "x0"},
+        "w": 0.0,
+        **loss,
+        "prototypes": 4,
+    }
+
+
 @given(trainings)
-@settings(max_examples=25)
+@example(of_edge("black"))
+@settings(max_examples=30)
 def test_training_never_yields_nan(case: dict[str, Any]) -> None:
     """Real samples, real steps, and the moving average that is exported."""
     _train(_config(case), _good(case["content"], case["images"]))
@@ -46,7 +69,9 @@ def test_training_never_yields_nan(case: dict[str, Any]) -> None:
     importlib.util.find_spec("efficientnet_lite_pytorch") is None, reason="the backbone's package is not installed"
 )
 @given(trainings)
-@settings(max_examples=6)
+@example(of_edge("black"))
+@example(of_edge("noise"))
+@settings(max_examples=10)
 def test_training_with_pretrained_evidence_never_yields_nan(case: dict[str, Any]) -> None:
     """The features of constant images have no variance to be brought to 1."""
     nets = {
@@ -54,15 +79,16 @@ def test_training_with_pretrained_evidence_never_yields_nan(case: dict[str, Any]
         "denoiser": {"kind": "edge", "widths": [8] * 3},
         "segmenter": {"kind": "edge", "widths": [8] * 3},
     }
-    config = _config(case, **nets, evidence="efficientnet-lite0")
+    prototypes = {"count": case["prototypes"], "least": 0.0, "most": 3.0}
+    config = _config(case, **nets, evidence="efficientnet-lite0", prototypes=prototypes)
     _train(config, _good(case["content"], case["images"]))
 
 
 def _config(case: dict[str, Any], **changes: object) -> TrainConfig:
-    optim = {name: case[name] for name in ("batch", "anomalous", "precision")}
+    optim = {name: case[name] for name in ("batch", "anomalous", "precision", "ema", "grad_clip", "half_size")}
     return tiny_config(
         optim={"steps": STEPS, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3, "warmup": 0.0, **optim},
-        diffusion=case["diffusion"],
+        diffusion={**case["diffusion"], "w": case["w"]},
         loss={"restore": case["restore"], "features": case["restore"], "size_balance": case["size_balance"]},
         **changes,
     )
@@ -78,10 +104,21 @@ def _good(content: str, images: int) -> NDArray[np.uint8]:
 
 def _train(config: TrainConfig, good: NDArray[np.uint8]) -> None:
     trainer = Trainer(Run(Path(), config, (), (), 0, None), one_process())
+    whole = Samples(good, [], config, seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "OBSERVED", 4)
+        trainer.observe(whole)
     trainer.model.train()
-    batches = stream(Samples(good, [], config, seed=0), config.optim.batch, 0, STEPS, workers=0)
-    for step, batch in enumerate(batches):
-        losses = _train_step(trainer, batch, config.optim, step / STEPS)
-        assert all(np.isfinite(value) for value in losses.values()), losses
+    phases = [(whole, 0, STEPS)]
+    if config.optim.half_size > 0:
+        half = Samples(np.ascontiguousarray(good[:, ::2, ::2]), [], config, seed=0)
+        phases = [(half, 0, HALF), (whole, HALF, STEPS)]
+    for samples, first, last in phases:
+        for step, batch in enumerate(stream(samples, config.optim.batch, first, last, workers=0), start=first):
+            losses = _train_step(trainer, batch, config.optim, step / STEPS)
+            assert all(np.isfinite(value) for value in losses.values()), losses
     for weights in (trainer.model.state_dict(), trainer.average.state_dict()):
         assert all(torch.isfinite(value).all() for value in weights.values())
+    with torch.no_grad():
+        outputs = trainer.average.eval().graph()(torch.from_numpy(good))
+    assert all(torch.isfinite(output).all() for output in outputs)

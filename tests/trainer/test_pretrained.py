@@ -7,6 +7,7 @@ from edge_ad.errors import ConfigError
 from tests.trainer.tiny import tiny_config
 from trainer.config import FEATURE_CHANNELS, TrainConfig
 from trainer.data.samples import Batch
+from trainer.maths.fold import fold
 from trainer.methods.base import build_method
 from trainer.methods.diffusionad.model import DiffusionAD
 from trainer.nets.pretrained import LAST_BLOCKS, MEAN, STD, PretrainedFeatures
@@ -71,6 +72,32 @@ def test_the_backbone_stays_and_all_else_learns() -> None:
     groups = [p for group in method.parameter_groups() for p in group["params"]]  # type: ignore[attr-defined]
     assert all(p.grad is not None for p in groups)
     assert len(groups) + len(before) == len(list(method.parameters()))
+
+
+def test_the_features_to_predict_are_those_of_the_good_image() -> None:
+    """Also of a defect image; and it is the image's own that they are compared with."""
+    method, batch, compared = _method().eval(), _batch(), []
+    assert method.evidence is not None
+    of_clean, of_image = method.evidence(batch.clean), method.evidence(batch.image)
+
+    class Denoiser(torch.nn.Module):
+        def __init__(self, features: list[torch.Tensor]) -> None:
+            super().__init__()
+            self.features = features
+
+        def forward(self, _: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+            image, *features = (f.repeat_interleave(2, dim=0) for f in (fold(batch.clean, 4), *self.features))
+            return image, features  # the same at both scales
+
+    def loss(predicted: list[torch.Tensor]) -> float:
+        method.denoiser = Denoiser(predicted)
+        return method.losses(batch, torch.Generator().manual_seed(0))["features"].item()
+
+    method.segmenter.register_forward_hook(lambda _, seen, __: compared.append(seen[2]))
+    assert loss(of_clean) == pytest.approx(0, abs=1e-6)
+    assert loss(of_image) > 1e-3
+    for found, clean, image in zip(compared[0], of_clean, of_image, strict=True):
+        torch.testing.assert_close(found, (image - clean).abs(), atol=1e-3, rtol=1e-4)
 
 
 def test_the_features_of_the_normal_self_are_guided_as_its_pixels_are() -> None:

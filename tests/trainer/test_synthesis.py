@@ -1,5 +1,7 @@
 """Synthetic anomalies: what always holds of a mask, a source and a paste."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -113,6 +115,17 @@ def test_a_paste_follows_equation_1() -> None:
     assert (paste(image, source, np.ones((4, 4), bool), 0.25, 0.0) == 175).all()
 
 
+def test_a_soft_edge_rises_to_both_sides_of_the_border_alike() -> None:
+    """As the integral of a Gaussian: half on the border, 16 and 84 % one sigma from it."""
+    image, source = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 200, np.uint8)
+    mask = np.zeros((64, 64), bool)
+    mask[:, 32:] = True
+    row = paste(image, source, mask, 0.0, 4.0)[32, :, 0].astype(int)
+    assert (np.diff(row) >= 0).all()
+    assert np.abs(row + row[::-1] - 200).max() <= 1
+    assert row[27:29].mean() == pytest.approx(200 * 0.159, abs=5)  # pixels 27 and 28 meet a sigma from the border
+
+
 @given(seeds)
 @settings(max_examples=40)
 def test_every_labelled_pixel_is_near_a_visible_change(seed: int) -> None:
@@ -210,3 +223,80 @@ def test_a_missing_piece_is_filled_with_what_surrounds_it(seed: int, level: int)
     image, mask = np.full((64, 64, 3), level, np.uint8), blob_mask(64, 64, rng)
     image[mask] = 255 - level
     assert np.abs(sources.overgrown(image, mask).astype(int) - level).max() <= 1
+
+
+def _draws(config: SynthesisConfig, image: np.ndarray, count: int = 40) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Defects on an image, each from a seed of its own."""
+    return [anomalous([image], image, [], False, config, np.random.default_rng(seed)) for seed in range(count)]
+
+
+@pytest.mark.parametrize(("least", "most"), [(0.0, 0.2), (0.5, 0.5), (0.2, 0.9)])
+def test_the_original_keeps_between_the_least_and_the_largest_weight(least: float, most: float) -> None:
+    """The same draw with none of the original left tells what was pasted."""
+    image, kept = _image(0), []
+    draws = (_draws(SynthesisConfig(keep_min=keep[0], keep_max=keep[1]), image) for keep in ((0.0, 0.0), (least, most)))
+    for (source, mask), (pasted, _) in zip(*draws, strict=True):
+        whole, left = (changed[mask].astype(float) - image[mask] for changed in (source, pasted))
+        kept.append(1 - (whole * left).sum() / np.square(whole).sum())
+    assert least - 0.02 < min(kept) < least + 0.1
+    assert most - 0.1 < max(kept) < most + 0.02
+
+
+def test_a_defect_has_the_soft_edge_that_is_asked_for() -> None:
+    """It reaches beyond the mask; a hard one does not. What is labelled is the same."""
+    image = _image(0)
+    hard, soft = (_draws(SynthesisConfig(blob=1, perlin=0, soft_edge_px=px), image) for px in (0.0, 2.0))
+    for (sharp, mask), (blurred, label) in zip(hard, soft, strict=True):
+        assert np.array_equal(mask, label)
+        assert (sharp[~mask] == image[~mask]).all()
+        assert (blurred[~mask] != image[~mask]).any()
+
+
+def _areas(count: int = 200, **config: float) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.array([draw_mask(64, 64, SynthesisConfig(**config), rng).mean() for _ in range(count)])
+
+
+def test_combined_perlin_masks_unite_or_intersect_two() -> None:
+    """Near threshold 0 a mask has half of the area, a union of two 3/4, an intersection 1/4; each comes as often."""
+    one, two = (_areas(perlin_threshold=0.01, perlin_combined=share) for share in (0.0, 1.0))
+    assert ((one > 0.4) & (one < 0.6)).mean() > 0.7
+    assert ((two > 0.4) & (two < 0.6)).mean() < 0.15
+    assert 0.3 < (two < 0.35).mean() < 0.6
+    assert 0.3 < (two > 0.65).mean() < 0.6
+
+
+def test_a_higher_threshold_leaves_less_of_a_perlin_mask() -> None:
+    areas = [_areas(perlin_threshold=threshold).mean() for threshold in (0.1, 0.3, 0.5, 0.7)]
+    assert all(low > 1.7 * high for low, high in itertools.pairwise(areas))
+
+
+def test_scratches_are_thin() -> None:
+    """One pixel wide about half of the time, else two or three; a little more where one bends and meets itself."""
+    config, rng = SynthesisConfig(perlin=0, scratch=1), np.random.default_rng(0)
+    masks = [draw_mask(256, 256, config, rng).astype(np.uint8) for _ in range(100)]
+    reach = np.array([cv2.distanceTransform(mask, cv2.DIST_C, 3).max() for mask in masks])  # to what is outside
+    assert 0.3 < (reach == 1).mean() < 0.9
+    assert (reach <= 3).mean() > 0.9
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_asked_share_of_self_augmented_sources_is_shuffled(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not shuffled is where it was: a stain."""
+    monkeypatch.setattr(sources, "augment", lambda image, _: image)
+    image = _image(0)
+    config = SynthesisConfig(texture=0, self_augment=1, shuffle=share, keep_min=0, keep_max=0)
+    moved = [not np.array_equal(pasted, image) for pasted, _ in _draws(config, image, 300)]
+    assert np.mean(moved) == pytest.approx(share, abs=0.1)
+
+
+def test_a_missing_piece_leaves_no_trace_of_what_was_there() -> None:
+    """Whatever is under the mask, the result is the same; on an even image it is that image."""
+    config = SynthesisConfig(perlin=0, blob=1, texture=0, self_augment=0, missing=1, keep_min=0, keep_max=0)
+    image = cv2.GaussianBlur(_image(0), (0, 0), 3)
+    for seed, (filled, mask) in enumerate(_draws(config, image)):
+        other = np.where(mask[..., None], _image(1), image)
+        again, _ = anomalous([other], other, [], False, config, np.random.default_rng(seed))
+        assert np.array_equal(filled, again)
+    flat = np.full((64, 64, 3), 128, np.uint8)
+    assert all(np.abs(filled.astype(int) - 128).max() <= 1 for filled, _ in _draws(config, flat))

@@ -16,13 +16,15 @@ import torch
 from loguru import logger
 
 from edge_ad.errors import DataError
+from edge_ad.images import write_png
 from tests.trainer.tiny import make_dataset, one_process, part, tiny_config
 from trainer import config as configs
 from trainer.cli import main
 from trainer.data.folder import split_good
-from trainer.data.samples import Batch, Samples
+from trainer.data.samples import Batch, Samples, stream
 from trainer.run import Run, create, load_checkpoint, open_run, save_checkpoint
-from trainer.train import _phases, learning_rate_factor, train, update_average
+from trainer.synthesis import sources
+from trainer.train import Trainer, _phases, _train_step, learning_rate_factor, train, update_average
 
 _OPTIM = {"batch": 4, "steps": 6, "denoiser_lr": 1e-3, "segmenter_lr": 1e-3}
 
@@ -243,8 +245,6 @@ def test_a_run_of_other_networks_is_one_line(tmp_path: Path, data: Path, capsys:
 
 def test_a_single_image_is_enough_to_train(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
-    from edge_ad.images import write_png
-
     write_png(tmp_path / "one/a.png", part(0))
     run = _new_run(tmp_path / "run", tmp_path / "one", steps=2)
     train(run, one_process(), None, resume=False, workers=0)
@@ -315,3 +315,81 @@ def test_the_average_of_constant_weights_is_those_weights() -> None:
     for step in range(2000):
         update_average(average, model, 0.99, step)
     assert torch.allclose(average.weight, torch.full((3,), 5.0), atol=1e-3)
+
+
+def _one_step(**optim: object) -> tuple[Trainer, dict[str, torch.Tensor]]:
+    """A training after a step at its full rates, as if a thousand had gone before; and its weights before it."""
+    config = tiny_config(optim={**_OPTIM, "precision": "fp32", "warmup": 0.0, **optim})
+    trainer = Trainer(Run(Path(), config, (), (), 0, None), one_process())
+    trainer.model.train()
+    trainer.step = 1000
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    samples = Samples(np.stack([part(i, 32) for i in range(4)]), [], config, seed=0)
+    _train_step(trainer, next(stream(samples, config.optim.batch, 0, 1, workers=0)), config.optim, progress=0.0)
+    return trainer, before
+
+
+def _moved(trainer: Trainer, before: dict[str, torch.Tensor], network: str) -> float:
+    """How far the weight of a network that moved most did."""
+    weights = {name: weight for name, weight in trainer.model.named_parameters() if name.startswith(network)}
+    return max((weight.detach() - before[name]).abs().max().item() for name, weight in weights.items())
+
+
+def test_each_network_learns_at_its_own_rate() -> None:
+    """A first step of Adam moves weights by the rate, whatever their gradient."""
+    for rates in ((1e-3, 1e-5), (1e-5, 1e-3)):
+        trainer, before = _one_step(denoiser_lr=rates[0], segmenter_lr=rates[1])
+        for network, rate in zip(("denoiser", "segmenter"), rates, strict=True):
+            assert _moved(trainer, before, network) == pytest.approx(rate, rel=0.02)
+
+
+def test_a_gradient_is_cut_to_the_norm_that_is_allowed_before_the_step() -> None:
+    def norm(trainer: Trainer) -> float:
+        gradients = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+        return torch.cat(gradients).norm().item()
+
+    free, before = _one_step(grad_clip=0.0)
+    large = norm(free)
+    assert _moved(free, before, "denoiser") == pytest.approx(1e-3, rel=0.02)
+    assert norm(_one_step(grad_clip=large / 2)[0]) == pytest.approx(large / 2, rel=1e-3)
+    assert norm(_one_step(grad_clip=large * 2)[0]) == pytest.approx(large, rel=1e-3)
+    trainer, before = _one_step(grad_clip=1e-11)  # far below Adam's epsilon, 1e-8: such a gradient moves nothing
+    assert _moved(trainer, before, "") < 1e-5
+
+
+def test_weight_decay_shrinks_each_weight_by_its_share_of_the_rate() -> None:
+    """AdamW (Loshchilov and Hutter 2019): beside the gradient's step, by rate x decay x weight."""
+    free, _ = _one_step(weight_decay=0.0)
+    decayed, before = _one_step(weight_decay=0.5)
+    without = dict(free.model.named_parameters())
+    for name, weight in decayed.model.named_parameters():
+        torch.testing.assert_close(weight, without[name] - 1e-3 * 0.5 * before[name], atol=1e-6, rtol=0)
+
+
+def test_the_average_keeps_its_share_of_what_it_was() -> None:
+    """It is what is exported; with no share it is the last weights."""
+    for ema in (0.9, 0.0):
+        trainer, before = _one_step(ema=ema)
+        assert _moved(trainer, before, "") > 5e-4
+        average = dict(trainer.average.named_parameters())
+        for name, weight in trainer.model.named_parameters():
+            torch.testing.assert_close(average[name], ema * before[name] + (1 - ema) * weight, atol=1e-6, rtol=1e-5)
+
+
+def test_the_textures_of_the_folder_are_what_defects_are_made_of(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, at any depth."""
+    monkeypatch.setattr(sources, "augment", lambda image, _: image)
+    colours = [(250, 0, 250), (0, 250, 0)]  # alike in RGB and BGR
+    for folder, colour in zip((tmp_path / "textures", tmp_path / "textures/more"), colours, strict=True):
+        folder.mkdir()
+        write_png(folder / "a.png", np.full((20, 30, 3), colour, np.uint8))  # smaller than the part
+    only = {"texture": 1, "self_augment": 0, "keep_min": 0, "keep_max": 0, "textures": str(tmp_path / "textures")}
+    run = create(tmp_path / "run", tiny_config(synthesis=only), split_good(data, 0.25, 0), 0)
+    samples = _phases(run, 0.0)[-1].samples
+    seen = set()
+    for index in samples.anomalous_indices(20):
+        _, image, mask = samples[index]
+        seen |= {tuple(colour) for colour in image[mask > 0].tolist()}
+    assert seen == set(colours)

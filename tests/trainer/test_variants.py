@@ -1,5 +1,7 @@
 """The ways to reconstruct, on one set of weights: where two of them meet they agree, and each costs what it says."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tests.trainer.tiny import tiny_config
 from trainer.config import DiffusionConfig
 from trainer.export import run_torch
 from trainer.golden import golden_images
+from trainer.maths.schedule import linear_schedule
 from trainer.methods.base import build_method
 from trainer.methods.diffusionad.model import DiffusionAD
 from trainer.methods.diffusionad.variants import (
@@ -78,6 +81,36 @@ def test_many_steps_reach_the_image_of_a_denoiser_that_knows_it(variant: Variant
     method.denoiser = Oracle()
     found = method.variant_graph(variant).reconstruct(torch.rand(1, 12, 16, 16)).guided
     assert torch.allclose(found, image)
+
+
+def _noises_of_the_steps(variant: Variant) -> np.ndarray:
+    """What each step from the first timestep on adds to DDPM's mean, in its standard deviations: (steps, pixels).
+
+    DDPM, Algorithm 2: x_(t-1) = (x_t - beta / sqrt(1 - abar) eps) / sqrt(alpha) + sigma z, sigma^2 the posterior's.
+    """
+    method, passed = _method("eps"), []
+    method.denoiser.register_forward_hook(lambda _, seen, said: passed.append((seen[0].double(), said[0].double())))
+    with torch.no_grad():
+        method.variant_graph(variant).eval().reconstruct(torch.rand(2, 12, 16, 16))
+    schedule = linear_schedule(1000, method.config.diffusion.beta_start, method.config.diffusion.beta_end)
+    found = []
+    for t, ((x_t, eps), (after, _)) in zip(range(len(passed) - 1, 0, -1), itertools.pairwise(passed), strict=True):
+        beta, abar, before = schedule.betas[t], schedule.abar[t], schedule.abar[t - 1]
+        mean = (x_t - beta / (1 - abar) ** 0.5 * eps) / (1 - beta) ** 0.5
+        sigma = (beta * (1 - before) / (1 - abar)) ** 0.5
+        found.append(((after - mean) / sigma)[0].flatten().numpy())
+    return np.stack(found)
+
+
+def test_the_iterative_way_is_the_ancestral_sampler_of_ddpm() -> None:
+    """What is added at each step is standard normal, and of each step its own; DDIM would add nothing new."""
+    z = _noises_of_the_steps(Iterative(t=12))
+    assert z.shape == (12, 12 * 16 * 16)
+    assert np.abs(z.mean(axis=1)).max() < 0.1
+    assert np.abs(z.std(axis=1) - 1).max() < 0.06
+    assert np.abs(np.corrcoef(z) - np.eye(12)).max() < 0.1
+    ddim = _noises_of_the_steps(Ddim(t=12, k=13))
+    assert np.abs(ddim.std(axis=1) - 1).min() > 0.06
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
