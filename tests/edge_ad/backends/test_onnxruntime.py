@@ -127,7 +127,9 @@ Ask = Callable[[Bundle, BackendConfig], Asked]
 def test_fp32_on_a_gpu_is_not_tf32(bundle: Bundle, ask: Ask, device: str) -> None:
     asked = ask(bundle, on(device))
     assert asked.providers["CUDAExecutionProvider"] == {"use_tf32": "0"}
-    assert "CPUExecutionProvider" not in asked.providers  # it comes last by itself, and may not be forbidden if asked for
+    assert (
+        "CPUExecutionProvider" not in asked.providers
+    )  # it comes last by itself, and may not be forbidden if asked for
     assert asked.override == ("0" if device == "tensorrt" else "1")
 
 
