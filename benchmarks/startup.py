@@ -2,8 +2,8 @@
 
     python -m benchmarks.startup [--bundle DIR] [--backend openvino] [--precision int8] [--threads 1] [--repeats 5]
 
-Both sides run in turn, each in a process of its own; the bare side imports numpy, cv2 and the engine's library and ends.
-The result is received by an independent subscriber (mosquitto_sub) from a real broker. Needs mosquitto.
+Both sides run in turn, each in a process of its own; the bare side imports numpy, cv2 and the engine's library and
+ends. The result is received by an independent subscriber (mosquitto_sub) from a real broker. Needs mosquitto.
 """
 
 from __future__ import annotations
