@@ -111,8 +111,8 @@ def _tensorrt_options(bundle: Bundle, precision: Precision) -> dict[str, str]:
     except (BackendError, OSError) as error:
         logger.info("TensorRT's engines are not kept, each start builds them anew: {}", first_line(error))
         return options
-    cached = {"trt_engine_cache_enable": "True", "trt_engine_cache_path": folder}
-    return options | cached | {"trt_timing_cache_enable": "True", "trt_timing_cache_path": folder}
+    cached = dict.fromkeys(("trt_engine_cache_enable", "trt_timing_cache_enable"), "True")
+    return options | cached | {"trt_engine_cache_path": folder}  # without a path of their own, for timings too
 
 
 def _cache(bundle: Bundle, precision: Precision) -> Path:
