@@ -1,9 +1,9 @@
 """Time from the daemon's start to its first result, and its resident memory, beside the bare imports.
 
-    python -m benchmarks.startup [--bundle DIR] [--repeats 5]
+    python -m benchmarks.startup [--bundle DIR] [--backend openvino] [--precision int8] [--threads 1] [--repeats 5]
 
-Both sides run in turn, each in a process of its own; the bare side imports numpy, cv2 and onnxruntime and ends. The
-result is received by an independent subscriber (mosquitto_sub) from a real broker. Needs mosquitto.
+Both sides run in turn, each in a process of its own; the bare side imports numpy, cv2 and the engine's library and
+ends. The result is received by an independent subscriber (mosquitto_sub) from a real broker. Needs mosquitto.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from edge_ad.backends.base import PRECISIONS
 from edge_ad.bundle import open_bundle
+from edge_ad.config import BackendConfig
 from edge_ad.console import Parser, run_command
 from edge_ad.errors import BackendError
 from edge_ad.images import write_png
@@ -29,18 +31,26 @@ from tests.daemons import DEADLINE_S, Daemon, clean_environment, running_daemon
 from tests.station import write_config
 
 DEMO = Path(__file__).parent.parent / "edge_ad" / "demo" / "bundle"
-BARE = "import numpy, cv2, onnxruntime, psutil; print(psutil.Process().memory_info().rss)"
+BARE = "import numpy, cv2, {}, psutil; print(psutil.Process().memory_info().rss)"
+LIBRARIES = {"torch_tensorrt": "tensorrt"}  # of the back-ends that are not called as what they import
 POLL_S = 0.01
 
 
-def bare() -> tuple[float, float]:
-    """Seconds and MB of a process that imports what the device side cannot do without."""
+def bare(backend: str) -> tuple[float, float]:
+    """Seconds and MB of a process that imports what the device side cannot do without.
+
+    Raises:
+        BackendError: the engine's library does not load.
+    """
+    code = BARE.format(LIBRARIES.get(backend, backend))
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BackendError(f"the bare imports failed: {(done.stderr.strip().splitlines() or ['nothing said'])[-1]}")
     return time.perf_counter() - started, int(done.stdout) / 1e6
 
 
-def daemon(folder: Path, bundle: Path) -> tuple[float, float]:
+def daemon(folder: Path, bundle: Path, engine: BackendConfig) -> tuple[float, float]:
     """Seconds to the first received result, and MB of the daemon after ten of them."""
     images = folder / "images"
     images.mkdir(parents=True)
@@ -51,7 +61,8 @@ def daemon(folder: Path, bundle: Path) -> tuple[float, float]:
     broker.start()
     subscriber = Subscriber(broker, folder / "subscriber")
     camera = {"kind": "folder", "path": str(images), "at_end": "wait"}
-    config = write_config(folder / "station.yaml", bundle, camera, {"mqtt": mqtt_config(broker)})
+    sections = {"mqtt": mqtt_config(broker), "backend": engine.model_dump(mode="json")}
+    config = write_config(folder / "station.yaml", bundle, camera, sections)
     try:
         started = time.perf_counter()
         with running_daemon(config, clean_environment()) as process:
@@ -60,7 +71,7 @@ def daemon(folder: Path, bundle: Path) -> tuple[float, float]:
             subscriber.wait_for(lambda messages: len(messages) == 10, "/result")
             megabytes = psutil.Process(process.process.pid).memory_info().rss / 1e6
             loaded = Path(f"/proc/{process.process.pid}/maps").read_text()
-            assert "libtorch" not in loaded, "the daemon loaded torch"
+            assert engine.name == "torch" or "libtorch" not in loaded, "the daemon loaded torch"
     finally:
         subscriber.close()
         broker.stop()
@@ -89,18 +100,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="benchmarks.startup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", type=Path, default=DEMO)
+    parser.add_argument("--backend", default="onnxruntime", choices=PRECISIONS)
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "bf16", "int8"))
+    parser.add_argument("--threads", type=int, default=1, help="of the engine; 0: one per core")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args(argv)
-    return run_command(lambda: _run(arguments.bundle.absolute(), arguments.repeats))
+    chosen = {"name": arguments.backend, "precision": arguments.precision, "threads": arguments.threads}
+    engine = BackendConfig.model_validate(chosen)
+    return run_command(lambda: _run(arguments.bundle.absolute(), engine, arguments.repeats))
 
 
-def _run(bundle: Path, repeats: int) -> int:
-    open_bundle(bundle)  # what is no bundle is told here, not by a daemon that does not start
+def _run(bundle: Path, engine: BackendConfig, repeats: int) -> int:
+    open_bundle(bundle).model_path(engine.precision)  # what is no such bundle is told here, not by a daemon's end
     rows: dict[str, list[tuple[float, float]]] = {"bare imports": [], "daemon": []}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(repeats):
-            rows["bare imports"].append(bare())
-            rows["daemon"].append(daemon(Path(folder) / str(turn), bundle))
+            rows["bare imports"].append(bare(engine.name))
+            rows["daemon"].append(daemon(Path(folder) / str(turn), bundle, engine))
     medians = {
         name: [statistics.median(column) for column in zip(*values, strict=True)] for name, values in rows.items()
     }

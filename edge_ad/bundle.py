@@ -132,6 +132,9 @@ class QuantisationSummary(_Strict):
     score_correlation: float = Field(description="Pearson, between the scores of INT8 and FP32")
     image_auroc_change: float = Field(description="INT8 minus FP32, fractions")
     pixel_ap_change: float = Field(description="INT8 minus FP32, fractions")
+    aupro_change: float | None = Field(
+        None, description="the same, to FPR 0.3; None in manifests of before it was told"
+    )
     golden_drift: Drift = Field(description="the most that INT8 may differ from FP32 on the golden images")
 
 

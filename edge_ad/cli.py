@@ -144,7 +144,7 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=("auto", "torch_tensorrt", "tensorrt"),
         default="auto",
-        help="auto (default): Torch-TensorRT where the bundle's program fits it, else TensorRT's own builder",
+        help="auto (default): Torch-TensorRT where it works and the bundle has a program, else TensorRT's own builder",
     )
     parser.add_argument("--state-dir", metavar="DIR", type=Path, help="default: $STATE_DIRECTORY, else the user's")
     parser.add_argument("--workspace-mib", metavar="N", type=_positive, help="scratch memory of one kernel")

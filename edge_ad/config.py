@@ -79,6 +79,11 @@ class _Camera(_WithPaths):
         """A read that takes longer is a fault, seconds."""
         return self.read_timeout_s
 
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """(height, width) of all its frames, pixels; None where only a frame tells."""
+        return None
+
 
 class V4l2Camera(_Camera):
     """A USB or MIPI camera as a V4L2 device; prefer /dev/v4l/by-id/..., which survives a replug."""
@@ -90,6 +95,11 @@ class V4l2Camera(_Camera):
     fps: float | None = Field(None, gt=0)
     fourcc: str | None = Field(None, min_length=4, max_length=4, description="pixel format, e.g. MJPG")
     hardware_trigger: bool = Field(False, description="it gives a frame only when its own trigger input fires")
+
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """See `_Camera.frame_size`; a camera that gives another than the configured one is refused."""
+        return None if self.width is None or self.height is None else (self.height, self.width)
 
     @property
     def select_timeout_s(self) -> int:
@@ -110,6 +120,11 @@ class CsiCamera(_Camera):
     width: int = Field(1920, gt=0)
     height: int = Field(1080, gt=0)
     fps: int = Field(30, gt=0)
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """See `_Camera.frame_size`."""
+        return self.height, self.width
 
 
 class RtspCamera(_Camera):

@@ -113,7 +113,7 @@ def _start(
     calibration.refresh()
     pipeline = Pipeline(frame_graph(backend, bundle.manifest), config.roi_record(), config.regions)
     pipeline.thresholds = calibration.thresholds
-    pipeline.warm_up()
+    pipeline.warm_up(source.frame_size)
     give_back_freed()
     progress = Progress()
     publisher = Publisher(config, context, progress)

@@ -29,9 +29,17 @@ class FrameGraph:
         self._frames: TakesFrames = backend if isinstance(backend, TakesFrames) else _OnTheCpu(backend, layout)
         self._laid, self._content = layout, Box(0, 0, *layout.canvas)  # of the frame that was loaded last
 
-    def warm_up(self) -> None:
-        """Run the graph once, so that the first part does not pay for the engine's lazy set-up."""
-        self.backend.run(np.zeros((self.layout.tiles, self.layout.height, self.layout.width, 3), np.uint8))
+    def warm_up(self, size: tuple[int, int] | None = None) -> None:
+        """Send a black picture the way of a frame, so that the first part does not pay for the engine's lazy set-up.
+
+        Args:
+            size: (height, width) of the pictures to come, each its frame's ROI; None where nobody knows: the canvas's.
+                What a back-end sets up for one size, it sets up anew for another.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+        self.run(np.zeros((*(size or self.layout.canvas), 3), np.uint8), None)
 
     def load(self, frame: NDArray[np.uint8], roi: Roi | None) -> None:
         """Take over a frame, (H, W, 3) uint8 BGR.

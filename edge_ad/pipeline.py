@@ -40,9 +40,13 @@ class Pipeline:
         self._regions = regions
         self._clock_ns = clock_ns
 
-    def warm_up(self) -> None:
-        """Run the graph once, so that the first part does not pay for the engine's lazy set-up."""
-        self._graph.warm_up()
+    def warm_up(self, frame_size: tuple[int, int] | None = None) -> None:
+        """Do a part's work once, so that the first one does not pay for the engine's lazy set-up.
+
+        Args:
+            frame_size: (height, width) of the frames to come, None where it is not known; a ROI says it by itself.
+        """
+        self._graph.warm_up(frame_size if self._roi is None else (self._roi.h, self._roi.w))
 
     def step(self, shot: Shot) -> Event:
         """Inspect one part.

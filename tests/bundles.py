@@ -26,7 +26,9 @@ STALL_PIXEL = 255  # with `stalls`, an image whose first red pixel is so bright 
 
 
 # What a back-end says that cannot run here; whatever else it says is a failure.
-NOT_HERE = re.compile(r"does not load|not installed|no CUDA|no VNNI|sees no CUDA device|there is no nvcc")
+NOT_HERE = re.compile(
+    r"does not load|not installed|no CUDA|no VNNI|sees no CUDA device|there is no nvcc|has no \w+ExecutionProvider"
+)
 
 
 def make_bundle(

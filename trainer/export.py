@@ -313,6 +313,7 @@ def _int8_summary(int8: Int8, golden: dict[Precision, RawOutput]) -> dict[str, A
         "score_correlation": quantised.change.score_correlation,
         "image_auroc_change": quantised.change.image_auroc,
         "pixel_ap_change": quantised.change.pixel_ap,
+        "aupro_change": quantised.change.aupro,
         "golden_drift": {name: DRIFT_MARGIN * value + DRIFT_FLOOR for name, value in drift.items()},
     }
 

@@ -23,9 +23,10 @@ def summary_lines(summary: QuantisationSummary) -> Iterator[str]:
     yield f"int8: {summary.int8_layers} of {total} convolutions; {ranges}"
     if summary.fp32_layers:
         yield f"stay in fp32: {', '.join(summary.fp32_layers)}"
+    aupro = "" if summary.aupro_change is None else f", AUPRO {summary.aupro_change:+.4f}"
     yield (
         f"on good images and synthetic defects: score correlation {summary.score_correlation:.5f}, "
-        f"image AUROC {summary.image_auroc_change:+.4f}, pixel AP {summary.pixel_ap_change:+.4f}"
+        f"image AUROC {summary.image_auroc_change:+.4f}, pixel AP {summary.pixel_ap_change:+.4f}{aupro}"
     )
 
 

@@ -61,6 +61,11 @@ def _fit(size: dict[str, Any]) -> str:
     return f"{grid}{turned}; a frame of another shape {how}"
 
 
+def _int8_changes(int8: dict[str, Any]) -> str:
+    """Of the figures that the layers were chosen by."""
+    return ", ".join(f"{int8[f'{figure}_change']:+.4f}" for figure in ("image_auroc", "pixel_ap", "aupro"))
+
+
 def _int8_section(int8: dict[str, Any]) -> str:
     kept = ", ".join(f"`{layer}`" for layer in int8["fp32_layers"]) or "none"
     return f"""
@@ -72,7 +77,7 @@ def _int8_section(int8: dict[str, Any]) -> str:
 | convolutions in INT8 | {int8["int8_layers"]} |
 | convolutions in FP32, the most sensitive first | {kept} |
 | score correlation with FP32 | {int8["score_correlation"]:.5f}, on good images and synthetic defects |
-| change of image AUROC, pixel AP | {int8["image_auroc_change"]:+.4f}, {int8["pixel_ap_change"]:+.4f}, on the same |
+| change of image AUROC, pixel AP, AUPRO | {_int8_changes(int8)}, on the same |
 
 Its scores are not those of FP32: a station that runs it has a calibration of its own (`precision: int8`).
 """

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from loguru import logger
 from numpy.typing import NDArray
 
 from edge_ad.backends.base import OUTPUTS, check_input
 from edge_ad.bundle import Bundle
-from edge_ad.config import BackendConfig
+from edge_ad.config import BackendConfig, Precision
+from edge_ad.durable import make_folders
+from edge_ad.engines.store import engines_dir
 from edge_ad.errors import BackendError, first_line
 from edge_ad.records import RawOutput
 
 # Device -> provider -> its options, the preferred one first. FP32 is not TF32, which is on by default.
+TENSORRT = "TensorrtExecutionProvider"
 CUDA = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 PROVIDERS: dict[str, dict[str, dict[str, str]]] = {
     "cpu": {"CPUExecutionProvider": {}},
     "cuda": CUDA,
-    "tensorrt": {"TensorrtExecutionProvider": {}, **CUDA},
+    "tensorrt": {TENSORRT: {}, **CUDA},
 }
 
 
@@ -45,7 +50,11 @@ class OnnxRuntimeBackend:
         if config.device == "tensorrt":
             # TensorRT's provider has no option for TF32; NVIDIA's libraries read this once, when the first one loads.
             os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+            providers = {**providers, first: {**providers[first], **_tensorrt_options(bundle, config.precision)}}
         options = as_written()
+        if config.device == "tensorrt" and config.precision == "int8":
+            # Folded into FP32 weights, as for the CPU, no pair would be left for TensorRT to make INT8 of.
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = config.threads
         # One block for all tensors is no faster on a CPU, and a daemon is 9 MB larger with it.
         options.enable_mem_pattern = config.device != "cpu"
@@ -83,11 +92,41 @@ def as_written() -> ort.SessionOptions:
     """Options of a session that computes Q/DQ pairs as the graph says: rounded to codes, the convolution in FP32.
 
     Its fusions of them cut sums off on a processor without VNNI, and are slower (docs/decisions/0014). TensorRT's
-    provider makes its own of the pairs.
+    provider gets the pairs and makes its own of them.
     """
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
+
+
+def _tensorrt_options(bundle: Bundle, precision: Precision) -> dict[str, str]:
+    """What TensorRT's provider is told: the precision, and where it keeps its engines.
+
+    All by name, or environment variables (ORT_TENSORRT_FP16_ENABLE) would decide. FP32 is nothing else, and beside INT8
+    stays FP32, as everywhere in this back-end; a graph with Q/DQ pairs is refused unless INT8 is enabled.
+    """
+    options = {"trt_fp16_enable": "False", "trt_int8_enable": str(precision == "int8")}
+    try:
+        folder = str(_cache(bundle, precision))
+    except (BackendError, OSError) as error:
+        logger.info("TensorRT's engines are not kept, each start builds them anew: {}", first_line(error))
+        return options
+    cached = dict.fromkeys(("trt_engine_cache_enable", "trt_timing_cache_enable"), "True")
+    return options | cached | {"trt_engine_cache_path": folder}  # without a path of their own, for timings too
+
+
+def _cache(bundle: Bundle, precision: Precision) -> Path:
+    """The folder of a bundle's engines, made where it is missing.
+
+    The provider names them by the graph's structure and not by its weights: in one folder, two bundles of a profile
+    would share an engine.
+
+    Raises:
+        BackendError, OSError: it cannot be made.
+    """
+    folder = engines_dir() / "onnxruntime" / f"{bundle.digest[:12]}-{precision}-{ort.__version__}"
+    make_folders(folder, private=True)
+    return folder
 
 
 def describe() -> str:

@@ -89,7 +89,7 @@ class TensorRTBackend:
         with self._using_gpu():
             frames = self._frame_input(part.shape[0], part.shape[1])
         if frames is None:
-            np.copyto(self._image.host, preprocess(part, None, self._layout))
+            preprocess(part, None, self._layout, out=self._image.host)
             self._loaded = self._of_image
         else:
             np.copyto(frames.pixels.host, part)

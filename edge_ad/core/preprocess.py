@@ -63,22 +63,26 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
     return image
 
 
-def preprocess(image: NDArray[np.uint8], roi: Roi | None, layout: Layout) -> NDArray[np.uint8]:
+def preprocess(
+    image: NDArray[np.uint8], roi: Roi | None, layout: Layout, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """Crop, fit to the canvas, reorder and cut into tiles: a frame for the graph.
 
     Args:
         image: (H, W, 3) uint8, BGR.
         roi: in pixels of `image`, or None for all of it.
         layout: the graph's canvas and tiles.
+        out: where the result goes, of its shape and type; None for an array of its own.
 
     Returns:
         (layout.tiles, layout.height, layout.width, 3) uint8, RGB, contiguous. Scaling to 0..1 happens inside the graph.
     """
     canvas = on_canvas(image, roi, layout)
-    if layout.tiles == 1:
-        return _rgb(canvas)[None]
+    tiles = np.empty((layout.tiles, layout.height, layout.width, 3), np.uint8) if out is None else out
     boxes = layout.of(*canvas.shape[:2]).boxes()  # a canvas lies as its image does
-    return np.stack([_rgb(canvas[box.slices]) for box in boxes])
+    for tile, box in zip(tiles, boxes, strict=True):
+        cv2.cvtColor(canvas[box.slices], cv2.COLOR_BGR2RGB, dst=tile)
+    return tiles
 
 
 def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

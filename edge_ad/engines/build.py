@@ -21,7 +21,13 @@ from edge_ad.engines.key import Builder, EngineKey
 from edge_ad.engines.onnx_graph import typed_graph
 from edge_ad.engines.store import EngineRecord, NoEngineError
 from edge_ad.engines.tensorrt import Limits, build_from_onnx, load_tensorrt
-from edge_ad.engines.torch_tensorrt import build_from_program, installed_version, refuse_unfit
+from edge_ad.engines.torch_tensorrt import (
+    build_from_program,
+    compiler_version,
+    installed_version,
+    load_vendor,
+    refuse_unfit,
+)
 from edge_ad.errors import BackendError, BundleError
 
 Wanted = Literal["auto", "torch_tensorrt", "tensorrt"]
@@ -76,6 +82,9 @@ def run_build(request: Request, say: Callable[[str], None]) -> EngineRecord:
 def choose(bundle: Bundle, precision: Precision, wanted: Wanted) -> tuple[Builder, str]:
     """The builder, and why it is not Torch-TensorRT where that was left open.
 
+    What is installed may still see no GPU or not load, and only loading it shows that: where the choice is ours, it is
+    loaded before it is made.
+
     Raises:
         BundleError, BackendError: Torch-TensorRT was asked for and cannot build this; what would mend it.
     """
@@ -83,6 +92,8 @@ def choose(bundle: Bundle, precision: Precision, wanted: Wanted) -> tuple[Builde
         return "tensorrt", ""
     try:
         refuse_unfit(bundle, precision)
+        if wanted == "auto":
+            load_vendor()
     except (BundleError, BackendError) as error:
         if wanted == "torch_tensorrt":
             raise
@@ -110,7 +121,7 @@ def current_key(bundle: Bundle, builder: Builder, precision: Precision, facts: D
         cuda=facts.driver_version,
         tensorrt=load_tensorrt().__version__,
         torch=installed_version("torch") if with_torch else None,
-        torch_tensorrt=installed_version("torch-tensorrt") if with_torch else None,
+        torch_tensorrt=compiler_version() if with_torch else None,
     )
 
 

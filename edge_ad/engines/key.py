@@ -45,7 +45,8 @@ class EngineKey:
         memory_gib: its memory, as `DeviceFacts.memory_gib`.
         cuda: newest CUDA version of the driver, "12.6".
         tensorrt: version.
-        torch, torch_tensorrt: versions; None where they are not installed, or TensorRT's own builder needs neither.
+        torch, torch_tensorrt: versions; None where they are not installed, or TensorRT's own builder needs neither. The
+            compiler for TensorRT-RTX, another distribution, has a word before its version: "rtx 2.13.0".
         recipe: `RECIPE` at the time.
     """
 

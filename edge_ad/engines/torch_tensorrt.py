@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 COMPILER_LOG, TENSORRT_LOG = "torch_tensorrt", "torch_tensorrt [TensorRT Conversion Context]"
+RTX = "torch-tensorrt-rtx"  # the same compiler, whose engines are TensorRT-RTX's
 ONNX_INSTEAD = "or --backend tensorrt, which builds from the bundle's ONNX"
 
 
@@ -38,6 +39,12 @@ def installed_version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def compiler_version() -> str | None:
+    """Of Torch-TensorRT, as a key has it: "2.8.0", "rtx 2.13.0" of the one for TensorRT-RTX; None without either."""
+    found = {"": installed_version("torch-tensorrt"), "rtx ": installed_version(RTX)}
+    return ", ".join(f"{kind}{version}" for kind, version in found.items() if version is not None) or None
 
 
 def refuse_unfit(bundle: Bundle, precision: Precision) -> None:
@@ -52,7 +59,7 @@ def refuse_unfit(bundle: Bundle, precision: Precision) -> None:
         again = "export it with --program (edge-ad-train export RUN --out NEW_BUNDLE --program)"
         raise BundleError(f"{bundle.path} holds no {PROGRAM}: {again}, {ONNX_INSTEAD}")
     torch = installed_version("torch")
-    if torch is None or not any(map(installed_version, ("torch-tensorrt", "torch-tensorrt-rtx"))):
+    if torch is None or compiler_version() is None:
         raise BackendError(f"torch and torch-tensorrt are not installed: pip install edge-ad[tensorrt], {ONNX_INSTEAD}")
     refuse_other_torch(bundle, torch)
 
@@ -93,10 +100,12 @@ def load_vendor() -> ModuleType:
     """Import torch_tensorrt; importing it initialises CUDA.
 
     Raises:
-        BackendError: it does not load, or torch sees no CUDA device.
+        BackendError: it or torch does not load, or torch sees no CUDA device.
     """
-    import torch
-
+    try:
+        import torch
+    except Exception as error:  # a library of CUDA that is not there is an OSError
+        raise BackendError(f"torch does not load ({_line(error)}): see docs/jetson.md, {ONNX_INSTEAD}") from error
     if not torch.cuda.is_available():
         raise BackendError(f"torch {torch.__version__} sees no CUDA device: install its CUDA build, {ONNX_INSTEAD}")
     try:

@@ -65,11 +65,15 @@ class FakeGpu:
     def __init__(self, library: Path) -> None:
         self._library = library
         self.driver = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-        self.driver.fake_live.restype = ctypes.c_long
+        self.driver.fake_live.restype = self.driver.fake_captures.restype = ctypes.c_long
 
     def live(self) -> int:
         """Allocations, streams, modules and graphs that nobody has freed."""
         return int(self.driver.fake_live())
+
+    def captures(self) -> int:
+        """CUDA graphs that were begun so far."""
+        return int(self.driver.fake_captures())
 
     def environment(self) -> dict[str, str]:
         paths = [str(SITE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]

@@ -15,7 +15,7 @@ typedef unsigned long long Pointer;
 typedef std::vector<std::function<void()>> Recording;
 
 static int context, integrated = 1, refuses_capture = 0;
-static long live = 0;
+static long live = 0, captures = 0;
 static thread_local std::vector<void *> current;
 static Recording *recording = nullptr;
 
@@ -49,6 +49,7 @@ extern "C" {
 void fake_integrated(int yes) { integrated = yes; }
 void fake_refuse_capture(int yes) { refuses_capture = yes; }
 long fake_live() { return live; }
+long fake_captures() { return captures; }
 void fake_queue(void (*work)(int), int number) { queue([=] { work(number); }); }
 
 // --- device and context
@@ -109,7 +110,7 @@ int cuStreamSynchronize(void *) { return recording ? 900 : 0; }
 int cuStreamQuery(void *) { return 0; }
 int cuStreamBeginCapture_v2(void *, int) {
     if (refuses_capture) return 801;
-    return recording = new Recording, ++live, 0;
+    return recording = new Recording, ++live, ++captures, 0;
 }
 int cuStreamEndCapture(void *, void **graph) { return *graph = recording, recording = nullptr, 0; }
 int cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long) {

@@ -309,6 +309,11 @@ def test_the_command_tells_the_change_on_test_images(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("int8: 22 of 22 convolutions; ranges by ")
     assert lines[1].startswith("on good images and synthetic defects: score correlation ")
+    summary = open_bundle(tmp_path / "bundle").manifest.int8
+    assert summary is not None
+    assert summary.aupro_change is not None
+    assert lines[1].endswith(f", AUPRO {summary.aupro_change:+.4f}")
+    assert f", {summary.aupro_change:+.4f}, on the same |" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
     assert [line.split()[0] for line in lines if line.startswith("  ")] == [
         *("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_005", "score")
     ]

@@ -17,39 +17,48 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_ad.backends.base import OPENERS, Backend, max_errors, open_backend, prove_golden
+from edge_ad.backends.base import OPENERS, PRECISIONS, Backend, max_errors, open_backend, prove_golden
 from edge_ad.bundle import GOLDEN, GOLDEN_PREFIX, Bundle, open_bundle
 from edge_ad.config import BackendConfig, Precision
 from edge_ad.errors import BackendError, BundleError, ConfigError
 from edge_ad.records import RawOutput
 from tests.bundles import NOT_HERE, make_bundle, with_tiles
+from tests.quantising import with_int8
 from tests.trainer.tiny import tiny_bundle
 
 ON_A_PROGRAM = ("torch", "torch_tensorrt")  # they run model.pt2, which only an exported run has
 SIZE = 32  # of both bundles
 
 
-PRECISIONS = [(name, "fp32") for name in OPENERS] + [
-    ("onnxruntime", "int8"),
-    ("openvino", "int8"),
-    ("openvino", "bf16"),
+# Every precision of every back-end, and each of its devices; what builds an engine runs on CUDA whatever is set.
+DEVICES = {"onnxruntime": ("cpu", "cuda", "tensorrt"), "torch": ("cpu", "cuda")}
+ENGINES = [
+    (name, precision, device)
+    for name, precisions in PRECISIONS.items()
+    for precision in precisions
+    for device in DEVICES.get(name, ("cpu",))
 ]
 
 
-@pytest.fixture(scope="module", params=PRECISIONS, ids="/".join)
-def pair(request: pytest.FixtureRequest) -> tuple[str, Precision]:
-    found: tuple[str, Precision] = request.param
+@pytest.fixture(scope="module", params=ENGINES, ids=lambda engine: "/".join(engine).removesuffix("/cpu"))
+def engine(request: pytest.FixtureRequest) -> tuple[str, Precision, str]:
+    found: tuple[str, Precision, str] = request.param
     return found
 
 
 @pytest.fixture(scope="module")
-def name(pair: tuple[str, Precision]) -> str:
-    return pair[0]
+def name(engine: tuple[str, Precision, str]) -> str:
+    return engine[0]
 
 
 @pytest.fixture(scope="module")
-def precision(pair: tuple[str, Precision]) -> Precision:
-    return pair[1]
+def precision(engine: tuple[str, Precision, str]) -> Precision:
+    return engine[1]
+
+
+@pytest.fixture(scope="module")
+def device(engine: tuple[str, Precision, str]) -> str:
+    return engine[2]
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +70,27 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
+def quantised(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same with an INT8 graph."""
+    return open_bundle(with_int8(exported.path, tmp_path_factory.mktemp("quantised") / "bundle"))
+
+
+@pytest.fixture(scope="module")
 def darkness(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle that needs no trainer."""
     return open_bundle(make_bundle(tmp_path_factory.mktemp("darkness") / "bundle", SIZE, int8=True))
 
 
 @pytest.fixture(scope="module")
-def bundle(name: str, request: pytest.FixtureRequest) -> Bundle:
-    found: Bundle = request.getfixturevalue("exported" if name in ON_A_PROGRAM else "darkness")
+def bundle(name: str, precision: Precision, request: pytest.FixtureRequest) -> Bundle:
+    with_program = "quantised" if precision == "int8" else "exported"
+    found: Bundle = request.getfixturevalue(with_program if name in ON_A_PROGRAM else "darkness")
     return found
 
 
 @pytest.fixture(scope="module")
-def backend(name: str, precision: Precision, bundle: Bundle) -> Iterator[Backend]:
-    opened = open_or_skip(name, precision, bundle)
+def backend(name: str, precision: Precision, device: str, bundle: Bundle) -> Iterator[Backend]:
+    opened = open_or_skip(name, precision, bundle, device)
     yield opened
     opened.close()
 
@@ -84,9 +100,10 @@ def tolerance(name: str, precision: Precision, bundle: Bundle) -> dict[str, floa
     return bundle.manifest.tolerances[f"{name}/{precision}"].model_dump()
 
 
-def open_or_skip(name: str, precision: Precision, bundle: Bundle) -> Backend:
+def open_or_skip(name: str, precision: Precision, bundle: Bundle, device: str = "cpu") -> Backend:
+    fields = {"name": name, "precision": precision, "device": device, "threads": 1}
     try:
-        return open_backend(bundle, BackendConfig.model_validate({"name": name, "precision": precision, "threads": 1}))
+        return open_backend(bundle, BackendConfig.model_validate(fields))
     except BackendError as error:
         if not NOT_HERE.search(str(error)):
             raise
@@ -106,7 +123,7 @@ def within(errors: dict[str, float], tolerance: dict[str, float]) -> bool:
 def test_any_number_of_images_gets_what_onnxruntime_says(
     backend: Backend, bundle: Bundle, tolerance: dict[str, float], n: int
 ) -> None:
-    """Of the same graph: bf16 is measured by that of FP32."""
+    """Of the same graph: bf16 and fp16 are measured by that of FP32."""
     found = backend.run(images(n))
     of_file: Precision = "int8" if backend.precision == "int8" else "fp32"
     expected = open_backend(bundle, BackendConfig(threads=1, precision=of_file)).run(images(n))
@@ -213,8 +230,10 @@ def test_a_bundle_may_lie_in_a_folder_whose_name_is_no_utf8(
     open_or_skip(name, precision, open_bundle(folder)).close()
 
 
-def test_a_closed_back_end_refuses_to_run_and_closes_again(name: str, precision: Precision, bundle: Bundle) -> None:
-    backend = open_or_skip(name, precision, bundle)
+def test_a_closed_back_end_refuses_to_run_and_closes_again(
+    name: str, precision: Precision, device: str, bundle: Bundle
+) -> None:
+    backend = open_or_skip(name, precision, bundle, device)
     backend.close()
     backend.close()
     with pytest.raises(BackendError, match="closed"):

@@ -17,7 +17,7 @@ from edge_ad.config import RegionConfig
 from edge_ad.core.layout import Layout
 from edge_ad.core.preprocess import preprocess
 from edge_ad.errors import BackendError, DataError
-from edge_ad.frames import frame_graph
+from edge_ad.frames import FrameGraph, frame_graph
 from edge_ad.pipeline import Pipeline
 from edge_ad.records import Frame, RawOutput, Roi
 from tests.bundles import make_bundle
@@ -171,6 +171,23 @@ def test_the_frame_path_hands_it_whole_frames(backend: TensorRTBackend, bundle: 
     event = pipeline.step(Frame("top", 1, frame, captured_ns=0, captured_monotonic_ns=0))
     expected = backend.run(preprocess(frame, Roi(10, 10, 64, 64), Layout(SIZE, SIZE)))
     assert event.decision.score == float(expected.score[0])
+
+
+@pytest.mark.parametrize("roi", [None, Roi(10, 10, 64, 64)], ids=["whole", "roi"])
+def test_after_the_warm_up_the_first_frame_records_and_allocates_nothing(
+    backend: TensorRTBackend, bundle: Bundle, gpu: FakeGpu, roi: Roi | None
+) -> None:
+    pipeline = Pipeline(frame_graph(backend, bundle.manifest), roi, RegionConfig())
+    pipeline.warm_up((96, 80))
+    before = gpu.captures(), gpu.live()
+    assert backend._frames is not None
+    pipeline.step(Frame("top", 1, noise(96, 80), captured_ns=0, captured_monotonic_ns=0))
+    assert (gpu.captures(), gpu.live()) == before
+
+
+def test_without_a_known_size_the_warm_up_still_goes_the_way_of_a_frame(tiled: TensorRTBackend, bundle: Bundle) -> None:
+    Pipeline(FrameGraph(tiled, tiled._layout, bundle.manifest.top_k), None, RegionConfig()).warm_up()
+    assert (tiled._frames is not None) == (tiled._layout.fit == "stretch")
 
 
 def test_closing_gives_everything_back(gpu: FakeGpu, bundle: Bundle) -> None:

@@ -55,3 +55,12 @@ def test_colours_are_reversed_and_nothing_else_at_the_size_of_the_graph() -> Non
     found = preprocess(frame, None, Layout(64, 64))
     assert np.array_equal(found[0], frame[:, :, ::-1])
     assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("layout", [Layout(32, 32), Layout(32, 32, "letterbox", 2, 3, 8)], ids=["one", "tiles"])
+def test_it_writes_where_it_is_told_to(layout: Layout) -> None:
+    """Of a page-locked buffer, whose address the GPU knows, no other array will do."""
+    image = np.random.default_rng(4).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    out = np.zeros((layout.tiles, 32, 32, 3), np.uint8)
+    assert preprocess(image, None, layout, out=out) is out
+    assert np.array_equal(out, preprocess(image, None, layout))

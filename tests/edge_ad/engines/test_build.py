@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -82,7 +83,28 @@ def rewrite(bundle: Bundle, change: Callable[[onnx.ModelProto], None]) -> None:
 
 def test_left_open_the_builder_is_torch_tensorrt_where_it_can(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "refuse_unfit", lambda bundle, precision: None)
+    monkeypatch.setattr(build, "load_vendor", lambda: None)
     assert choose(bundle, "fp16", "auto") == ("torch_tensorrt", "")
+
+
+@pytest.mark.parametrize("cause", ["no GPU", "compiler", "torch"])
+def test_left_open_a_torch_tensorrt_that_is_installed_and_does_not_work_is_not_taken(
+    run: Build, state: Path, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    """Only loading it shows that."""
+    monkeypatch.setattr(build, "refuse_unfit", lambda bundle, precision: None)
+    cuda = SimpleNamespace(is_available=lambda: cause != "no GPU")
+    torch = None if cause == "torch" else SimpleNamespace(__version__="2.13.0", cuda=cuda)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
+    said = run("--precision", "fp32")
+    why = {
+        "no GPU": "torch 2.13.0 sees no CUDA device",
+        "compiler": "torch_tensorrt does not load (",
+        "torch": "torch does not load (",
+    }
+    assert said[0].startswith(f"TensorRT's own builder, from ONNX; not Torch-TensorRT: {why[cause]}")
+    assert said[-1].startswith("in service: backend: {name: tensorrt, precision: fp32}")
 
 
 def test_else_it_is_tensorrts_own_and_the_reason_is_said(bundle: Bundle) -> None:
@@ -100,12 +122,16 @@ def test_asked_for_by_name_torch_tensorrt_is_not_replaced(bundle: Bundle) -> Non
 def test_the_versions_of_torch_count_only_for_the_builder_that_uses_them(
     fake_gpu: FakeGpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "installed_version", {"torch": "2.8.0", "torch-tensorrt": "2.8.1"}.get)
+    versions = {"torch": "2.8.0", "torch-tensorrt": "2.8.1"}
+    for module in (build, torch_builder):
+        monkeypatch.setattr(module, "installed_version", versions.get)
     facts = device_facts()
     own = current_key(bundle, "tensorrt", "fp16", facts)
     assert (own.torch, own.torch_tensorrt) == (None, None)
     other = current_key(bundle, "torch_tensorrt", "fp16", facts)
     assert (other.torch, other.torch_tensorrt) == ("2.8.0", "2.8.1")
+    versions["torch-tensorrt-rtx"] = versions.pop("torch-tensorrt")
+    assert current_key(bundle, "torch_tensorrt", "fp16", facts).torch_tensorrt == "rtx 2.8.1"
     assert (own.shape, own.sm, own.tensorrt, own.cuda) == ((1, 32, 32, 3), "sm_87", "10.3.0", "13.0")
 
 
