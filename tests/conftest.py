@@ -32,6 +32,14 @@ def pytest_report_header() -> list[str]:
     return [f"torch is not installed, left out: {', '.join(NEED_TORCH)}"] if collect_ignore else []
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What engines keep for the next start does not come from, or go to, whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("xdg_state")))
+        yield
+
+
 @pytest.fixture
 def make_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
     """Starts brokers (arguments as `Broker`, less the folder); all are gone at the end of the test."""

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from loguru import logger
 from numpy.typing import NDArray
 
 from edge_ad.backends.base import OUTPUTS, check_input
 from edge_ad.bundle import Bundle
 from edge_ad.config import BackendConfig, Precision
-from edge_ad.durable import make_folders
-from edge_ad.engines.store import engines_dir
+from edge_ad.engines.store import vendor_cache
 from edge_ad.errors import BackendError, first_line
 from edge_ad.records import RawOutput
 
@@ -106,27 +103,12 @@ def _tensorrt_options(bundle: Bundle, precision: Precision) -> dict[str, str]:
     stays FP32, as everywhere in this back-end; a graph with Q/DQ pairs is refused unless INT8 is enabled.
     """
     options = {"trt_fp16_enable": "False", "trt_int8_enable": str(precision == "int8")}
-    try:
-        folder = str(_cache(bundle, precision))
-    except (BackendError, OSError) as error:
-        logger.info("TensorRT's engines are not kept, each start builds them anew: {}", first_line(error))
+    # The provider names engines by the graph's structure, not by its weights: two bundles of a profile look the same.
+    folder = vendor_cache(bundle, precision, f"onnxruntime/{ort.__version__}")
+    if folder is None:
         return options
     cached = dict.fromkeys(("trt_engine_cache_enable", "trt_timing_cache_enable"), "True")
-    return options | cached | {"trt_engine_cache_path": folder}  # without a path of their own, for timings too
-
-
-def _cache(bundle: Bundle, precision: Precision) -> Path:
-    """The folder of a bundle's engines, made where it is missing.
-
-    The provider names them by the graph's structure and not by its weights: in one folder, two bundles of a profile
-    would share an engine.
-
-    Raises:
-        BackendError, OSError: it cannot be made.
-    """
-    folder = engines_dir() / "onnxruntime" / f"{bundle.digest[:12]}-{precision}-{ort.__version__}"
-    make_folders(folder, private=True)
-    return folder
+    return options | cached | {"trt_engine_cache_path": str(folder)}  # without a path of their own, for timings too
 
 
 def describe() -> str:

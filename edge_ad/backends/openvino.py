@@ -15,6 +15,7 @@ from edge_ad.backends.base import INSTEAD, OUTPUTS, check_input, one_at_a_time
 from edge_ad.backends.processor import sums_int8_whole
 from edge_ad.bundle import Bundle
 from edge_ad.config import BackendConfig, Precision
+from edge_ad.engines.store import vendor_cache
 from edge_ad.errors import BackendError, ConfigError
 from edge_ad.records import RawOutput
 
@@ -53,6 +54,9 @@ class OpenVinoBackend:
         openvino = load_vendor()
         try:
             core = openvino.Core()
+            cache = vendor_cache(bundle, config.precision, f"openvino/{openvino.__version__.split('-')[0]}")
+            if cache is not None:
+                core.set_property({"CACHE_DIR": str(cache)})  # what is damaged there it compiles anew
             graph = core.read_model(path)
             graph.reshape({"image": [1, self._height, self._width, 3]})
             model = core.compile_model(graph, "CPU", settings(config))

@@ -4,6 +4,7 @@
                           <hash>.plan        the engine
                           .lock              held while building
                    timing-<GPU>-<version>.bin TensorRT's measurements of kernels, for the next build
+                   onnxruntime/, openvino/   what these keep, see `vendor_cache`
                    area_resize-<sm>-<OpenCV>-....cubin  the kernel that prepares frames (edge_ad/engines/kernel.py)
 
 `engine.json` names an engine that has been proved and lies on the disk; it changes by an atomic rename. So a reader and
@@ -22,12 +23,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
+from loguru import logger
 from pydantic import Field, ValidationError
 
+from edge_ad.bundle import Bundle
 from edge_ad.config import Strict
 from edge_ad.durable import TEMPORARY, make_folders, match_folder, write_whole
 from edge_ad.engines.key import EngineKey, differences
-from edge_ad.errors import BackendError
+from edge_ad.errors import BackendError, first_line
 
 RECORD = "engine.json"
 LOCK_FILE = ".lock"
@@ -83,6 +86,26 @@ def engines_dir(state_dir: Path | None = None) -> Path:
         raise BackendError(
             f"cannot make {folder} ({error.strerror}): give --state-dir, or set $STATE_DIRECTORY"
         ) from error
+    return folder
+
+
+def vendor_cache(bundle: Bundle, precision: str, vendor: str) -> Path | None:
+    """A folder where an engine that compiles at each start keeps what it compiled; None, with a line, where it cannot.
+
+    Each bundle, precision and release has its own, whatever the engine takes for the same graph. What comes from it is
+    held to the golden images at each start, as what was compiled anew. It may be deleted.
+
+    Args:
+        bundle, precision: what is compiled.
+        vendor: the engine, and behind a slash its release.
+    """
+    name, release = vendor.split("/")
+    try:
+        folder = engines_dir() / name / f"{bundle.digest[:12]}-{precision}-{release}"
+        make_folders(folder, private=True)
+    except (BackendError, OSError) as error:
+        logger.info("what {} compiles is not kept, each start compiles anew: {}", name, first_line(error))
+        return None
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -45,6 +46,41 @@ def test_a_precision_below_that_of_the_file_is_refused(bundle: Bundle, monkeypat
     monkeypatch.setattr(adapter, "settings", lambda config: careless)
     with pytest.raises(BackendError, match="openvino would compute in bf16, not in f32"):
         open_backend(bundle, OPENVINO)
+
+
+def blobs(state: Path) -> list[Path]:
+    return sorted((state / "engines" / "openvino").rglob("*.blob"))
+
+
+def test_what_it_compiled_is_there_at_the_next_start_and_made_anew_where_it_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    bundles = [open_bundle(make_bundle(tmp_path / name, size)) for name, size in (("a", 32), ("b", 48))]
+    first = [open_backend(bundle, OPENVINO).run(bundle.golden("fp32").image) for bundle in bundles]
+    kept = blobs(tmp_path)
+    assert len({blob.parent for blob in kept}) == len(kept) == 2  # a folder for each bundle
+    times = [blob.stat().st_mtime_ns for blob in kept]
+    again = [open_backend(bundle, OPENVINO).run(bundle.golden("fp32").image) for bundle in bundles]
+    assert [blob.stat().st_mtime_ns for blob in blobs(tmp_path)] == times
+    for blob in kept:
+        blob.chmod(0o600)
+        blob.write_bytes(blob.read_bytes()[:100])
+    mended = [open_backend(bundle, OPENVINO).run(bundle.golden("fp32").image) for bundle in bundles]
+    for one, other, third in zip(first, again, mended, strict=True):
+        np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)
+        np.testing.assert_array_equal(one.anomaly_map, third.anomaly_map)
+
+
+def test_without_a_place_for_it_it_compiles_each_time(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "file"))
+    open_backend(bundle, OPENVINO).close()
+    assert (tmp_path / "file").read_bytes() == b""
 
 
 def test_a_graph_that_it_does_not_know_is_one_line(bundle: Bundle) -> None:
