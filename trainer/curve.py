@@ -76,7 +76,8 @@ def curve(run: Run, data: Path, out: Path, results: Path | None = None) -> Path:
         told = " ".join(f"{name} {value:.4f}" for name, value in states[-1].figures.items() if value is not None)
         say(f"{states[-1].minutes:6.1f} min, step {states[-1].step}: {told}")
     end, spreads = last_states(states), end_spread(states)
-    over = f"{len(end)} states, the last {1 - end[0].minutes / end[-1].minutes:.0%} of the training"
+    share = 1 - end[0].minutes / max(end[-1].minutes, math.ulp(1.0))  # a training of no time at all
+    over = f"{len(end)} states, the last {share:.0%} of the training"
     for name, spread in spreads.items():
         say(f"{name}: {spread:.4f} between the highest and the lowest of {over}")
     out.mkdir(parents=True, exist_ok=True)

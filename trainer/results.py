@@ -131,7 +131,7 @@ def result_of_run(
     training = Training(
         images=len(run.train_sha256),
         steps=state["step"],
-        minutes=round(state["seconds"] / 60, 2),
+        minutes=round(state["seconds"] / 60, 6 if snapshot else 2),  # states are close to each other
         max_minutes=max_minutes(state),
         waited=round(state["waited_s"] / state["seconds"], 4) if state.get("waited_s") is not None else None,
         processes=state.get("processes", 1),
