@@ -104,7 +104,7 @@ def _tensorrt_options(bundle: Bundle, precision: Precision) -> dict[str, str]:
     """
     options = {"trt_fp16_enable": "False", "trt_int8_enable": str(precision == "int8")}
     # The provider names engines by the graph's structure, not by its weights: two bundles of a profile look the same.
-    folder = vendor_cache(bundle, precision, f"onnxruntime/{ort.__version__}")
+    folder = vendor_cache(bundle, precision, "onnxruntime", ort.__version__)
     if folder is None:
         return options
     cached = dict.fromkeys(("trt_engine_cache_enable", "trt_timing_cache_enable"), "True")

@@ -54,7 +54,7 @@ class OpenVinoBackend:
         openvino = load_vendor()
         try:
             core = openvino.Core()
-            cache = vendor_cache(bundle, config.precision, f"openvino/{openvino.__version__.split('-')[0]}")
+            cache = vendor_cache(bundle, config.precision, "openvino", openvino.__version__.partition("-")[0])
             if cache is not None:
                 core.set_property({"CACHE_DIR": str(cache)})  # what is damaged there it compiles anew
             graph = core.read_model(path)

@@ -89,7 +89,7 @@ def engines_dir(state_dir: Path | None = None) -> Path:
     return folder
 
 
-def vendor_cache(bundle: Bundle, precision: str, vendor: str) -> Path | None:
+def vendor_cache(bundle: Bundle, precision: str, engine: str, release: str) -> Path | None:
     """A folder where an engine that compiles at each start keeps what it compiled; None, with a line, where it cannot.
 
     Each bundle, precision and release has its own, whatever the engine takes for the same graph. What comes from it is
@@ -97,14 +97,13 @@ def vendor_cache(bundle: Bundle, precision: str, vendor: str) -> Path | None:
 
     Args:
         bundle, precision: what is compiled.
-        vendor: the engine, and behind a slash its release.
+        engine, release: what compiles it.
     """
-    name, release = vendor.split("/")
     try:
-        folder = engines_dir() / name / f"{bundle.digest[:12]}-{precision}-{release}"
+        folder = engines_dir() / engine / f"{bundle.digest[:12]}-{precision}-{release}"
         make_folders(folder, private=True)
     except (BackendError, OSError) as error:
-        logger.info("what {} compiles is not kept, each start compiles anew: {}", name, first_line(error))
+        logger.info("what {} compiles is not kept, each start compiles anew: {}", engine, first_line(error))
         return None
     return folder
 
