@@ -145,7 +145,7 @@ def _add_results(commands: _Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from trainer.distributed import open_fabric, said_once, together
+    from trainer.distributed import launched, open_fabric, said_once, together
     from trainer.precision import keep_fp32
     from trainer.run import open_run
     from trainer.train import train
@@ -157,8 +157,7 @@ def _train(arguments: argparse.Namespace) -> int:
             _same_run(arguments)
         else:
             _new_run(arguments)
-    fabric.launch()  # the other processes pass it when the run is there
-    with said_once(fabric):
+    with launched(fabric), said_once(fabric):  # the other processes pass the first when the run is there
         with together(fabric):
             run = open_run(arguments.out)
         if fabric.is_global_zero and arguments.resume:

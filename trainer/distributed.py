@@ -52,6 +52,25 @@ def open_fabric(device: torch.device, processes: int, nodes: int) -> Fabric:
         raise ConfigError(f"cannot train in {processes} x {nodes} processes: {first_line(error)}") from error
 
 
+@contextmanager
+def launched(fabric: Fabric) -> Iterator[None]:
+    """The other processes run within the block; behind it nothing is left that keeps them together.
+
+    A process that ends while gloo's threads run is now and then aborted at its very end, whatever its exit code was to
+    be. NCCL, which waits for what other processes owe, is left alone where something has failed.
+    """
+    fabric.launch()
+    gloo = distributed.is_initialized() and distributed.get_backend() == "gloo"
+    try:
+        yield
+    except BaseException:
+        if gloo:
+            distributed.destroy_process_group()
+        raise
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def agree(fabric: Fabric, mine: Value, failure: BaseException | None = None) -> Value:
     """What the first process has; where one of them has a failure, each raises its own or the first one's.
 
