@@ -13,16 +13,15 @@ from edge_ad.core.preprocess import shown
 from edge_ad.errors import DataError
 from edge_ad.images import read_image, sha256_file, write_png
 from edge_ad.pictures import Picture, captioned, sheet
-from trainer import config as configs
 from trainer.data.folder import TestImage, list_test
 from trainer.data.look_over import look_over
 from trainer.evaluate import Subject, evaluate, run_subject, score_images
 from trainer.export import load_method
 from trainer.methods.diffusionad.model import DiffusionAD
 from trainer.methods.diffusionad.variants import Variant, compared, methods, scales, weights
-from trainer.results import on_set, read_results, result_of_run, write_result
+from trainer.results import result_of_run, write_result
 from trainer.run import CHECKPOINT, Run
-from trainer.tables import resolved
+from trainer.tables import measured_before
 
 SHEETS = {"ways": methods, "scales": scales, "weights": weights}
 SHOWN = 3  # images in a sheet
@@ -37,9 +36,7 @@ def measure(run: Run, data: Path, results: Path, kinds: Sequence[str], device: t
         DataError: the run has no checkpoint, or there are no test images, or none with a defect.
     """
     method, images, digest = _method(run), _images(data), sha256_file(run.path / CHECKPOINT)
-    config = configs.told(run.config)
-    measured = [r for r in on_set(read_results(results), data) if r.weights == digest and resolved(r) == config]
-    known = {r.variant for r in measured}
+    known = {r.variant for r in measured_before(results, data, run.config) if r.weights == digest}
     look_over(data, images)
     for variant in _wanted(compared(run.config.diffusion), kinds):
         if variant in known:

@@ -372,7 +372,7 @@ def _export(arguments: argparse.Namespace) -> int:
         for line in summary_lines(bundle.manifest.int8):
             say(line)
     if test_data is not None:
-        for line in test_lines(bundle.path, test_data, images, arguments.results):
+        for line in test_lines(bundle, test_data, images, arguments.results):
             say(line)
     say(f"bundle: {bundle.path}   digest {bundle.digest[:12]}   {bundle.manifest.frame_macs / 1e9:.2f} GMACs a frame")
     held_out = _held_out(arguments.run)

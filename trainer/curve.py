@@ -12,15 +12,14 @@ import torch
 from edge_ad.console import say, write_json
 from edge_ad.errors import DataError
 from edge_ad.images import sha256_file
-from trainer import config as configs
 from trainer.data.folder import TestImage, list_test
 from trainer.data.look_over import look_over
 from trainer.evaluate import evaluate, run_subject, score_images
 from trainer.export import load_method
 from trainer.plots import draw_curves
-from trainer.results import Result, on_set, read_results, result_of_run, write_result
+from trainer.results import Result, result_of_run, write_result
 from trainer.run import Run, load_weights, put_weights, snapshots
-from trainer.tables import FIGURES, figure, resolved
+from trainer.tables import FIGURES, figure, measured_before
 
 SCHEMA = "edge-ad/curve/1"
 END = 0.2  # the last share of a training, over which it should have settled
@@ -93,9 +92,7 @@ def _kept(run: Run, data: Path, results: Path | None) -> dict[str | None, Result
     """SHA-256 of a snapshot -> its result, where it was measured on these images before."""
     if results is None:
         return {}
-    config = configs.told(run.config)
-    kept = (r for r in on_set(read_results(results), data) if r.state and resolved(r) == config)
-    return {result.weights: result for result in kept}
+    return {result.weights: result for result in measured_before(results, data, run.config) if result.state}
 
 
 def _images(data: Path) -> list[TestImage]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_ad.bundle import QuantisationSummary, open_bundle
+from edge_ad.bundle import Bundle, QuantisationSummary
 from trainer.data.folder import TestImage
 from trainer.evaluate import PIXEL_NAMES, Scored, evaluate, open_subject, score_images
 from trainer.quantise import score_correlation
@@ -30,7 +30,7 @@ def summary_lines(summary: QuantisationSummary) -> Iterator[str]:
     )
 
 
-def test_lines(bundle: Path, data: Path, images: Sequence[TestImage], results: Path | None = None) -> Iterator[str]:
+def test_lines(bundle: Bundle, data: Path, images: Sequence[TestImage], results: Path | None = None) -> Iterator[str]:
     """The figures of FP32 and INT8 on the images of `data`, through the station's path; scores only without labels.
 
     Where there is a folder of `results`, it keeps both.
@@ -38,11 +38,11 @@ def test_lines(bundle: Path, data: Path, images: Sequence[TestImage], results: P
     scored: dict[str, list[Scored]] = {}
     figures = {}
     for precision in ("fp32", "int8"):
-        subject = open_subject(bundle, "onnxruntime", precision, None)
+        subject = open_subject(bundle.path, "onnxruntime", precision, None)
         scored[precision] = score_images(subject, images)
         figures[precision] = evaluate(subject, scored[precision])
         if results is not None:
-            write_result(results, result_of_bundle(open_bundle(bundle).manifest, data, figures[precision]))
+            write_result(results, result_of_bundle(bundle.manifest, data, figures[precision]))
     yield f"on {data}: {len(images)} images     fp32    int8  change"
     for name in FIGURES:
         fp32, int8 = figures["fp32"][name], figures["int8"][name]

@@ -44,7 +44,7 @@ class Training(Strict):
     waited: float | None = Field(None, description="share of the time that the cores waited for samples")
     processes: int = 1
     computed: str | None = Field(None, description="processor or GPU, threads and precision, of the last resumption")
-    commits: list[str] = Field([], description="of the code, in order, where a resumption ran another than before")
+    commits: list[str] = Field([], description="of the code of each resumption, each once, in order; of before, none")
 
 
 class Figures(BaseModel):
@@ -136,7 +136,7 @@ def result_of_run(
         waited=round(state["waited_s"] / state["seconds"], 4) if state.get("waited_s") is not None else None,
         processes=state.get("processes", 1),
         computed=state.get("computed"),
-        commits=list(trained_by) if len(trained_by) > 1 else [],
+        commits=list(trained_by),
     )
     facts = {
         "variant": variant or own_variant(run.config.diffusion),
@@ -157,7 +157,7 @@ def result_of_bundle(manifest: Manifest, data: Path, evaluation: Mapping[str, An
         steps=told.steps,
         minutes=told.minutes,
         max_minutes=told.max_minutes,
-        commits=list(told.commits) if len(told.commits) > 1 else [],
+        commits=list(told.commits),
     )
     d = manifest.diffusion
     facts = {

@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from trainer import config as configs
 from trainer.config import TrainConfig
 from trainer.methods.diffusionad.variants import KINDS, AutoEncoder, NormGuided, OneStep, Variant, in_one_step
-from trainer.results import BUNDLED, Result
+from trainer.results import BUNDLED, Result, on_set, read_results
 
 Key = TypeVar("Key")
 
@@ -47,6 +48,16 @@ def resolved(result: Result) -> Mapping[str, Any]:
     except ValidationError:
         size = {"macs": result.figures.macs, "params": result.figures.params}
         return result.config if result.figures.macs is None else {**result.config, **size}
+
+
+def measured_before(folder: Path, data: Path, config: TrainConfig) -> list[Result]:
+    """The results of a configuration on a data set, oldest first.
+
+    Raises:
+        DataError: there are no images, or a file is not a result.
+    """
+    told = configs.told(config)
+    return [result for result in on_set(read_results(folder), data) if resolved(result) == told]
 
 
 def config_name(result: Result) -> str:

@@ -15,9 +15,9 @@ from edge_ad.engines.store import vendor_cache
 from edge_ad.errors import BackendError, first_line
 from edge_ad.records import RawOutput
 
-# Device -> provider -> its options, the preferred one first. FP32 is not TF32, which is on by default.
 TENSORRT = "TensorrtExecutionProvider"
-CUDA = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+CUDA = {"CUDAExecutionProvider": {"use_tf32": "0"}}  # FP32 is not TF32, which is on by default
+# Device -> provider -> its options, the preferred one first.
 PROVIDERS: dict[str, dict[str, dict[str, str]]] = {
     "cpu": {"CPUExecutionProvider": {}},
     "cuda": CUDA,
@@ -47,7 +47,7 @@ class OnnxRuntimeBackend:
         if config.device == "tensorrt":
             # TensorRT's provider has no option for TF32; NVIDIA's libraries read this once, when the first one loads.
             os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
-            providers = {**providers, first: {**providers[first], **_tensorrt_options(bundle, config.precision)}}
+            providers = {**providers, first: _tensorrt_options(bundle, config.precision)}
         options = as_written()
         if config.device == "tensorrt" and config.precision == "int8":
             # Folded into FP32 weights, as for the CPU, no pair would be left for TensorRT to make INT8 of.

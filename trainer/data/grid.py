@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ UNEVEN = Fraction(7, 5)  # times as much may an image shrink along its longer si
 SHARE = 0.9  # of the images get as many tiles as they want: detail that is lost stays lost, a tile costs but time
 MOST = 8  # tiles: a frame costs as many times as much
 LOOKED_AT = 64  # images
+
+Image = TypeVar("Image")
 
 
 def to_be_found(config: TrainConfig) -> bool:
@@ -76,8 +79,8 @@ def tiles_along(height: int, width: int, tile: int, overlap: int) -> int:
     return MOST
 
 
-def some(good: Sequence[Path]) -> Sequence[Path]:
-    """LOOKED_AT images at most, evenly taken."""
+def some(good: Sequence[Image]) -> Sequence[Image]:
+    """LOOKED_AT images at most, evenly taken; paths or pixels."""
     return good[:: -(-len(good) // LOOKED_AT)]
 
 

@@ -16,6 +16,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from edge_ad.core.layout import Box, Layout
 from trainer.config import TrainConfig
+from trainer.data.grid import some
 from trainer.data.symmetry import Symmetries, find_symmetries
 from trainer.data.variation import View, draw_variation
 from trainer.synthesis.foreground import parts_told
@@ -46,12 +47,12 @@ class Tiles(Sequence[NDArray[np.uint8]]):
     """The tiles of canvases, (*layout.of(...).canvas, 3) each, as one sequence; cut when asked for."""
 
     def __init__(self, canvases: Sequence[NDArray[np.uint8]], layout: Layout) -> None:
-        self._canvases = canvases
+        self.canvases = canvases
         self._each = layout.tiles
         self._boxes = {size: layout.of(*size).boxes() for size in {canvas.shape[:2] for canvas in canvases}}
 
     def __len__(self) -> int:
-        return len(self._canvases) * self._each
+        return len(self.canvases) * self._each
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:  # type: ignore[override]  # nobody asks for slices
         canvas, box = self.place(index)
@@ -60,7 +61,7 @@ class Tiles(Sequence[NDArray[np.uint8]]):
     def place(self, index: int) -> tuple[NDArray[np.uint8], Box]:
         """The canvas of a tile, and where it lies there."""
         image, tile = divmod(index, self._each)
-        canvas = self._canvases[image]
+        canvas = self.canvases[image]
         return canvas, self._boxes[canvas.shape[:2]][tile]
 
 
@@ -84,7 +85,6 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         Without `symmetries`, the configuration says whether they are looked for.
         """
         self._layout = layout or Layout(*good[0].shape[:2])
-        self._good = good
         self._tiles = Tiles(good, self._layout)
         self.symmetries = symmetries or (find_symmetries(good) if config.data.symmetry == "found" else Symmetries())
         self._grey = all(bool((image == image[..., :1]).all()) for image in good)
@@ -107,8 +107,8 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return _chw(torch.from_numpy(self._view(index)[0].seen())[None])[0]
 
     def parts_told(self) -> str | None:
-        """In how many images the part is found where synthetic defects are to lie; None where they lie anywhere."""
-        return parts_told(self._good) if self._config.synthesis.foreground else None
+        """In how many of some images the part is found, which defects are to lie on; None where they lie anywhere."""
+        return parts_told(some(self._tiles.canvases)) if self._config.synthesis.foreground else None
 
     def _view(self, index: int) -> tuple[View, np.random.Generator]:
         """The good image of a sample, and what the rest of the sample is drawn from."""
